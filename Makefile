@@ -1,0 +1,31 @@
+# Two commands for newcomers: `make run` and `make test`. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test lint format clean
+
+run: $(INSTALLED)
+	$(BIN)/python experiments/run.py sde=vp sampler=pc $(ARGS)
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard,wandb,sweep]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)
