@@ -1,0 +1,25 @@
+"""Forward processes, their reverse, their chains, and the integration of their ODEs."""
+
+from .base import SDE, Prior, ReverseSDE, Score, expand
+from .discrete import Discretized
+from .integrate import integrate
+from .schedule import CosineSchedule, LinearSchedule, Schedule
+from .subvp import SubVP
+from .ve import VE
+from .vp import VP
+
+__all__ = [
+    "SDE",
+    "VE",
+    "VP",
+    "CosineSchedule",
+    "Discretized",
+    "LinearSchedule",
+    "Prior",
+    "ReverseSDE",
+    "Schedule",
+    "Score",
+    "SubVP",
+    "expand",
+    "integrate",
+]

@@ -1,0 +1,299 @@
+"""The forward process, its marginals and its reverse.
+
+Conventions of the whole toolkit, stated once:
+
+- Time t ∈ [0, T]; data at t = 0, noise at t = T. Samplers run on decreasing times.
+- State x has shape (B, *) with any number of trailing dimensions; time t has shape (B,) or ().
+- α, σ, f, g are functions of t that return t's shape; `expand` lays them over a state.
+- λ = log α − log σ, half the logarithm of the signal-to-noise ratio.
+- Times and coefficients are float64; a state keeps its own dtype.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""score(x, t) ≈ ∇ log p_t(x), with x of shape (B, *), t of shape (B,) or (), and x's shape back."""
+
+
+def expand(c: Tensor, x: Tensor) -> Tensor:
+    """Lay a function of time over a state: shape (B,) becomes (B, 1, …, 1), in x's dtype.
+
+    A scalar stays a scalar, wherever it lives: torch mixes it with a state on any device without
+    waiting for the device.
+
+    Args:
+        c: Coefficient, shape (B,) or ().
+        x: State, shape (B, *).
+    """
+    if c.ndim == 0:
+        return c.to(x.dtype)
+    return c.to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class SDE(ABC):
+    """A forward process dx = f(t) x dt + g(t) dw, whose kernel p(x_t | x_0) is a Gaussian.
+
+        p(x_t | x_0) = N(α(t) x_0, σ(t)² I),   f = α′/α,   g² = (σ²)′ − 2 f σ²
+
+    A subclass states four functions of time, a prior, and three facts by which networks, data and
+    chains are matched to it; everything else is derived here.
+
+    Attributes:
+        T: Last time of the process.
+        eps: Smallest time that is safe to evaluate; training and likelihood end here.
+        sampling_eps: Time at which grids of samplers end by default.
+        data_range: Interval of image data for which the constants of the process are quoted.
+
+    Reference: Song et al. 2021, arXiv:2011.13456 (eq. 5, appendix B).
+    """
+
+    T: float = 1.0
+    eps: float = 1e-5
+    sampling_eps: float = 1e-3
+    data_range: tuple[float, float] = (-1.0, 1.0)
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Scale of the data, α(t) > 0; shape of t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise, σ(t) ≥ 0; shape of t."""
+
+    @abstractmethod
+    def f(self, t: Tensor) -> Tensor:
+        """Drift coefficient f(t) = α′/α; shape of t."""
+
+    @abstractmethod
+    def g(self, t: Tensor) -> Tensor:
+        """Diffusion coefficient g(t) = √((σ²)′ − 2 f σ²); shape of t."""
+
+    @abstractmethod
+    def prior(self, shape: tuple[int, ...]) -> "Prior":
+        """Law from which sampling starts at T, over states of shape (B, *)."""
+
+    @abstractmethod
+    def label(self, t: Tensor) -> Tensor:
+        """Number by which networks are told the time (c_noise); shape of t."""
+
+    @abstractmethod
+    def levels(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Table (α_i, σ_i), i = 0 … steps − 1, of the classical chain of this process."""
+
+    # ---------------------------------------------------------------- derived, final
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Forward drift f(t) x; shape of x."""
+        return expand(self.f(t), x) * x
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Forward diffusion g(t); shape of t."""
+        return self.g(t)
+
+    def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean α(t) x_0 and standard deviation σ(t) of p(x_t | x_0).
+
+        Args:
+            x0: Data, shape (B, *), floating point.
+            t: Time in [0, T], shape (B,) or ().
+
+        Raises:
+            TypeError: x0 or t is not floating point.
+            ValueError: t lies outside [0, T].
+        """
+        check_floating("x0", x0)
+        self.check_time(t)
+        return expand(self.alpha(t), x0) * x0, expand(self.sigma(t), x0)
+
+    def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Draw from the kernel: x_t = α(t) x_0 + σ(t) noise.
+
+        Args:
+            x0: Data, shape (B, *), floating point.
+            t: Time in [0, T], shape (B,) or ().
+            noise: Standard normal draw z, shape of x0.
+
+        Raises:
+            TypeError: x0 or t is not floating point.
+            ValueError: t lies outside [0, T].
+        """
+        mean, std = self.marginal(x0, t)
+        return mean + std * noise
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """λ(t) = log α(t) − log σ(t), falling in t; shape of t."""
+        return self.alpha(t).log() - self.sigma(t).log()
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """Invert λ: the time t with log_snr(t) = λ, in float64.
+
+        Newton's method on λ′ = −g²/(2σ²), which holds for every process, kept inside a bracket
+        that bisection shrinks, so that it cannot run away.
+
+        Args:
+            log_snr: λ between λ(T) and λ(0), any shape.
+
+        Raises:
+            ValueError: A value lies outside the range of the process.
+        """
+        lam = log_snr.double()
+        low, high = torch.zeros_like(lam), torch.full_like(lam, self.T)
+        first, last = self.log_snr(low), self.log_snr(high)
+        slack = 1e-9 * (1 + lam.abs())  # rounding of a λ that was computed from t = 0 or t = T
+        outside = (lam > first + slack) | (lam < last - slack) | lam.isnan()
+        if outside.any():
+            raise ValueError(
+                f"log_snr {lam[outside][0].item():.6g} lies outside "
+                f"[{last.min().item():.6g}, {first.max().item():.6g}], "
+                f"the range of {type(self).__name__} on [0, T={self.T}]"
+            )
+        t = 0.5 * (low + high)
+        for _ in range(200):
+            excess = self.log_snr(t) - lam  # > 0 where t is too early
+            low, high = torch.where(excess >= 0, t, low), torch.where(excess <= 0, t, high)
+            newton = t + 2 * excess * (self.sigma(t) / self.g(t)) ** 2
+            inside = (newton >= low) & (newton <= high)
+            following = torch.where(inside, newton, 0.5 * (low + high))
+            if torch.equal(following, t):
+                break
+            t = following
+        return t
+
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients of the kernel between two times, x_t = a x_s + b z for s ≤ t.
+
+            a = α_t / α_s,   b² = σ_t² − a² σ_s² = −σ_t² expm1(2 (λ_t − λ_s))
+
+        The second form of b² does not cancel when s is close to t.
+
+        Args:
+            s: Earlier time, shape (B,) or ().
+            t: Later time, shape of s.
+        """
+        alpha_s, alpha_t, sigma_t = self.alpha(s), self.alpha(t), self.sigma(t)
+        gap = alpha_t.log() - sigma_t.log() - alpha_s.log() + self.sigma(s).log()
+        return alpha_t / alpha_s, sigma_t * (-torch.expm1(2 * gap)).sqrt()
+
+    def reverse(self, score: Score, eta: float = 1.0) -> "ReverseSDE":
+        """The process run from T to 0: the reverse SDE (η = 1), the probability flow (η = 0)."""
+        return ReverseSDE(self, score, eta)
+
+    def discretize(self, steps: int) -> "SDE":
+        """The chain on `steps` levels: DDPM for VP, NCSN for VE, and one for any other process.
+
+        Raises:
+            ValueError: steps is not an integer ≥ 1.
+        """
+        from .discrete import Discretized  # a Discretized is an SDE: it needs this module first
+
+        return Discretized(self, steps)
+
+    def to_levels(self, t: Tensor) -> Tensor:
+        """The times nearest to t that the process has: t itself where time is continuous."""
+        return t
+
+    def to_grid(self, t: Tensor) -> Tensor:
+        """A decreasing grid from T to `sampling_eps` on the times that the process has.
+
+        It is t itself where time is continuous.
+        """
+        return t
+
+    def check_time(self, t: Tensor) -> None:
+        """Refuse a time that is not a number of [0, T].
+
+        A check on a GPU would wait for the GPU, so only times on the CPU are looked at.
+        """
+        check_floating("t", t)
+        if t.device.type != "cpu":
+            return
+        outside = ~((t >= 0) & (t <= self.T))
+        if outside.any():
+            index = int(outside.reshape(-1).nonzero()[0])
+            value = t.reshape(-1)[index].item()
+            where = f" at batch index {index}" if t.ndim else ""
+            raise ValueError(f"t outside [0, {self.T:g}]: {value:g}{where}")
+
+
+@dataclass(frozen=True)
+class ReverseSDE:
+    """The forward process run backwards in time with a score in place of ∇ log p_t.
+
+        dx = [f x − ½ (1 + η²) g² s(x, t)] dt + η g dw̄
+
+    η = 1 is the reverse SDE, η = 0 the probability-flow ODE; every η ≥ 0 has the marginals p_t.
+
+    Args:
+        sde: Forward process.
+        score: s(x, t).
+        eta: Stochasticity η ≥ 0.
+
+    Reference: Song et al. 2021, arXiv:2011.13456 (eq. 6, 13, 36).
+    """
+
+    sde: SDE
+    score: Score
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < float("inf"):
+            raise ValueError(f"eta must be finite and ≥ 0, got {self.eta}")
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """f x − ½ (1 + η²) g² s(x, t); shape of x."""
+        weight = 0.5 * (1 + self.eta**2) * self.sde.g(t) ** 2
+        return self.sde.drift(x, t) - expand(weight, x) * self.score(x, t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """η g(t); shape of t."""
+        return self.eta * self.sde.g(t)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The isotropic Gaussian N(0, std² I) over states of a shape.
+
+    Args:
+        shape: Shape (B, *) of the states.
+        std: Standard deviation of each coordinate.
+    """
+
+    shape: tuple[int, ...]
+    std: float = 1.0
+
+    def sample(
+        self,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draw states of shape (B, *); on the generator's device unless told otherwise."""
+        if device is None and generator is not None:
+            device = generator.device
+        z = torch.randn(tuple(self.shape), generator=generator, dtype=dtype, device=device)
+        return self.std * z
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of each state in nats, summed in float64; shape (B,)."""
+        z = x.reshape(x.shape[0], -1).double() / self.std
+        log_scale = torch.log(torch.tensor(self.std, dtype=torch.float64)).to(z.device)
+        constant = 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).to(z.device)
+        return -0.5 * z.square().sum(1) - z.shape[1] * (constant + log_scale)
+
+
+def check_floating(name: str, x: Tensor) -> None:
+    """Refuse integer tensors, whose arithmetic would round without a word."""
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float()")
+
+
+def check_steps(steps: int, name: str = "steps") -> int:
+    """Return `steps` as an int, refusing all but integers ≥ 1."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{name} must be an integer ≥ 1, got {steps!r}")
+    return steps

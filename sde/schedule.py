@@ -1,0 +1,146 @@
+"""Schedules β(t) of the variance-preserving family, with integrals and inverses in closed form."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Schedule(ABC):
+    """A rate β(t) > 0 on [0, T], with B(t) = ∫₀ᵗ β(s) ds, so that α(t) = exp(−B(t)/2).
+
+    Attributes:
+        T: Last time at which β is finite.
+    """
+
+    T: float = 1.0
+
+    @abstractmethod
+    def beta(self, t: Tensor) -> Tensor:
+        """Rate β(t); shape of t."""
+
+    @abstractmethod
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t) = ∫₀ᵗ β; shape of t."""
+
+    @abstractmethod
+    def betas(self, steps: int) -> Tensor:
+        """Variances β_i ∈ (0, 1) of the chain with this schedule; float64, shape (steps,)."""
+
+    def log_alpha_levels(self, steps: int) -> Tensor:
+        """log α_i = ½ Σ_{j ≤ i} log(1 − β_j) of the chain; float64, shape (steps,)."""
+        return 0.5 * torch.log1p(-self.betas(steps)).cumsum(0)
+
+
+class LinearSchedule(Schedule):
+    """The schedule of DDPM in continuous time.
+
+        β(t) = β_min + t (β_max − β_min)
+
+    Args:
+        beta_min: β(0) > 0.
+        beta_max: β(1) ≥ β_min.
+
+    Raises:
+        ValueError: The constants are not 0 < beta_min ≤ beta_max < ∞.
+
+    Reference: Song et al. 2021, arXiv:2011.13456 (eq. 32); Ho et al. 2020, arXiv:2006.11239.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not (0 < beta_min < math.inf and 0 < beta_max < math.inf):
+            raise ValueError(
+                f"beta_min and beta_max must be finite and > 0, got {beta_min} and {beta_max}"
+            )
+        if beta_max < beta_min:
+            raise ValueError(f"beta_max ({beta_max}) must be ≥ beta_min ({beta_min}); swapped?")
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+
+    def beta(self, t: Tensor) -> Tensor:
+        """β_min + t (β_max − β_min)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """t β_min + ½ t² (β_max − β_min)."""
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def betas(self, steps: int) -> Tensor:
+        """β_i = linspace(β_min/N, β_max/N, N), DDPM's table for N = 1000.
+
+        Raises:
+            ValueError: The chain is too short: β_max/N ≥ 1.
+        """
+        if self.beta_max >= steps:
+            raise ValueError(
+                f"a chain of {steps} levels needs beta_max < {steps}, got {self.beta_max}; "
+                f"use more than {math.ceil(self.beta_max)} levels"
+            )
+        return torch.linspace(
+            self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64
+        )
+
+
+class CosineSchedule(Schedule):
+    """The schedule that makes α a quarter of a cosine.
+
+        α(t) = cos c(t) / cos c(0),   c(t) = (π/2) (t + s)/(1 + s)
+
+    β grows without bound at t = 1, so the process ends at T = 0.9946, where λ is that of the
+    linear schedule at t = 1.
+
+    Args:
+        s: Offset s > 0 that keeps β(0) above 0.
+
+    Raises:
+        ValueError: s is not in (0, 1).
+
+    Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 17); Lu et al. 2022, arXiv:2206.00927
+    (appendix D.4) for T.
+    """
+
+    T = 0.9946
+
+    def __init__(self, s: float = 0.008) -> None:
+        if not 0 < s < 1:
+            raise ValueError(f"s must be in (0, 1), got {s}; the published value is 0.008")
+        self.s = float(s)
+        self._rate = 0.5 * math.pi / (1 + self.s)
+        self._start = self._rate * self.s  # c(0)
+
+    def beta(self, t: Tensor) -> Tensor:
+        """2 c′ tan c(t)."""
+        return 2 * self._rate * torch.tan(self._start + self._rate * t)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """−2 log(cos c(t)/cos c(0)), by a product of sines that does not cancel at small t."""
+        half = 0.5 * self._rate * t
+        drop = 2 * torch.sin(half) * torch.sin(half + self._start) / math.cos(self._start)
+        return -2 * torch.log1p(-drop)
+
+    def betas(self, steps: int) -> Tensor:
+        """β_i = 1 − (α_{i+1}/α_i)², at most 0.999, on N equal intervals of [0, 1]."""
+        c = self._start + self._rate * torch.arange(steps + 1, dtype=torch.float64) / steps
+        ratio = torch.cos(c[1:]) / torch.cos(c[:-1])
+        # The last ratio is 0: Nichol & Dhariwal bound β so that the chain keeps some signal.
+        return (1 - ratio.square()).clamp(max=0.999)
+
+
+def choose_schedule(
+    beta_min: float | None, beta_max: float | None, schedule: Schedule | None
+) -> Schedule:
+    """The linear schedule of two constants (0.1 and 20 where not given), or the schedule given.
+
+    Raises:
+        ValueError: Both a schedule and a constant of the linear one are given.
+    """
+    if schedule is None:
+        return LinearSchedule(
+            0.1 if beta_min is None else beta_min, 20.0 if beta_max is None else beta_max
+        )
+    if beta_min is not None or beta_max is not None:
+        raise ValueError(
+            "got both schedule and beta_min/beta_max, which are constants of the linear schedule; "
+            "give one of them"
+        )
+    return schedule
