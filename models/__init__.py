@@ -1,0 +1,8 @@
+"""Networks, the wrapper that makes them scores, and scores known in closed form."""
+
+from .exact import GaussianMixtureScore, GaussianScore
+from .mlp import MLP
+from .score import ScoreModel
+from .unet import UNet
+
+__all__ = ["MLP", "GaussianMixtureScore", "GaussianScore", "ScoreModel", "UNet"]

@@ -1,0 +1,111 @@
+"""Embeddings of the noise label: a scalar becomes a vector of sines and cosines.
+
+The label c is whatever the caller prepared (999 t, log σ or an integer level), shape (B,).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import dense
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of the noise label, fixed at construction.
+
+    e(c) = [sin(2π c W), cos(2π c W)] with W ~ N(0, scale² I)
+
+    Reference: Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456.
+
+    Args:
+        nf: number of frequencies, nf ≥ 1; the embedding has 2·nf entries.
+        scale: standard deviation of the frequencies W, scale > 0.
+
+    Raises:
+        ValueError: nf < 1 or scale ≤ 0.
+    """
+
+    W: Tensor
+
+    def __init__(self, nf: int, scale: float = 16.0) -> None:
+        super().__init__()
+        if nf < 1:
+            raise ValueError(f"nf must be ≥ 1, got {nf}")
+        if scale <= 0:
+            raise ValueError(
+                f"scale must be > 0, got {scale}; with scale 0 the label has no effect"
+            )
+        self.out_features = 2 * nf
+        self.register_buffer("W", torch.randn(nf) * scale)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """Embed labels c_noise, shape (B,), as vectors of shape (B, 2·nf)."""
+        phase = c_noise[:, None] * self.W * (2 * math.pi)
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class SinusoidalEmbedding(nn.Module):
+    """The sinusoidal position embedding of the Transformer, as DDPM uses it for the time step.
+
+    e(c) = [sin(c ω_k), cos(c ω_k)] with ω_k = 10000^(−k / (half − 1)), k = 0 … half − 1,
+    half = ⌊nf / 2⌋; a zero is appended when nf is odd.
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762 (section 3.5); Ho et al. 2020,
+    arXiv:2006.11239 (appendix B).
+
+    Args:
+        nf: number of entries of the embedding, nf ≥ 2.
+
+    Raises:
+        ValueError: nf < 2.
+    """
+
+    def __init__(self, nf: int) -> None:
+        super().__init__()
+        if nf < 2:
+            raise ValueError(f"nf must be ≥ 2 (one sine, one cosine), got {nf}")
+        self.out_features = nf
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """Embed labels c_noise, shape (B,), as vectors of shape (B, nf), in float32 or wider."""
+        half = self.out_features // 2
+        # Labels reach 999: in half precision neighbouring levels would share one phase.
+        dtype = torch.promote_types(c_noise.dtype, torch.float32)
+        k = torch.arange(half, dtype=dtype, device=c_noise.device)
+        frequencies = torch.exp(k * (-math.log(10000.0) / max(half - 1, 1)))
+        phase = c_noise[:, None].to(dtype) * frequencies
+        embedding = torch.cat([phase.sin(), phase.cos()], dim=1)
+        return F.pad(embedding, (0, self.out_features % 2))
+
+
+class NoiseEmbedding(nn.Module):
+    """The embedding of the noise label as the blocks of a U-Net use it.
+
+    emb = silu(W₁ silu(W₀ e(c) + b₀) + b₁)
+
+    Reference: Ho et al. 2020, arXiv:2006.11239 (appendix B).
+
+    Args:
+        kind: the map e, `fourier` (`FourierEmbedding`) or `positional` (`SinusoidalEmbedding`).
+        nf: number of features of the U-Net; the embedding has E = 4·nf entries.
+        fourier_scale: standard deviation of the Fourier frequencies; `positional` has none.
+
+    Raises:
+        ValueError: nf or fourier_scale out of range.
+    """
+
+    def __init__(self, kind: str, nf: int, fourier_scale: float) -> None:
+        super().__init__()
+        embed = (
+            FourierEmbedding(nf, fourier_scale) if kind == "fourier" else SinusoidalEmbedding(nf)
+        )
+        self.embed = embed
+        self.dense_0 = dense(embed.out_features, 4 * nf)
+        self.dense_1 = dense(4 * nf, 4 * nf)
+
+    def forward(self, c_noise: Tensor, dtype: torch.dtype) -> Tensor:
+        """Map labels c_noise, shape (B,), to (B, E); dtype is that of the network."""
+        emb = self.dense_0(self.embed(c_noise).to(dtype))
+        return F.silu(self.dense_1(F.silu(emb)))

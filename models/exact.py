@@ -1,0 +1,172 @@
+"""Scores known in closed form, with which every sampler runs and is tested without training."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sde import SDE, expand
+
+
+class GaussianMixtureScore:
+    """The score of a Gaussian mixture carried through a process.
+
+        p_t = Σ_k w_k N(α μ_k, S_k),   S_k = α² Σ_k + σ² I,
+        s = Σ_k r_k s_k,   s_k = −S_k⁻¹ (x − α μ_k),   r_k ∝ w_k N(x; α μ_k, S_k)
+
+    Each Σ_k is diagonalized once, so that S_k⁻¹ costs no solve at any t. The object is itself a
+    `score(x, t)`.
+
+    Args:
+        sde: Process.
+        weights: w (K,) > 0; scaled to sum to 1.
+        means: μ (K, D), with D the number of coordinates of one state of any shape.
+        covariances: Σ (K, D, D), symmetric positive semi-definite, or its diagonals (K, D).
+
+    Raises:
+        ValueError: Shapes that do not match, weights that are not > 0, a covariance that is not
+            symmetric or has a negative eigenvalue.
+    """
+
+    def __init__(self, sde: SDE, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        weights, means, covariances = (
+            torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances)
+        )
+        if means.ndim != 2 or weights.shape != means.shape[:1]:
+            raise ValueError(
+                "expected weights (K,) and means (K, D), "
+                f"got {tuple(weights.shape)} and {tuple(means.shape)}"
+            )
+        k, d = means.shape
+        if covariances.shape not in ((k, d), (k, d, d)):
+            raise ValueError(
+                f"expected covariances ({k}, {d}, {d}) or ({k}, {d}), "
+                f"got {tuple(covariances.shape)}"
+            )
+        if not (weights > 0).all():
+            raise ValueError(f"weights must be > 0, got {weights.tolist()}")
+        self.sde, self.means = sde, means
+        self.log_weights = (weights / weights.sum()).log()
+        self.variances, self.basis = _diagonalize(covariances)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Score s(x, t); shape of x, which is (B, *) with D coordinates; t is (B,) or ()."""
+        log_joint, pull = self._components(x, t)
+        responsibility = log_joint.softmax(1)
+        s = (responsibility[..., None] * pull).sum(1)
+        return s.reshape(x.shape)
+
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x) in nats; shape (B,)."""
+        return self._components(x, t)[0].logsumexp(1)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Exact posterior mean E[x_0 | x_t = x] = (x + σ² s)/α; shape of x."""
+        variance = expand(self.sde.sigma(t).square(), x)
+        return (x + variance * self(x, t)) / expand(self.sde.alpha(t), x)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw data x_0, float64, shape (n, D)."""
+        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        z = z * self.variances.sqrt()[k]
+        if self.basis is not None:
+            z = torch.einsum("nij,nj->ni", self.basis[k], z)
+        return self.means[k] + z
+
+    def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_k N(x; α μ_k, S_k), shape (B, K), and s_k, shape (B, K, D)."""
+        flat = x.reshape(x.shape[0], 1, -1)
+        means, variances = self.means.to(x), self.variances.to(x)
+        if flat.shape[2] != means.shape[1]:
+            raise ValueError(
+                f"expected states of {means.shape[1]} coordinates, got shape {tuple(x.shape)}"
+            )
+        z = flat - expand(self.sde.alpha(t), flat) * means
+        basis = None if self.basis is None else self.basis.to(x)
+        if basis is not None:
+            z = torch.einsum("bki,kij->bkj", z, basis)
+        spread = expand(self.sde.alpha(t).square(), flat) * variances
+        spread = spread + expand(self.sde.sigma(t).square(), flat)
+        log_joint = self.log_weights.to(x) - 0.5 * (
+            (z.square() / spread).sum(-1)
+            + spread.log().sum(-1)
+            + z.shape[2] * math.log(2 * math.pi)
+        )
+        pull = -z / spread
+        if basis is not None:
+            pull = torch.einsum("bkj,kij->bki", pull, basis)
+        return log_joint, pull
+
+
+class GaussianScore:
+    """The score of Gaussian data N(μ, Σ) carried through a process, with its exact flow.
+
+        p_t = N(α μ, S_t),   S_t = α² Σ + σ² I,   s = −S_t⁻¹ (x − α μ)
+
+    Args:
+        sde: Process.
+        mean: μ (D,).
+        covariance: Σ (D, D), symmetric positive semi-definite, or its diagonal (D,).
+
+    Raises:
+        ValueError: As for `GaussianMixtureScore`.
+    """
+
+    def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor) -> None:
+        mean, covariance = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, covariance))
+        self.sde = sde
+        self._mixture = GaussianMixtureScore(sde, torch.ones(1), mean[None], covariance[None])
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Score s(x, t); shape of x, which is (B, *) with D coordinates; t is (B,) or ()."""
+        return self._mixture(x, t)
+
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x) in nats; shape (B,)."""
+        return self._mixture.log_prob(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Exact posterior mean μ + α Σ S_t⁻¹ (x − α μ); shape of x."""
+        return self._mixture.denoise(x, t)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw data x_0, float64, shape (n, D)."""
+        return self._mixture.sample(n, generator)
+
+    def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The probability flow from time t to time s, x_s = α_s μ + S_s^½ S_t^−½ (x − α_t μ).
+
+        Args:
+            x: State at t, shape (B, *).
+            t: Start, shape ().
+            s: End, shape ().
+        """
+        flat = x.reshape(x.shape[0], -1)
+        mean, variance = self._mixture.means[0].to(x), self._mixture.variances[0].to(x)
+        basis = None if self._mixture.basis is None else self._mixture.basis[0].to(x)
+
+        def spread(time: Tensor) -> Tensor:
+            return self.sde.alpha(time).square() * variance + self.sde.sigma(time).square()
+
+        z = flat - self.sde.alpha(t) * mean
+        z = z if basis is None else z @ basis
+        z = z * (spread(s) / spread(t)).sqrt()
+        z = z if basis is None else z @ basis.T
+        return (self.sde.alpha(s) * mean + z).reshape(x.shape)
+
+
+def _diagonalize(covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Eigenvalues (K, D) and eigenvectors (K, D, D), or None where they are the axes."""
+    if covariances.ndim == 2:
+        values, vectors = covariances, None
+    else:
+        if not torch.allclose(covariances, covariances.mT, rtol=1e-10, atol=1e-12):
+            raise ValueError("covariances must be symmetric")
+        values, vectors = torch.linalg.eigh(covariances)
+    if (values < -1e-10 * values.abs().amax()).any():
+        raise ValueError(
+            "covariances must be positive semi-definite, "
+            f"got an eigenvalue {values.min().item():.3g}"
+        )
+    return values.clamp(min=0), vectors

@@ -1,0 +1,86 @@
+"""A small residual network for points."""
+
+import torch
+from torch import Tensor, nn
+
+from .embedding import FourierEmbedding, SinusoidalEmbedding
+
+
+class MLP(nn.Module):
+    """A residual multilayer perceptron whose layers are all told the noise level.
+
+        h ← h + W₂ φ(W₁ φ(h) + V e(c_noise)),   φ = SiLU
+
+    Args:
+        shape: Shape of one state; its coordinates are flattened.
+        width: Width of the hidden layers.
+        depth: Number of residual layers ≥ 1.
+        embedding_type: `positional` (labels such as 999 t) or `fourier` (labels such as log σ).
+        fourier_scale: Standard deviation of the frequencies of `fourier`.
+
+    Raises:
+        ValueError: Unknown embedding, or a width or depth that is not ≥ 1.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        width: int = 128,
+        depth: int = 3,
+        embedding_type: str = "positional",
+        fourier_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if width < 2 or depth < 1:
+            raise ValueError(f"need width ≥ 2 and depth ≥ 1, got {width} and {depth}")
+        if embedding_type == "fourier":
+            embedding: nn.Module = FourierEmbedding(width // 2, fourier_scale)
+        elif embedding_type == "positional":
+            embedding = SinusoidalEmbedding(width // 2 * 2)
+        else:
+            raise ValueError(
+                f"unknown embedding_type '{embedding_type}'. Available: positional, fourier"
+            )
+        self.shape = tuple(shape)
+        dim = int(torch.Size(self.shape).numel())
+        self.embedding = nn.Sequential(
+            embedding, nn.Linear(width // 2 * 2, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.enter = nn.Linear(dim, width)
+        self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
+        self.leave = nn.Linear(width, dim)
+        # Starting at zero output makes the first loss that of the trivial prediction.
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """Raw output, shape of x.
+
+        Args:
+            x: Points, shape (B, *).
+            c_noise: Noise label, shape (B,).
+
+        Raises:
+            ValueError: x is not of the network's shape.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            expected = ", ".join(("N", *map(str, self.shape)))
+            raise ValueError(f"expected ({expected}) for this model, got {tuple(x.shape)}")
+        condition = self.embedding(c_noise)
+        h = self.enter(x.flatten(1))
+        for layer in self.layers:
+            h = layer(h, condition)
+        return self.leave(nn.functional.silu(h)).reshape(x.shape)
+
+
+class _Residual(nn.Module):
+    """One layer of `MLP`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.condition = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        inner = self.first(nn.functional.silu(h)) + self.condition(condition)
+        return h + self.second(nn.functional.silu(inner))

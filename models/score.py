@@ -1,0 +1,142 @@
+"""The one place where a network's output becomes a score."""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sde import SDE, expand
+
+
+class Coefficients(NamedTuple):
+    """How a network F is wrapped: noise ẑ = skip · x̂ + out · F(c_in · x̂; c_noise)."""
+
+    c_in: Tensor
+    skip: Tensor
+    out: Tensor
+
+
+def _noise(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+    """F = ẑ (Ho et al. 2020, arXiv:2006.11239)."""
+    one = torch.ones_like(sigma)
+    return Coefficients(one, 0 * one, one)
+
+
+def _score(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+    """F = σ s: NCSN++ with `scale_by_sigma` (Song & Ermon 2020, arXiv:2006.09011)."""
+    one = torch.ones_like(sigma)
+    return Coefficients(one, 0 * one, -one)
+
+
+def _data(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+    """F = x̂_0, so ẑ = (x − α F)/σ."""
+    return Coefficients(torch.ones_like(sigma), 1 / sigma, -alpha / sigma)
+
+
+def _velocity(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+    """F = (α ẑ − σ x̂_0)/r with r² = α² + σ² (Salimans & Ho 2022, arXiv:2202.00512, r = 1)."""
+    r = (alpha.square() + sigma.square()).sqrt()
+    return Coefficients(torch.ones_like(sigma), sigma / r.square(), alpha / r)
+
+
+def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+    """Inputs and targets of unit variance (Karras et al. 2022, arXiv:2206.00364, table 1).
+
+    Their σ is σ/α here, and their x is x/α.
+    """
+    r = (alpha.square() * sigma_data**2 + sigma.square()).sqrt()
+    return Coefficients(1 / r, sigma / r.square(), -alpha * sigma_data / r)
+
+
+_PARAMETERIZATIONS: dict[str, Callable[[Tensor, Tensor, float], Coefficients]] = {
+    "noise": _noise,
+    "score": _score,
+    "data": _data,
+    "v": _velocity,
+    "edm": _edm,
+}
+
+
+class ScoreModel(nn.Module):
+    """A network, told what its output means, as a score function of a process.
+
+        x̂ = (x − α m)/h,   ẑ = skip · x̂ + out · F(c_in · x̂; c_noise),
+        s = −ẑ/σ,          x̂_0 = (x − σ ẑ)/α
+
+    m and h are the middle and half the width of the data range, so that a network always sees
+    data in [−1, 1]; (skip, out, c_in) follow from the parameterization, and c_noise is the label
+    of the process (999 t, log σ, or the level of a chain), or ¼ log(σ/α) for `edm`.
+
+    Args:
+        net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,).
+        sde: Process whose score it is.
+        parameterization: What F predicts: `noise`, `score` (times σ), `data`, `v` or `edm`.
+        data_range: Interval of the data, or None for data of no fixed range (m = 0, h = 1).
+        sigma_data: Standard deviation of the data after x̂, used by `edm` alone.
+
+    Raises:
+        ValueError: Unknown parameterization, empty data range, or sigma_data not > 0.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sde: SDE,
+        parameterization: str = "noise",
+        *,
+        data_range: tuple[float, float] | None = None,
+        sigma_data: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if parameterization not in _PARAMETERIZATIONS:
+            near = difflib.get_close_matches(parameterization, _PARAMETERIZATIONS, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise ValueError(
+                f"unknown parameterization '{parameterization}'{hint} "
+                f"Available: {', '.join(_PARAMETERIZATIONS)}"
+            )
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
+        low, high = data_range or (-1.0, 1.0)
+        if not low < high:
+            raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
+        self.net, self.sde = net, sde
+        self.parameterization, self.sigma_data = parameterization, float(sigma_data)
+        self.data_range = data_range
+        self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
+
+    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise prediction ẑ(x, t); shape of x.
+
+        Args:
+            x: State, shape (B, *).
+            t: Time in (0, T], shape (B,) or ().
+        """
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
+        centred = (x - expand(self._middle * alpha, x)) / self._half
+        c_in, skip, out = _PARAMETERIZATIONS[self.parameterization](alpha, sigma, self.sigma_data)
+        if self.parameterization == "edm":
+            c_noise = 0.25 * (sigma / alpha).log()
+        else:
+            c_noise = self.sde.label(t)
+        c_noise = c_noise.to(device=x.device, dtype=x.dtype).expand(x.shape[0])
+        raw = self.net(expand(c_in, x) * centred, c_noise)
+        return expand(skip, x) * centred + expand(out, x) * raw
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Score s(x, t) = −ẑ/σ; shape of x. Arguments as for `noise`."""
+        return -self.noise(x, t) / expand(self.sde.sigma(t), x)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Posterior mean of the data x̂_0 = (x − σ ẑ)/α; shape of x. Arguments as for `noise`.
+
+        Reference: Robbins 1956; Efron 2011 (Tweedie's formula).
+        """
+        sigma, alpha = expand(self.sde.sigma(t), x), expand(self.sde.alpha(t), x)
+        return (x - sigma * self.noise(x, t)) / alpha
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The score, so that the module itself is a `score(x, t)`."""
+        return self.score(x, t)

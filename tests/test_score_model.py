@@ -1,0 +1,155 @@
+"""ScoreModel: five parameterizations of one score, data ranges, and the labels of processes."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import MLP, GaussianScore, ScoreModel
+from sde import VE, VP, expand
+
+DOUBLE = {"dtype": torch.float64}
+MEAN, VARIANCE = torch.tensor([0.5, -1.0], **DOUBLE), torch.tensor([0.4, 0.9], **DOUBLE)
+
+
+class Ideal(nn.Module):
+    """The network that a perfect training would give, for each meaning of its output."""
+
+    def __init__(self, sde, t, kind, sigma_data):
+        super().__init__()
+        self.sde, self.t, self.kind, self.sigma_data = sde, t, kind, sigma_data
+        self.exact = GaussianScore(sde, MEAN, VARIANCE)
+
+    def forward(self, x, c_noise):
+        alpha, sigma = expand(self.sde.alpha(self.t), x), expand(self.sde.sigma(self.t), x)
+        r = (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
+        state = x * r if self.kind == "edm" else x
+        score = self.exact(state, self.t)
+        noise, data = -sigma * score, (state + sigma**2 * score) / alpha
+        return {
+            "noise": noise,
+            "score": sigma * score,
+            "data": data,
+            "v": (alpha * noise - sigma * data) / (alpha**2 + sigma**2).sqrt(),
+            # Karras et al.: D = c_skip y + c_out F with y = x/α and their σ = σ/α.
+            "edm": (data - self.sigma_data**2 * alpha * state / r**2)
+            / (sigma * self.sigma_data / r),
+        }[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["noise", "score", "data", "v", "edm"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_every_parameterization_gives_the_same_score(sde, kind, share):
+    """From the ideal output of each kind: the exact score, noise and denoiser, to 1e-8."""
+    t = torch.full((6,), share * sde.T, **DOUBLE)
+    x = torch.randn(6, 2, **DOUBLE)
+    exact = GaussianScore(sde, MEAN, VARIANCE)
+    model = ScoreModel(Ideal(sde, t, kind, 0.7), sde, kind, sigma_data=0.7)
+    torch.testing.assert_close(model.score(x, t), exact(x, t), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(model.denoise(x, t), exact.denoise(x, t), rtol=1e-8, atol=1e-8)
+    noise = -expand(sde.sigma(t), x) * exact(x, t)
+    torch.testing.assert_close(model.noise(x, t), noise, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(model(x, t), model.score(x, t), rtol=0, atol=0)
+
+
+def test_edm_sees_inputs_and_targets_of_unit_variance(process, generator):
+    """c_in x has unit variance for data of standard deviation sigma_data."""
+    seen = {}
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise):
+            seen["x"], seen["c"] = x, c_noise
+            return 0 * x
+
+    t = torch.tensor(0.6 * process.T, **DOUBLE)
+    x0 = 0.5 * torch.randn(50_000, 2, generator=generator)
+    x = process.perturb(x0, t, torch.randn(50_000, 2, generator=generator))
+    ScoreModel(Spy(), process, "edm", sigma_data=0.5).score(x, t)
+    assert abs(seen["x"].std().item() - 1) < 0.02
+    expected = 0.25 * (process.sigma(t) / process.alpha(t)).log()
+    torch.testing.assert_close(seen["c"], expected.float().expand(50_000), rtol=1e-6, atol=1e-6)
+
+
+def test_labels_are_those_of_the_process():
+    """999 t for VP, log σ for VE, the integer level for a chain; one for each sample."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise):
+            seen.append(c_noise)
+            return x
+
+    x, t = torch.zeros(3, 2), torch.tensor(0.25, **DOUBLE)
+    ScoreModel(Spy(), VP())(x, t)
+    ScoreModel(Spy(), VE())(x, t)
+    chain = VP().discretize(1000)
+    ScoreModel(Spy(), chain)(x, chain.times[[0, 7, 999]])
+    torch.testing.assert_close(seen[0], torch.full((3,), 249.75))
+    torch.testing.assert_close(seen[1], VE().sigma(t).log().float().expand(3))
+    assert seen[2].tolist() == [0.0, 7.0, 999.0]
+
+
+def test_data_in_zero_to_one_reach_the_network_as_minus_one_to_one():
+    """With range (0, 1) VE's network sees 2 x − 1, and the score is in the units of x."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise):
+            seen.append(x)
+            return torch.ones_like(x)
+
+    x, t = torch.rand(4, 1, 2, 2), torch.tensor(0.3, **DOUBLE)
+    model = ScoreModel(Spy(), VE(), "score", data_range=(0.0, 1.0))
+    score = model(x, t)
+    torch.testing.assert_close(seen[0], 2 * x - 1, rtol=1e-6, atol=1e-6)
+    # An output of 1 is σ s, as in NCSN++ with scale_by_sigma.
+    torch.testing.assert_close(score, torch.full_like(x, 1 / VE().sigma(t).item()))
+
+
+def test_state_keeps_its_type(sde):
+    """Float64 coefficients do not promote a float32 state."""
+    model = ScoreModel(MLP((2,), width=16, depth=1), sde)
+    for t in (torch.tensor(0.5 * sde.T, **DOUBLE), torch.full((3,), 0.5 * sde.T, **DOUBLE)):
+        assert model(torch.randn(3, 2), t).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"parameterization": "nois"}, r"unknown parameterization 'nois'; did you mean 'noise'\?"),
+        ({"sigma_data": 0.0}, "sigma_data must be > 0, got 0"),
+        ({"data_range": (1.0, 0.0)}, "data_range must be"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ScoreModel(nn.Identity(), VP(), **arguments)
+
+
+@pytest.mark.parametrize("embedding_type", ["positional", "fourier"])
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 3)])
+def test_mlp_shapes_and_gradients(embedding_type, shape):
+    net = MLP(shape, width=32, depth=2, embedding_type=embedding_type)
+    x, c = torch.randn(5, *shape), torch.rand(5)
+    assert net(x, c).shape == x.shape
+    assert net(x, c).abs().max() == 0  # starts at the trivial prediction
+    nn.init.normal_(net.leave.weight)
+    net(x, c).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    assert (net(x, c) - net(x, c + 0.3)).abs().max() > 1e-3  # the label is read
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda: MLP((2,), width=1), "need width ≥ 2"),
+        (lambda: MLP((2,), depth=0), "depth ≥ 1, got 128 and 0"),
+        (lambda: MLP((2,), embedding_type="sine"), "unknown embedding_type 'sine'"),
+        (
+            lambda: MLP((2,))(torch.zeros(4, 3), torch.zeros(4)),
+            r"expected \(N, 2\) .* got \(4, 3\)",
+        ),
+    ],
+)
+def test_mlp_refuses_wrong_input(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
