@@ -1,0 +1,194 @@
+"""What all samplers share: how they are called, what they return, how they draw and report."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sde import SDE, Score
+from sde.base import check_floating
+
+Constraint = Callable[[Tensor, Tensor], Tensor]
+"""constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""
+
+Callback = Callable[[int, Tensor, Tensor], None]
+"""callback(step, t, x), called after every step of a grid."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a sampler returns.
+
+    Attributes:
+        x: Samples, shape (B, *).
+        nfe: Score evaluations for each sample, averaged over the batch.
+        trajectory: Kept states from x_T to x, shape (K, B, *), or None.
+    """
+
+    x: Tensor
+    nfe: float
+    trajectory: Tensor | None = None
+
+
+@dataclass
+class Run:
+    """One call of a sampler: its noise, its constraint, and those who watch it."""
+
+    generator: torch.Generator | None = None
+    constraint: Constraint | None = None
+    callback: Callback | None = None
+    progress: bool = False
+    keep: int = 0
+    frames: list[Tensor] = field(default_factory=list)
+    nfe: float = 0.0
+    _bar: tqdm | None = None
+    _kept: set[int] = field(default_factory=set)
+
+    def noise(self, x: Tensor) -> Tensor:
+        """A standard normal draw of x's shape."""
+        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
+
+    def begin(self, steps: int, x: Tensor) -> None:
+        """Announce a loop of `steps` steps from state x."""
+        # disable=None: no bar where nobody is looking at a terminal.
+        self._bar = tqdm(total=steps, disable=None, leave=False) if self.progress else None
+        if self.keep:
+            self._kept = set(torch.linspace(0, steps, self.keep).round().int().tolist())
+            self.frames.append(x.clone())
+
+    def visit(self, step: int, t: Tensor, x: Tensor) -> None:
+        """Report that step number `step` ≥ 1 has led to state x at time t."""
+        if self._bar is not None:
+            self._bar.update()
+        if step in self._kept:
+            self.frames.append(x.clone())
+        if self.callback is not None:
+            self.callback(step, t, x)
+
+    def advance(self, share: float) -> None:
+        """Report that a share in [0, 1] of an adaptive solution is done."""
+        if self._bar is not None:
+            self._bar.update(int(share * (self._bar.total or 0)) - self._bar.n)
+
+    def end(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def constrain(self, x: Tensor, t: Tensor) -> Tensor:
+        """Apply the constraint, if there is one."""
+        return x if self.constraint is None else self.constraint(x, t)
+
+
+class Sampler(ABC):
+    """An algorithm that turns the prior into samples, given a process and a score."""
+
+    @abstractmethod
+    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+        """Carry x from time T to the end; count evaluations and report steps to `run`."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        sde: SDE,
+        score: Score,
+        shape: tuple[int, ...],
+        *,
+        x_init: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        constraint: Constraint | None = None,
+        progress: bool = False,
+        callback: Callback | None = None,
+        trajectory: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Samples:
+        """Draw samples.
+
+        Args:
+            sde: Process whose reverse is followed.
+            score: s(x, t) ≈ ∇ log p_t(x).
+            shape: Shape (B, *) of the samples.
+            x_init: State at time T in place of a draw from the prior, shape (B, *).
+            generator: Source of all noise, for repeatable runs; torch's global one by default.
+            constraint: constraint(x, t) → x, applied after every update.
+            progress: Show a bar on a terminal.
+            callback: callback(step, t, x), called after every step; by solvers with adaptive
+                steps at each kept state.
+            trajectory: How many states to keep, evenly spaced from x_T to the end; 0 for none.
+            device: Where to draw the prior, if not where the generator lives.
+            dtype: Type of the state, if not torch's default.
+
+        Raises:
+            ValueError: x_init is not of the shape asked for, or contains NaN or Inf.
+            TypeError: x_init is not floating point.
+        """
+        if x_init is None:
+            x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
+        else:
+            x = _check_state(x_init, tuple(shape))
+        run = Run(generator, constraint, callback, progress, trajectory)
+
+        def counted(x: Tensor, t: Tensor) -> Tensor:
+            run.nfe += x.shape[0] / shape[0]
+            return score(x, t)
+
+        try:
+            x = self.run(sde, counted, x, run)
+        finally:
+            run.end()
+        if run.frames:
+            run.frames[-1] = x  # the last frame is what is returned, without the last noise
+        return Samples(x, run.nfe, torch.stack(run.frames) if run.frames else None)
+
+
+def draw(
+    sampler: Sampler,
+    sde: SDE,
+    score: Score,
+    shape: tuple[int, ...],
+    batch_size: int,
+    *,
+    generator: torch.Generator,
+    progress: bool = False,
+    trajectory: int = 0,
+) -> Samples:
+    """Draw many samples in batches; the trajectory is that of the first batch.
+
+    Args:
+        sampler: Sampler.
+        sde: Process.
+        score: s(x, t).
+        shape: Shape (N, *) of all samples.
+        batch_size: Most samples at once.
+        generator: Source of all noise.
+        progress: Show a bar on a terminal for each batch.
+        trajectory: How many states of the first batch to keep.
+    """
+    parts: list[Samples] = []
+    for start in range(0, shape[0], batch_size):
+        size = min(batch_size, shape[0] - start)
+        parts.append(
+            sampler(
+                sde,
+                score,
+                (size, *shape[1:]),
+                generator=generator,
+                progress=progress,
+                trajectory=0 if parts else trajectory,
+            )
+        )
+    nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
+    return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
+
+
+def _check_state(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    check_floating("x_init", x)
+    if tuple(x.shape) != shape:
+        raise ValueError(f"x_init must have the shape asked for, {shape}, got {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError("x_init contains NaN/Inf")
+    return x
