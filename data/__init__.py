@@ -1,0 +1,20 @@
+"""Data sets: raw tensors in memory, the scaling to a network's range, and stateless batches."""
+
+from data.base import Dataset, Split, stream
+from data.images import CIFAR10, MNIST, Digits, Folder
+from data.toy import Checkerboard, EightGaussians, Mixture, Moons, SwissRoll
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Checkerboard",
+    "Dataset",
+    "Digits",
+    "EightGaussians",
+    "Folder",
+    "Mixture",
+    "Moons",
+    "Split",
+    "SwissRoll",
+    "stream",
+]

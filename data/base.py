@@ -1,0 +1,278 @@
+"""What every data set offers: raw tensors, the map to the network's scale and back, and batches.
+
+Raw samples are uint8 grey levels k in 0..L-1, shape (N, C, H, W), for images and float32 (N, 2) for
+points. Images reach a network as
+
+    x = lo + (hi - lo) (k + u) / L,    u ~ U[0, 1) (uniform dequantisation) or u = 1/2,
+
+so that level k owns the cell [lo + k c, lo + (k + 1) c) of width c = (hi - lo) / L. A density p of
+x then bounds the probability P of the levels, log P(k) ≥ E_u log p(x) + D log c, with D values in
+an image. Points are passed on as they are.
+
+Reference: Theis, van den Oord, Bethge 2016, arXiv:1511.01844 (section 3.1, dequantisation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Split(NamedTuple):
+    """One part of a data set: `samples` (N, *) raw and `labels` int64 (N,) or None."""
+
+    samples: Tensor
+    labels: Tensor | None
+
+
+def stream(purpose: str, seed: int, index: int = 0) -> torch.Generator:
+    """A CPU generator whose numbers depend on (purpose, seed, index) and on nothing else.
+
+    Hashing keeps neighbouring seeds and indices, and different purposes, unrelated.
+
+    Args:
+        purpose: what the numbers are for, e.g. "noise".
+        seed: any integer.
+        index: which of the streams of that purpose, e.g. the epoch or the step.
+    """
+    digest = hashlib.blake2b(f"{purpose} {seed} {index}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+class Dataset(ABC):
+    """A data set held in memory; a subclass is a constructor that says how to read its samples.
+
+    Attributes:
+        name: short name for messages and reports.
+        train, test: raw samples, uint8 (N, C, H, W) for images and float32 (N, 2) for points.
+        train_labels, test_labels: class of each sample, int64 (N,), or None.
+        shape: of one sample.
+        range: images: the interval (lo, hi) that a network sees; None for points.
+        levels: images: the number L of grey levels a pixel can take; None for points.
+        cell: width (hi - lo) / L of one quantisation cell after scaling; None for points.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None
+    test_labels: Tensor | None
+    shape: tuple[int, ...]
+    range: tuple[float, float] | None
+    levels: int | None
+    cell: float | None
+
+    @abstractmethod
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], tuple[Split, Split]],
+        *,
+        range: Sequence[float] | None = None,
+        levels: int | None = None,
+        dequantize: bool = False,
+        flip: bool = False,
+    ) -> None:
+        """Check the settings, then read and check the samples.
+
+        Args:
+            name: short name for messages.
+            read: returns the train and the test part; called after the settings are checked.
+            range: images: (lo, hi) with lo < hi.
+            levels: images: L, 2 to 256; None says that the samples are points.
+            dequantize: images: add uniform noise within the cell when a generator is given.
+            flip: images: mirror each training sample left to right with probability 1/2.
+
+        Raises:
+            ValueError: impossible range; empty, non-finite or wrongly typed samples.
+        """
+        self.name = name
+        self.levels = levels
+        self.range = None if levels is None else _interval(range)
+        self.cell, self._margin = None, 0.0
+        if self.range is not None and levels is not None:
+            self.cell, self._margin = _cell(self.range, levels)
+        self._dequantize = dequantize
+        self._flip = flip
+        self._order: tuple[tuple[int, int], Tensor] | None = None
+        train, test = read()
+        for part, split in (("train", train), ("test", test)):
+            _check_split(name, part, split, levels)
+        self.train, self.train_labels = train
+        self.test, self.test_labels = test
+        self.shape = tuple(self.train.shape[1:])
+
+    def scale(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Map grey levels to the network's range, x = lo + (hi - lo) (k + u) / L; points unchanged.
+
+        Args:
+            raw: k, uint8 (B, C, H, W) with values in 0..L-1.
+            generator: source of u ~ U[0, 1) if the set dequantises; None takes u = 1/2.
+
+        Returns:
+            x, float32, of raw's shape; every value lies inside its own cell.
+
+        Raises:
+            ValueError: raw is not uint8 or has a level above L - 1.
+        """
+        if self.range is None or self.cell is None or self.levels is None:
+            return raw
+        _check_levels(raw, self.levels)
+        x = raw.double()
+        if self._dequantize and generator is not None:
+            u = torch.rand(raw.shape, generator=generator, device=raw.device)
+            # Without the margin, rounding to float32 would carry a few values into the next cell.
+            x.add_(u, alpha=1 - 2 * self._margin).add_(self._margin)
+        else:
+            x.add_(0.5)
+        return x.mul_(self.cell).add_(self.range[0]).float()
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Grey level of scaled images, k = floor(L (x - lo) / (hi - lo)); points unchanged.
+
+        Values outside the range take the nearest level, as a sample is shown in the nearest colour.
+
+        Args:
+            x: scaled samples, floating point (B, C, H, W).
+
+        Returns:
+            k, uint8, of x's shape, in 0..L-1.
+
+        Raises:
+            ValueError: x is not floating point or contains NaN or Inf.
+        """
+        if self.range is None or self.cell is None or self.levels is None:
+            return x
+        if not x.is_floating_point():
+            raise ValueError(
+                f"quantize expects scaled floating-point samples in {self.range}, got {x.dtype}; "
+                "raw samples are quantized already"
+            )
+        _check_finite(x)
+        k = x.double().sub(self.range[0]).div_(self.cell).floor_()
+        return k.clamp_(0, self.levels - 1).to(torch.uint8)
+
+    def indices(self, step: int, batch_size: int, seed: int) -> Tensor:
+        """Which training samples `batch` takes: permutation f(seed, epoch), position f(step).
+
+        Args:
+            step: number of the batch since the start of training, ≥ 0.
+            batch_size: samples per batch, 1 to N; the incomplete last batch of an epoch is dropped.
+            seed: any integer.
+
+        Returns:
+            Positions in `train` and `train_labels`, int64 (batch_size,).
+
+        Raises:
+            ValueError: batch_size outside 1..N or negative step.
+        """
+        total = len(self.train)
+        if batch_size > total:
+            raise ValueError(
+                f"batch_size {batch_size} > dataset size {total}: zero batches per epoch; "
+                f"use batch_size <= {total}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be an integer ≥ 1, got {batch_size}")
+        if step < 0:
+            raise ValueError(f"step must be an integer ≥ 0, got {step}")
+        epoch, position = divmod(step, total // batch_size)
+        order = self._order
+        if order is None or order[0] != (seed, epoch):
+            permutation = torch.randperm(total, generator=stream("order", seed, epoch))
+            self._order = order = (seed, epoch), permutation
+        return order[1][position * batch_size : (position + 1) * batch_size]
+
+    def batch(self, step: int, batch_size: int, seed: int) -> Tensor:
+        """The scaled training batch of a step; equal arguments give equal batches, so it resumes.
+
+        Flips and dequantisation noise come from a generator that depends on (seed, step) alone.
+
+        Args:
+            step: number of the batch since the start of training, ≥ 0.
+            batch_size: samples per batch, 1 to N; the incomplete last batch of an epoch is dropped.
+            seed: any integer.
+
+        Returns:
+            x, float32 (batch_size, *shape).
+
+        Raises:
+            ValueError: batch_size outside 1..N or negative step.
+        """
+        raw = self.train[self.indices(step, batch_size, seed)]
+        generator = stream("noise", seed, step)
+        if self._flip:
+            mirrored = torch.rand(batch_size, generator=generator) < 0.5
+            raw[mirrored] = raw[mirrored].flip(-1)
+        return self.scale(raw, generator)
+
+
+def _interval(range: Sequence[float] | None) -> tuple[float, float]:
+    try:
+        lo, hi = (float(value) for value in range)  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"range must be a pair (lo, hi), got {range!r}; use (-1, 1) or (0, 1)"
+        ) from None
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+        raise ValueError(
+            f"range ({lo}, {hi}) is impossible: lo must be < hi, both finite; use (-1, 1) or (0, 1)"
+        )
+    return lo, hi
+
+
+def _cell(range: tuple[float, float], levels: int) -> tuple[float, float]:
+    """Width of a cell, and the part of it at each edge that float32 rounding can cross."""
+    if not 2 <= levels <= 256:
+        raise ValueError(f"levels must be in 2..256, got {levels}: raw images are uint8")
+    lo, hi = range
+    cell = (hi - lo) / levels
+    margin = torch.finfo(torch.float32).eps * max(abs(lo), abs(hi)) / cell
+    if margin > 0.1:
+        raise ValueError(
+            f"range ({lo}, {hi}) is too narrow for {levels} levels in float32; "
+            "use (-1, 1) or (0, 1)"
+        )
+    return cell, margin
+
+
+def _check_split(name: str, part: str, split: Split, levels: int | None) -> None:
+    samples, labels = split
+    if len(samples) == 0:
+        raise ValueError(f"dataset '{name}' is empty (0 {part} samples); add samples")
+    if labels is not None and (labels.dtype != torch.int64 or labels.shape != samples.shape[:1]):
+        raise ValueError(
+            f"labels of the {part} part must be int64 ({len(samples)},), "
+            f"got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if levels is not None:
+        _check_levels(samples, levels)
+    elif samples.dtype != torch.float32:
+        raise ValueError(f"points must be float32, got {samples.dtype}; use .float()")
+    else:
+        _check_finite(samples)
+
+
+def _check_levels(raw: Tensor, levels: int) -> None:
+    if raw.dtype != torch.uint8:
+        raise ValueError(
+            f"expected raw uint8 grey levels 0..{levels - 1}, got {raw.dtype}; "
+            "pass samples of train or test"
+        )
+    if levels < 256 and raw.numel() and int(raw.max()) >= levels:
+        raise ValueError(f"raw grey levels must be in 0..{levels - 1}, got {int(raw.max())}")
+
+
+def _check_finite(x: Tensor) -> None:
+    if not x.isfinite().all():
+        bad = (~x.isfinite()).flatten(1).any(1)
+        raise ValueError(
+            f"data contains NaN/Inf: {int(bad.sum())} of {len(x)} samples, "
+            f"first index {int(bad.nonzero()[0])}"
+        )
