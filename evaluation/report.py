@@ -1,0 +1,136 @@
+"""Results as text: the table at the end of a run, and a Markdown table over runs.
+
+A result is a dictionary with any of these keys: `data`, `sde`, `sampler`, `run_dir` (text),
+`bits_per_dim`, `log_likelihood` (nats) and their standard errors `…_error`, `entropy` of the true
+law (nats), `quality` (a dictionary of `SampleQuality`), `nfe`, and `seconds` (a dictionary of
+train, sample, likelihood, total). What is missing or None is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+
+_MISSING = "–"
+_PARTS = ("train", "sample", "likelihood", "total")
+
+
+def result_table(result: Result) -> str:
+    """Return one run's results as lines of two aligned columns, without a final newline.
+
+    Args:
+        result: see the module; unknown keys are ignored.
+    """
+    lines = [(label, line(result)) for label, line in _LINES]
+    lines = [(label, text) for label, text in lines if text]
+    width = max((len(label) for label, _ in lines), default=0)
+    return "\n".join(f"{label:<{width}}  {text}" for label, text in lines)
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """Return a Markdown table with one row per run, – for what is missing, and a final newline.
+
+    Args:
+        results: see the module; unknown keys are ignored.
+    """
+    rows = [list(_COLUMNS), ["---"] * 2 + ["---:"] * (len(_COLUMNS) - 2)]
+    for result in results:
+        cells = [cell(result) or _MISSING for cell in _COLUMNS.values()]
+        # A bar would end the cell.
+        rows.append([cell.replace("|", r"\|") for cell in cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _text(key: str) -> Callable[[Result], str]:
+    return lambda result: "" if result.get(key) is None else str(result[key])
+
+
+def _nfe(result: Result) -> str:
+    return "" if result.get("nfe") is None else f"{result['nfe']:.0f}"
+
+
+def _measured(value: float | None, error: float | None) -> str:
+    """Return value ± error with the decimals the error allows, two without an error."""
+    if value is None:
+        return ""
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:.2f}"
+    decimals = min(4, max(2, -math.floor(math.log10(error))))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def _bits_per_dim(result: Result) -> str:
+    return _measured(result.get("bits_per_dim"), result.get("bits_per_dim_error"))
+
+
+def _log_likelihood(result: Result) -> str:
+    text = _measured(result.get("log_likelihood"), result.get("log_likelihood_error"))
+    if not text:
+        return ""
+    # No model's expected log-likelihood exceeds minus the entropy of the data.
+    entropy = result.get("entropy")
+    return f"{text} nats" + ("" if entropy is None else f" (best possible {-entropy:.2f})")
+
+
+def _quality(template: str) -> Callable[[Result], str]:
+    """Fill the template from the result's quality, if it has one."""
+
+    def fill(result: Result) -> str:
+        quality = result.get("quality")
+        return template.format(**quality) if quality else ""
+
+    return fill
+
+
+def _smallest_class(result: Result) -> str:
+    quality = result.get("quality")
+    return f"{100 * quality['coverage_min']:.1f} %" if quality else ""
+
+
+def _seconds(result: Result) -> dict[str, float]:
+    given = result.get("seconds") or {}
+    return {part: given[part] for part in _PARTS if given.get(part) is not None}
+
+
+def _all_seconds(result: Result) -> str:
+    return ", ".join(f"{part} {_duration(value)}" for part, value in _seconds(result).items())
+
+
+def _total_seconds(result: Result) -> str:
+    seconds = _seconds(result)
+    return _duration(seconds.get("total", sum(seconds.values()))) if seconds else ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+_LINES: list[tuple[str, Callable[[Result], str]]] = [
+    ("data", _text("data")),
+    ("SDE", _text("sde")),
+    ("sampler", _text("sampler")),
+    ("bits/dim", _bits_per_dim),
+    ("log-likelihood", _log_likelihood),
+    (
+        "confident digits",
+        _quality("{confident:.2f} (real {confident_real:.2f}, ratio {confident_ratio:.2f})"),
+    ),
+    ("Fréchet", _quality("{frechet:.2f} (floor {frechet_floor:.2f}, {n} images)")),
+    ("smallest class", _smallest_class),
+    ("NFE", _nfe),
+    ("time", _all_seconds),
+    ("saved in", _text("run_dir")),
+]
+_COLUMNS: dict[str, Callable[[Result], str]] = {
+    "SDE": _text("sde"),
+    "sampler": _text("sampler"),
+    "bits/dim": _bits_per_dim,
+    "smallest class": _smallest_class,
+    "confident ratio": _quality("{confident_ratio:.2f}"),
+    "Fréchet / floor": _quality("{frechet:.2f} / {frechet_floor:.2f}"),
+    "NFE": _nfe,
+    "time": _total_seconds,
+}
