@@ -1,0 +1,147 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .ema import EMA
+
+FORMAT = 1
+PARTS = ("format", "step", "model", "ema", "optimizer", "rng", "config")
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    config: dict[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write `step_N.pt` atomically, then drop all but the newest `keep` checkpoints.
+
+    Args:
+        folder: Folder of checkpoints, made if need be.
+        step: Number of steps done.
+        model: Model in training.
+        ema: Its average.
+        optimizer: Its optimizer.
+        generator: Source of the loss's noise.
+        config: Resolved configuration, of plain dicts, lists, strings and numbers.
+        keep: How many checkpoints stay, ≥ 1.
+
+    Raises:
+        OSError: The disk is full or not writable; what was there stays as it was.
+    """
+    rng = {"torch": torch.get_rng_state(), "generator": generator.get_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": rng,
+        "config": config,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:09d}.pt"
+    _write(path, state)
+    for old in available(folder)[keep:]:
+        old.unlink()
+    return path
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, tensors and plain values only: no code in it is executed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, or is not a checkpoint of this toolkit.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"checkpoint {path} cannot be read as tensors and plain values "
+            f"({os.path.getsize(path)} bytes; {first[:120]}); it is damaged or not ours"
+        ) from error
+    missing = [part for part in PARTS if not isinstance(state, dict) or part not in state]
+    if missing:
+        raise ValueError(
+            f"checkpoint {path} is not one of this toolkit: it lacks {', '.join(missing)}"
+        )
+    if state["format"] != FORMAT:
+        raise ValueError(f"checkpoint {path} has format {state['format']}, expected {FORMAT}")
+    return state
+
+
+def available(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    return sorted(folder.glob("step_*.pt"), reverse=True)
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, or None where there is none at all.
+
+    Raises:
+        ValueError: There are checkpoints, and none can be read.
+    """
+    problems = []
+    for path in available(folder):
+        try:
+            return path, load(path)
+        except ValueError as error:
+            problems.append(str(error))
+            print(f"warning: {error}; trying the one before", flush=True)
+    if problems:
+        raise ValueError(f"no checkpoint under {folder} can be read: {problems[0]}")
+    return None
+
+
+def restore(
+    state: dict[str, Any],
+    model: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    """Put a loaded checkpoint back in place; the number of steps done."""
+    model.load_state_dict(state["model"])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"]["torch"])
+    generator.set_state(state["rng"]["generator"])
+    if "cuda" in state["rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["rng"]["cuda"])
+    return int(state["step"])
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write beside the target, reach the disk, then take the target's name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # so that the new name survives a power cut as well
+    finally:
+        os.close(directory)

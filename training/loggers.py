@@ -1,0 +1,156 @@
+"""Loggers: where the numbers of a training go."""
+
+import csv
+import importlib.util
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, cast
+
+
+class Logger(ABC):
+    """Somewhere to send numbers and pictures during a run."""
+
+    @abstractmethod
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record numbers of a step."""
+
+    @abstractmethod
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Record a picture that lies on the disk."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish."""
+
+
+class CSVLogger(Logger):
+    """Rows of `metrics.csv` in the run's folder.
+
+    Args:
+        folder: Run folder.
+        start: Steps already done: later rows of an earlier run are cut.
+    """
+
+    def __init__(self, folder: str | Path, start: int = 0, **_: Any) -> None:
+        self.path = Path(folder) / "metrics.csv"
+        kept = []
+        if start and self.path.exists():
+            with open(self.path, newline="") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+        self._fields: list[str] = []
+        self._file = open(self.path, "w", newline="")  # noqa: SIM115 (closed by close())
+        for row in kept:
+            self._write(row)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Append a row; its columns are those of the first."""
+        self._write({"step": step, **metrics})
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Nothing: the picture lies beside the table already."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if not self._fields:
+            self._fields = list(row)
+            csv.writer(self._file).writerow(self._fields)
+        csv.DictWriter(self._file, self._fields).writerow(row)
+        self._file.flush()
+
+
+class TensorBoardLogger(Logger):
+    """Event files for TensorBoard under `tensorboard/` in the run's folder.
+
+    Args:
+        folder: Run folder.
+
+    Raises:
+        ValueError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, **_: Any) -> None:
+        _require("tensorboard", "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"))
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Add scalars."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Add an image."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class WandbLogger(Logger):
+    """A Weights & Biases run in the run's folder, offline unless told otherwise.
+
+    Args:
+        folder: Run folder.
+        settings: Resolved configuration of the run.
+        project: Project name.
+        mode: `offline`, `online` or `disabled`; `online` without a key is refused, not prompted.
+
+    Raises:
+        ValueError: wandb is not installed, unknown mode, or no key for `online`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: dict[str, Any] | None = None,
+        project: str = "score-sde",
+        mode: str = "offline",
+        **_: Any,
+    ) -> None:
+        _require("wandb", "wandb")
+        if mode not in ("offline", "online", "disabled"):
+            raise ValueError(f"unknown wandb mode '{mode}'. Available: offline, online, disabled")
+        import wandb
+
+        if mode == "online" and not wandb.api.api_key:
+            raise ValueError("mode=online needs a key: set WANDB_API_KEY, or use mode=offline")
+        self._wandb, self._folder, self._mode = wandb, Path(folder), mode
+        self._run = wandb.init(
+            project=project,
+            dir=str(folder),
+            config=settings,
+            mode=cast(Any, mode),  # checked above
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Log scalars."""
+        self._run.log(metrics, step=step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Log an image."""
+        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+
+    def close(self) -> None:
+        """Finish, and say once how to upload an offline run."""
+        self._run.finish()
+        if self._mode == "offline":
+            print(f"to upload this run: wandb sync {self._folder}/wandb/latest-run", flush=True)
+
+
+def _require(module: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(
+            f"logger {extra} needs the package {module}; "
+            f"install it with pip install -c constraints.txt -e '.[{extra}]'"
+        )
