@@ -1,0 +1,153 @@
+"""Checks of a command line before anything is built, with errors of one sentence."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+LISTS = ("logger",)  # groups of which several choices make sense at once
+
+
+def check(arguments: list[str]) -> None:
+    """Leave with exit code 2 and one sentence if a group, a choice or a key does not exist.
+
+    Args:
+        arguments: Command line after the program's name.
+    """
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    strays = [a for a in arguments if "=" not in a and not a.startswith(("-", "~"))]
+    if any(a in arguments for a in ("--help", "-h", "--hydra-help", "--version")):
+        return
+    if strays:
+        fail(f"'{strays[0]}' is not an override; use key=value or group=choice")
+    multirun = "-m" in arguments or "--multirun" in arguments
+    plain = [_check_choice(override, multirun) for override in overrides]
+    _check_keys([o for o in plain if not o.lstrip("+").startswith("hydra")])
+
+
+def fail(message: object) -> NoReturn:
+    """Print one sentence and leave with exit code 2."""
+    sentence = " ".join(str(message).split())
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+@contextmanager
+def one_sentence_errors(folder: Path) -> Iterator[None]:
+    """Turn what wrong input raises while a run is built into one sentence and exit code 2.
+
+    Hydra wraps what a constructor raised; its cause is the sentence. Set SCORE_SDE_TRACEBACK=1 to
+    see where an error came from.
+
+    Args:
+        folder: Folder that was made for the run; removed again if nothing is in it.
+    """
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        InstantiationException,
+        OmegaConfBaseException,
+    ) as error:
+        if os.environ.get("SCORE_SDE_TRACEBACK"):
+            raise
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, MissingMandatoryValue):
+            fail(f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE")
+        cause = error.__cause__ if isinstance(error, InstantiationException) else None
+        fail(cause or error)
+
+
+def _groups() -> dict[str, list[str]]:
+    """Every config group with its choices, read from the folders of conf/."""
+    groups: dict[str, list[str]] = {}
+    for file in sorted(CONF.rglob("*.yaml")):
+        if file.parent != CONF:
+            groups.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
+    return groups
+
+
+def _check_choice(override: str, multirun: bool) -> str:
+    """Check group=choice; return the override with the first choice of a sweep."""
+    key, value = override.split("=", 1)
+    groups = _groups()
+    if key.lstrip("+") not in groups:
+        return f"{key}={_first(value)}" if multirun else override
+    group = key.lstrip("+")
+    if value.startswith("[") and group not in LISTS:
+        fail(
+            f"{group} takes one choice, got {value}; "
+            f"to run each of them use -m {group}={value.strip('[]').replace(' ', '')}"
+        )
+    named = [part.strip() for part in value.strip("[]").split(",")]
+    if len(named) > 1 and not multirun and not value.startswith("["):
+        fail(f"{group}={value} names several choices; add -m to run each of them")
+    for name in named:
+        if name not in groups[group]:
+            near = difflib.get_close_matches(name, groups[group], 1)
+            hint = f" Did you mean {group}={near[0]}?" if near else ""
+            available = ", ".join(groups[group]) or "none yet"
+            fail(f"unknown {group}='{name}'.{hint} Choices: {available}")
+    return override if value.startswith("[") else f"{key}={named[0]}"
+
+
+def _first(value: str) -> str:
+    """The first of a sweep's values; lists, quotes and functions are left to Hydra."""
+    return value if value[:1] in "[{'\"" or "(" in value else value.split(",")[0]
+
+
+def _check_keys(overrides: list[str]) -> None:
+    """Compose the configuration, with a hint where a key is not in it."""
+    groups = _groups()
+    chosen = [o for o in overrides if o.split("=", 1)[0].lstrip("+") in groups]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = _compose(chosen)
+        known = _keys(config)
+        for override in overrides:
+            key = override.split("=", 1)[0]
+            if key in groups or key.startswith(("+", "~")) or key in known:
+                continue
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            siblings = sorted(k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0])
+            fail(f"unknown key '{key}'.{hint} Keys there: {', '.join(siblings) or 'none'}")
+        _compose(overrides)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        unused = re.match(
+            r"Could not override '([^']+)'\. No match in the defaults list", str(error)
+        )
+        if unused is not None:
+            parent, _, part = unused[1].rpartition("/")
+            fail(f"{unused[1]} does not apply here: the chosen {parent} has no {part}")
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        fail(" ".join(lines[:2]))
+
+
+def _keys(config: DictConfig, prefix: str = "") -> set[str]:
+    """Dotted names of all keys."""
+    names: set[str] = set()
+    for key in config:
+        name = f"{prefix}{key!s}"
+        names.add(name)
+        node = config._get_node(key)
+        if OmegaConf.is_dict(node):
+            names |= _keys(node, f"{name}.")  # type: ignore[arg-type]
+    return names

@@ -1,0 +1,147 @@
+"""The end of a run: samples, pictures, likelihood, quality, and the file that keeps them."""
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation import bits_per_dim, log_likelihood, plots
+from evaluation.metrics import mean_and_error, sample_quality
+from models import ScoreModel
+from samplers import ProbabilityFlowODE, Samples, draw
+
+from .build import Parts
+
+EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
+
+
+def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, float]:
+    """Draw the samples of the run and their pictures; the samples, and the seconds of drawing."""
+    cfg = parts.cfg.evaluate
+    print(f"drawing {cfg.samples} samples", flush=True)
+    begun = time.perf_counter()
+    samples = draw(
+        parts.sampler,
+        parts.sde,
+        model,
+        (cfg.samples, *parts.data.shape),
+        cfg.batch_size,
+        generator=torch.Generator(parts.device).manual_seed(parts.cfg.seed + 1),
+        progress=True,
+        trajectory=cfg.frames,
+    )
+    seconds = time.perf_counter() - begun
+    if not samples.x.isfinite().all():
+        raise FloatingPointError(
+            "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
+        )
+    (_save_pictures if parts.data.levels else _save_points)(parts, model, samples, folder)
+    return samples, seconds
+
+
+def evaluate(parts: Parts, model: ScoreModel, samples: Samples) -> dict[str, Any]:
+    """Likelihood of the test set and quality of the samples, as entries of result.json."""
+    cfg = parts.cfg.evaluate
+    result: dict[str, Any] = {"nfe": samples.nfe, "seconds": {}}
+    if cfg.likelihood:
+        begun = time.perf_counter()
+        result |= _likelihood(parts, model)
+        result["seconds"]["likelihood"] = time.perf_counter() - begun
+    labels = [
+        part for part in (parts.data.train_labels, parts.data.test_labels) if part is not None
+    ]
+    if cfg.quality and parts.data.levels and labels:
+        real, both = torch.cat([parts.data.train, parts.data.test]), torch.cat(labels)
+        drawn = parts.data.quantize(samples.x.cpu())
+        quality = sample_quality(drawn, real, both, parts.data.levels, seed=parts.cfg.seed)
+        result["quality"] = asdict(quality)
+    return result
+
+
+def save_result(result: dict[str, Any], folder: Path) -> None:
+    """Write result.json atomically, with the versions that made it."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    versions = {"torch": torch.__version__, "commit": commit or None}
+    temporary = folder / ".result.json.tmp"
+    temporary.write_text(json.dumps(result | versions, indent=2, ensure_ascii=False) + "\n")
+    os.replace(temporary, folder / "result.json")
+
+
+def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
+    cfg, data = parts.cfg.evaluate, parts.data
+    raw = data.test[: cfg.likelihood_samples]
+    print(f"likelihood of {len(raw)} test samples", flush=True)
+    generator = torch.Generator().manual_seed(parts.cfg.seed + 2)
+    x = data.scale(raw, generator).to(parts.device)
+    few = x[0].numel() <= EXACT_DIVERGENCE
+    divergence = cfg.divergence or ("exact" if few else "hutchinson")
+    likelihood = log_likelihood(
+        parts.sde,
+        model,
+        x,
+        rtol=cfg.rtol,
+        atol=cfg.atol,
+        divergence=divergence,
+        generator=generator,
+        batch_size=cfg.batch_size,
+        progress=True,
+    )
+    result: dict[str, Any] = {"likelihood_nfe": likelihood.nfe, "divergence": divergence}
+    if data.cell is None:
+        mean, error = mean_and_error(likelihood.log_prob)
+        result |= {"log_likelihood": mean, "log_likelihood_error": error}
+        entropy = getattr(data, "entropy", None)
+        return result if entropy is None else result | {"entropy": entropy}
+    bits = bits_per_dim(likelihood.log_prob, x[0].numel(), data.cell)
+    mean, error = mean_and_error(bits)
+    named = {"dequantization": "uniform", "levels": data.levels, "range": list(data.range or ())}
+    return result | {"bits_per_dim": mean, "bits_per_dim_error": error} | named
+
+
+def _save_pictures(parts: Parts, model: ScoreModel, samples: Samples, folder: Path) -> None:
+    number, levels = parts.cfg.evaluate.pictures, parts.data.levels or 256
+    drawn = parts.data.quantize(samples.x[:number].cpu())
+    plots.save_grid(drawn, folder / "samples.png", levels)
+    if samples.trajectory is not None:
+        frames = samples.trajectory[:, :number].cpu()
+        shown = parts.data.quantize(frames.flatten(0, 1)).reshape(frames.shape)
+        plots.save_gif(shown, folder / "reverse.gif", levels)
+
+
+def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path) -> None:
+    """For points in the plane: data, the model's density, paths of its flow, samples."""
+    generator = torch.Generator(parts.device).manual_seed(parts.cfg.seed + 3)
+    tolerance = max(1e-3, parts.cfg.evaluate.rtol)
+
+    def log_prob(points: Tensor) -> Tensor:
+        points = points.to(parts.device)
+        likelihood = log_likelihood(
+            parts.sde, model, points, rtol=tolerance, atol=tolerance, batch_size=8192
+        )
+        return likelihood.log_prob.cpu()
+
+    flow = ProbabilityFlowODE(rtol=tolerance, atol=tolerance)
+    paths = flow(
+        parts.sde, model, (100, 2), generator=generator, trajectory=60, device=parts.device
+    )
+    plots.save_points(
+        samples.x.cpu(),
+        folder / "samples.png",
+        reference=parts.data.test,
+        log_prob=log_prob,
+        trajectories=paths.trajectory.cpu() if paths.trajectory is not None else None,
+    )
+    if samples.trajectory is not None:
+        plots.save_points_gif(samples.trajectory.cpu(), folder / "reverse.gif")

@@ -1,0 +1,54 @@
+"""Train, sample and score a model: build, train or load, sample, evaluate, save.
+
+python experiments/run.py sde=vp sampler=pc
+"""
+
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from evaluation.report import result_table
+from experiments import command_line
+from experiments.build import build, save_config
+from experiments.evaluate import evaluate, sample, save_result
+from experiments.resume import find_start
+from experiments.train import train
+
+
+@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+def run(cfg: DictConfig) -> None:
+    """One run, in one folder of its own."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    choices = HydraConfig.get().runtime.choices
+    result = {group: choices[group] for group in ("data", "sde", "sampler", "model")}
+    result["run_dir"] = str(folder)
+    begun = time.perf_counter()
+    with command_line.one_sentence_errors(folder):
+        parts = build(cfg)
+        start = find_start(cfg, folder)
+        save_config(cfg, folder)
+    print(" · ".join(result.values()), flush=True)
+    model, training = train(parts, folder, start)
+    samples, sampling = sample(parts, model, folder)
+    result |= evaluate(parts, model, samples)
+    result["seconds"] |= {"train": training, "sample": sampling}
+    result["seconds"]["total"] = time.perf_counter() - begun
+    save_result(result, folder)
+    print(f"\n{result_table(result)}", flush=True)
+
+
+def main() -> None:
+    """Check the command line, then run; a wrong command ends with exit code 2 and one sentence."""
+    command_line.check(sys.argv[1:])
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Print a Markdown table of runs from their result.json files.
+
+python experiments/table.py multirun/2026-01-31_12-00-00
+"""
+
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluation.report import results_table
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table of all results under the folders given; the exit code."""
+    files = [file for folder in arguments for file in sorted(Path(folder).rglob("result.json"))]
+    if not files:
+        places = " ".join(arguments) or "FOLDER missing"
+        print(f"error: no result.json found ({places}); give run folders", file=sys.stderr)
+        return 2
+    print(results_table([json.loads(file.read_text()) for file in files]), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
