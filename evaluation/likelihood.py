@@ -92,13 +92,16 @@ def log_likelihood(
             f"eps must be in (0, T={sde.T}), got {eps:g}: the score is singular at t=0"
         )
     # All probes are drawn before the batches are cut, so that the cut changes nothing.
-    probe = torch.empty_like(x, device="cpu").bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    where = x.device if generator is None else generator.device
+    coins = torch.randint(0, 2, x.shape, generator=generator, device=where)
+    probe = (2 * coins - 1).to(x)
     size = batch_size or len(x)
     bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
     parts = []
     for rows in torch.arange(len(x)).split(size):
-        one, its_probe = x[rows.to(x.device)], probe[rows].to(x.device)
-        parts.append(_solve(sde, score, one, its_probe, eps, rtol, atol, _DIVERGENCES[divergence]))
+        rows = rows.to(x.device)
+        terms = (eps, rtol, atol, _DIVERGENCES[divergence])
+        parts.append(_solve(sde, score, x[rows], probe[rows], *terms))
         bar.update(len(rows))
     bar.close()
     return Likelihood(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from data import Dataset
@@ -56,6 +56,8 @@ def build(cfg: DictConfig) -> Parts:
     net = _make(cfg.model.net, shape=data.shape)
     meaning = {key: value for key, value in cfg.model.items() if key != "net"}
     model = ScoreModel(net, sde, data_range=data.range, **meaning).to(device)
+    for leaf in cfg.logger.values():
+        get_method(f"{leaf._target_}.check")(**leaf)
     sampler, loss = _make(cfg.sampler), _make(cfg.loss, sde=sde)
     if cfg.checkpoint is None:
         _check_training(cfg, data)

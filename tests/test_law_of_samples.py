@@ -5,6 +5,7 @@ The maximum mean discrepancy of 5000 samples must lie within twice that of two e
 
 import pytest
 import torch
+
 from data import Mixture
 from evaluation.metrics import maximum_mean_discrepancy, mmd_noise_floor
 from models import GaussianMixtureScore

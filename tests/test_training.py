@@ -10,7 +10,7 @@ from torch import nn
 from models import MLP, GaussianScore, ScoreModel
 from sde import VP
 from training import EMA, DenoisingScoreMatching, Warmup, checkpoint, fit, uniform_times
-from training.loggers import CSVLogger
+from training.loggers import CSVLogger, WandbLogger
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, VARIANCE = torch.tensor([0.4, -0.2], **DOUBLE), torch.tensor([0.5, 2.0], **DOUBLE)
@@ -311,3 +311,16 @@ def test_metrics_continue_after_a_resumed_step(tmp_path):
 def test_wrong_settings_are_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_wandb_online_without_a_key_is_refused(monkeypatch, tmp_path):
+    """Before anything is made, and without a prompt."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(ValueError, match="mode=online needs a key: set WANDB_API_KEY"):
+        WandbLogger.check(mode="online")
+    with pytest.raises(ValueError, match="unknown wandb mode 'onlin'"):
+        WandbLogger.check(mode="onlin")
+    WandbLogger.check(mode="offline")

@@ -10,6 +10,11 @@ from typing import Any, cast
 class Logger(ABC):
     """Somewhere to send numbers and pictures during a run."""
 
+    @classmethod
+    @abstractmethod
+    def check(cls, **settings: Any) -> None:
+        """Raise ValueError if a logger of these settings could not work, before any is made."""
+
     @abstractmethod
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record numbers of a step."""
@@ -30,6 +35,10 @@ class CSVLogger(Logger):
         folder: Run folder.
         start: Steps already done: later rows of an earlier run are cut.
     """
+
+    @classmethod
+    def check(cls, **settings: Any) -> None:
+        """Always works."""
 
     def __init__(self, folder: str | Path, start: int = 0, **_: Any) -> None:
         self.path = Path(folder) / "metrics.csv"
@@ -66,13 +75,14 @@ class TensorBoardLogger(Logger):
 
     Args:
         folder: Run folder.
-
-    Raises:
-        ValueError: tensorboard is not installed.
     """
 
+    @classmethod
+    def check(cls, **settings: Any) -> None:
+        """Raise ValueError if tensorboard is not installed."""
+        _require("tensorboard")
+
     def __init__(self, folder: str | Path, **_: Any) -> None:
-        _require("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(Path(folder) / "tensorboard"))
@@ -103,11 +113,19 @@ class WandbLogger(Logger):
         folder: Run folder.
         settings: Resolved configuration of the run.
         project: Project name.
-        mode: `offline`, `online` or `disabled`; `online` without a key is refused, not prompted.
-
-    Raises:
-        ValueError: wandb is not installed, unknown mode, or no key for `online`.
+        mode: `offline`, `online` or `disabled`.
     """
+
+    @classmethod
+    def check(cls, mode: str = "offline", **settings: Any) -> None:
+        """Raise ValueError if wandb is not installed, or would prompt for a key."""
+        _require("wandb")
+        if mode not in ("offline", "online", "disabled"):
+            raise ValueError(f"unknown wandb mode '{mode}'. Available: offline, online, disabled")
+        import wandb
+
+        if mode == "online" and not wandb.api.api_key:
+            raise ValueError("mode=online needs a key: set WANDB_API_KEY, or use mode=offline")
 
     def __init__(
         self,
@@ -117,13 +135,8 @@ class WandbLogger(Logger):
         mode: str = "offline",
         **_: Any,
     ) -> None:
-        _require("wandb", "wandb")
-        if mode not in ("offline", "online", "disabled"):
-            raise ValueError(f"unknown wandb mode '{mode}'. Available: offline, online, disabled")
         import wandb
 
-        if mode == "online" and not wandb.api.api_key:
-            raise ValueError("mode=online needs a key: set WANDB_API_KEY, or use mode=offline")
         self._wandb, self._folder, self._mode = wandb, Path(folder), mode
         self._run = wandb.init(
             project=project,
@@ -148,9 +161,9 @@ class WandbLogger(Logger):
             print(f"to upload this run: wandb sync {self._folder}/wandb/latest-run", flush=True)
 
 
-def _require(module: str, extra: str) -> None:
-    if importlib.util.find_spec(module) is None:
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
         raise ValueError(
-            f"logger {extra} needs the package {module}; "
-            f"install it with pip install -c constraints.txt -e '.[{extra}]'"
+            f"logger={package} needs the package {package}; "
+            f"install it with pip install -c constraints.txt -e '.[{package}]'"
         )
