@@ -86,7 +86,7 @@ class Dataset(ABC):
             read: returns the train and the test part; called after the settings are checked.
             range: images: (lo, hi) with lo < hi.
             levels: images: L, 2 to 256; None says that the samples are points.
-            dequantize: images: add uniform noise within the cell when a generator is given.
+            dequantize: images: train on levels spread uniformly over their cells.
             flip: images: mirror each training sample left to right with probability 1/2.
 
         Raises:
@@ -113,7 +113,7 @@ class Dataset(ABC):
 
         Args:
             raw: k, uint8 (B, C, H, W) with values in 0..L-1.
-            generator: source of u ~ U[0, 1) if the set dequantises; None takes u = 1/2.
+            generator: source of u ~ U[0, 1), uniform dequantisation; None takes u = 1/2.
 
         Returns:
             x, float32, of raw's shape; every value lies inside its own cell.
@@ -125,7 +125,7 @@ class Dataset(ABC):
             return raw
         _check_levels(raw, self.levels)
         x = raw.double()
-        if self._dequantize and generator is not None:
+        if generator is not None:
             u = torch.rand(raw.shape, generator=generator, device=raw.device)
             # Without the margin, rounding to float32 would carry a few values into the next cell.
             x.add_(u, alpha=1 - 2 * self._margin).add_(self._margin)
@@ -210,7 +210,7 @@ class Dataset(ABC):
         if self._flip:
             mirrored = torch.rand(batch_size, generator=generator) < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
-        return self.scale(raw, generator)
+        return self.scale(raw, generator if self._dequantize else None)
 
 
 def _interval(range: Sequence[float] | None) -> tuple[float, float]:

@@ -57,8 +57,8 @@ def log_likelihood(
         sde: Process.
         score: s(x, t), differentiable in x.
         x: Points, shape (B, *), floating point.
-        rtol: Relative tolerance > 0.
-        atol: Absolute tolerance > 0.
+        rtol: Relative tolerance of the state, and absolute tolerance of log p, in nats, > 0.
+        atol: Absolute tolerance of the state > 0.
         divergence: `exact`, with as many vector-Jacobian products as x has coordinates, or
             `hutchinson`, an unbiased estimate with one Rademacher probe, fixed for each sample.
         eps: Time at which x lies; the process's `eps` where not given.
@@ -76,6 +76,8 @@ def log_likelihood(
     Grathwohl et al. 2019, arXiv:1810.01367 (section 3.1.1).
     """
     check_floating("x", x)
+    if len(x) == 0:
+        raise ValueError(f"x must hold at least one point, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError("x contains NaN/Inf; the likelihood of such a point does not exist")
     if divergence not in _DIVERGENCES:
@@ -92,9 +94,7 @@ def log_likelihood(
             f"eps must be in (0, T={sde.T}), got {eps:g}: the score is singular at t=0"
         )
     # All probes are drawn before the batches are cut, so that the cut changes nothing.
-    where = x.device if generator is None else generator.device
-    coins = torch.randint(0, 2, x.shape, generator=generator, device=where)
-    probe = (2 * coins - 1).to(x)
+    probe = _rademacher(x, generator) if divergence == "hutchinson" else torch.zeros_like(x)
     size = batch_size or len(x)
     bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
     parts = []
@@ -170,6 +170,12 @@ def _solve(
     latent = end.y[:, :-1].reshape(x.shape)
     log_prob = sde.prior(tuple(x.shape)).log_prob(latent) + end.y[:, -1]
     return Likelihood(log_prob, latent.to(x.dtype), float(end.nfe.double().mean()))
+
+
+def _rademacher(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    source = x.device if generator is None else generator.device
+    coins = torch.randint(0, 2, x.shape, generator=generator, device=source)
+    return (2 * coins - 1).to(x)
 
 
 def _hutchinson(score: Score, x: Tensor, t: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,11 @@ def results_table(results: Sequence[Result]) -> str:
     Args:
         results: see the module; unknown keys are ignored.
     """
-    rows = [list(_COLUMNS), ["---"] * 2 + ["---:"] * (len(_COLUMNS) - 2)]
+    # A column that no run fills is left out.
+    columns = {name: cell for name, cell in _COLUMNS.items() if any(map(cell, results))}
+    rows = [list(columns), ["---" if name in _WORDS else "---:" for name in columns]]
     for result in results:
-        cells = [cell(result) or _MISSING for cell in _COLUMNS.values()]
+        cells = [cell(result) or _MISSING for cell in columns.values()]
         # A bar would end the cell.
         rows.append([cell.replace("|", r"\|") for cell in cells])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -124,10 +126,13 @@ _LINES: list[tuple[str, Callable[[Result], str]]] = [
     ("time", _all_seconds),
     ("saved in", _text("run_dir")),
 ]
+_WORDS = ("data", "SDE", "sampler")
 _COLUMNS: dict[str, Callable[[Result], str]] = {
+    "data": _text("data"),
     "SDE": _text("sde"),
     "sampler": _text("sampler"),
     "bits/dim": _bits_per_dim,
+    "log-likelihood": _log_likelihood,
     "smallest class": _smallest_class,
     "confident ratio": _quality("{confident_ratio:.2f}"),
     "Fréchet / floor": _quality("{frechet:.2f} / {frechet_floor:.2f}"),

@@ -9,10 +9,12 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from data import Dataset
+from data.base import stream
 from models import ScoreModel
 from samplers import Sampler
 from sde import SDE
-from training import DenoisingScoreMatching, Warmup
+from sde.integrate import check_resolution
+from training import EMA, DenoisingScoreMatching, Warmup
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,16 @@ class Parts:
     sde: SDE
     data: Dataset
     model: ScoreModel
+    ema: EMA[ScoreModel]
+    optimizer: torch.optim.Optimizer
+    schedule: Warmup
     sampler: Sampler
     loss: DenoisingScoreMatching
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the run's device whose numbers belong to one purpose and seed alone."""
+        seed = stream(purpose, self.cfg.seed).initial_seed()
+        return torch.Generator(self.device).manual_seed(seed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -42,28 +52,30 @@ def build(cfg: DictConfig) -> Parts:
         ValueError: A part refuses its settings.
         FileNotFoundError: Data are not where the configuration says.
     """
+    _check_numbers(cfg)
     if cfg.dry_run:
         _shrink(cfg)
     device = _device(cfg.device)
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int):
-        raise ValueError(f"seed must be an integer, got {cfg.seed!r}")
     torch.manual_seed(cfg.seed)
     sde = _make(cfg.sde)
     with open_dict(cfg):
         if "range" in cfg.data and cfg.data.range is None:
             cfg.data.range = list(sde.data_range)
+    sampler, loss = _make(cfg.sampler), _make(cfg.loss, sde=sde)
+    sampler.check(sde, torch.get_default_dtype())
+    check_resolution(cfg.evaluate.rtol, torch.get_default_dtype())
+    for leaf in cfg.logger.values():
+        get_method(f"{leaf._target_}.check")(**leaf)
     data = _make(cfg.data)
+    if cfg.checkpoint is None:
+        data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
     net = _make(cfg.model.net, shape=data.shape)
     meaning = {key: value for key, value in cfg.model.items() if key != "net"}
     model = ScoreModel(net, sde, data_range=data.range, **meaning).to(device)
-    for leaf in cfg.logger.values():
-        get_method(f"{leaf._target_}.check")(**leaf)
-    sampler, loss = _make(cfg.sampler), _make(cfg.loss, sde=sde)
-    if cfg.checkpoint is None:
-        _check_training(cfg, data)
-    for name in ("samples", "batch_size", "pictures"):
-        _check_count(f"evaluate.{name}", cfg.evaluate[name])
-    return Parts(cfg, device, sde, data, model, sampler, loss)
+    ema = EMA(model, cfg.train.ema_decay)
+    optimizer = _make(cfg.train.optimizer)(model.parameters())
+    schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
+    return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, sampler, loss)
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
@@ -76,48 +88,71 @@ def _make(leaf: DictConfig, **wires: Any) -> Any:
     return instantiate(leaf, _convert_="all", **wires)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: Any) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name} asked for, but torch sees no GPU; use device=auto")
+        device = torch.device(str(name))
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N")
+    number = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= number:
+        raise ValueError(f"device={name} asked for, but torch sees {number} GPUs; use device=auto")
     return device
 
 
-def _check_training(cfg: DictConfig, data: Dataset) -> None:
+def _check_numbers(cfg: DictConfig) -> None:
+    """Refuse settings of the run itself that are not numbers of their kind."""
+    train, evaluate = cfg.train, cfg.evaluate
     for name in ("steps", "batch_size", "checkpoint_every", "log_every", "keep"):
-        _check_count(f"train.{name}", cfg.train[name])
-    if not cfg.train.grad_clip > 0:
+        _check_count(f"train.{name}", train[name], 1)
+    _check_count("train.warmup", train.warmup, 0)
+    _check_positive("train.grad_clip", train.grad_clip)  # inf for none
+    _check_positive("train.optimizer.lr", train.optimizer.lr)
+    for name, least in (("samples", 2), ("batch_size", 1), ("pictures", 1), ("frames", 2)):
+        _check_count(f"evaluate.{name}", evaluate[name], least)
+    if evaluate.likelihood_samples is not None:
+        _check_count("evaluate.likelihood_samples", evaluate.likelihood_samples, 1)
+    for name in ("rtol", "atol"):
+        _check_positive(f"evaluate.{name}", evaluate[name])
+    if evaluate.divergence not in (None, "exact", "hutchinson"):
         raise ValueError(
-            f"train.grad_clip must be > 0, got {cfg.train.grad_clip}; use inf for none"
+            f"unknown evaluate.divergence '{evaluate.divergence}'. Available: exact, hutchinson"
         )
-    Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
-    data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
+    switches = {"dry_run": cfg.dry_run}
+    switches |= {f"evaluate.{name}": evaluate[name] for name in ("likelihood", "quality")}
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+    _check_count("seed", cfg.seed, 0)
+    if cfg.seed >= 2**32:  # what every library that draws numbers takes
+        raise ValueError(f"seed must be below 2^32, got {cfg.seed}")
+    for name in ("checkpoint", "resume"):
+        if not isinstance(cfg[name], str | None):
+            raise ValueError(f"{name} must be a path, got {cfg[name]!r}")
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{name} must be a number > 0, got {value!r}")
 
 
 def _shrink(cfg: DictConfig) -> None:
     """Two steps of everything, for `dry_run=true`."""
     few = {"steps": 2, "rtol": 0.1, "atol": 0.1}
+    loose = {"rtol": 0.1, "atol": 0.1}
+    counts = {"samples": 4, "pictures": 4, "frames": 3, "likelihood_samples": 2}
     cfg.merge_with(
         {
             "train": {"steps": 2, "batch_size": 4, "checkpoint_every": 1, "log_every": 1},
-            "evaluate": {
-                "samples": 4,
-                "pictures": 4,
-                "frames": 3,
-                "likelihood_samples": 2,
-                "rtol": 0.1,
-                "atol": 0.1,
-            },
+            "evaluate": counts | loose,
             "sampler": {name: value for name, value in few.items() if name in cfg.sampler},
         }
     )

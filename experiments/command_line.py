@@ -1,6 +1,7 @@
 """Checks of a command line before anything is built, with errors of one sentence."""
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -24,15 +25,19 @@ def check(arguments: list[str]) -> None:
     Args:
         arguments: Command line after the program's name.
     """
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
-    strays = [a for a in arguments if "=" not in a and not a.startswith(("-", "~"))]
-    if any(a in arguments for a in ("--help", "-h", "--hydra-help", "--version")):
-        return
+    flags = [a for a in arguments if a.startswith("-")]
+    if any(flag not in ("-m", "--multirun") for flag in flags):
+        return  # --help, --cfg and the like are Hydra's business
+    overrides = [a for a in arguments if a not in flags]
+    strays = [a for a in overrides if "=" not in a and not a.startswith("~")]
     if strays:
         fail(f"'{strays[0]}' is not an override; use key=value or group=choice")
-    multirun = "-m" in arguments or "--multirun" in arguments
-    plain = [_check_choice(override, multirun) for override in overrides]
-    _check_keys([o for o in plain if not o.lstrip("+").startswith("hydra")])
+    ours = [o for o in overrides if "=" in o and not o.lstrip("+").startswith("hydra")]
+    if any("(" in o for o in ours) and flags:
+        return  # choice(…), range(…), glob(…): sweeps that only Hydra can spell out
+    swept = [_check_choice(override, bool(flags)) for override in ours]
+    for plain in itertools.product(*swept):
+        _check_keys(list(plain))
 
 
 def fail(message: object) -> NoReturn:
@@ -68,6 +73,9 @@ def one_sentence_errors(folder: Path) -> Iterator[None]:
         if isinstance(error, MissingMandatoryValue):
             fail(f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE")
         cause = error.__cause__ if isinstance(error, InstantiationException) else None
+        if isinstance(cause, TypeError):
+            key = getattr(error, "full_key", "") or str(error).rpartition("full_key: ")[2]
+            fail(f"{key.strip()} cannot be built with these settings: {cause}")
         fail(cause or error)
 
 
@@ -80,12 +88,12 @@ def _groups() -> dict[str, list[str]]:
     return groups
 
 
-def _check_choice(override: str, multirun: bool) -> str:
-    """Check group=choice; return the override with the first choice of a sweep."""
+def _check_choice(override: str, multirun: bool) -> list[str]:
+    """Check group=choice; return the override for each choice of a sweep."""
     key, value = override.split("=", 1)
     groups = _groups()
     if key.lstrip("+") not in groups:
-        return f"{key}={_first(value)}" if multirun else override
+        return [f"{key}={_first(value)}" if multirun else override]
     group = key.lstrip("+")
     if value.startswith("[") and group not in LISTS:
         fail(
@@ -101,12 +109,12 @@ def _check_choice(override: str, multirun: bool) -> str:
             hint = f" Did you mean {group}={near[0]}?" if near else ""
             available = ", ".join(groups[group]) or "none yet"
             fail(f"unknown {group}='{name}'.{hint} Choices: {available}")
-    return override if value.startswith("[") else f"{key}={named[0]}"
+    return [override] if value.startswith("[") else [f"{key}={name}" for name in named]
 
 
 def _first(value: str) -> str:
-    """The first of a sweep's values; lists, quotes and functions are left to Hydra."""
-    return value if value[:1] in "[{'\"" or "(" in value else value.split(",")[0]
+    """The first of a sweep's values; lists and quotes are left to Hydra."""
+    return value if value[:1] in "[{'\"" else value.split(",")[0]
 
 
 def _check_keys(overrides: list[str]) -> None:

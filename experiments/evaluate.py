@@ -1,6 +1,7 @@
 """The end of a run: samples, pictures, likelihood, quality, and the file that keeps them."""
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.base import stream
 from evaluation import bits_per_dim, log_likelihood, plots
 from evaluation.metrics import mean_and_error, sample_quality
 from models import ScoreModel
 from samplers import ProbabilityFlowODE, Samples, draw
+from training.loggers import Logger
 
 from .build import Parts
 
@@ -32,7 +35,7 @@ def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, floa
         model,
         (cfg.samples, *parts.data.shape),
         cfg.batch_size,
-        generator=torch.Generator(parts.device).manual_seed(parts.cfg.seed + 1),
+        generator=parts.generator("sampling"),
         progress=True,
         trajectory=cfg.frames,
     )
@@ -64,26 +67,44 @@ def evaluate(parts: Parts, model: ScoreModel, samples: Samples) -> dict[str, Any
     return result
 
 
-def save_result(result: dict[str, Any], folder: Path) -> None:
-    """Write result.json atomically, with the versions that made it."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    versions = {"torch": torch.__version__, "commit": commit or None}
+def save_result(result: dict[str, Any], folder: Path, loggers: list[Logger]) -> None:
+    """Write result.json atomically, with the versions that made it, and finish the loggers."""
+    whole = _without_nan(result | {"torch": torch.__version__, "commit": _commit()})
     temporary = folder / ".result.json.tmp"
-    temporary.write_text(json.dumps(result | versions, indent=2, ensure_ascii=False) + "\n")
+    temporary.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     os.replace(temporary, folder / "result.json")
+    for logger in loggers:
+        for name in ("loss", "samples"):
+            if (folder / f"{name}.png").exists():
+                logger.picture(name, folder / f"{name}.png")
+        logger.summary(whole)
+        logger.close()
+
+
+def _commit() -> str | None:
+    """The commit that this code is at, where git can tell."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN as null, which JSON has: the error of a single sample, say."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
     cfg, data = parts.cfg.evaluate, parts.data
     raw = data.test[: cfg.likelihood_samples]
     print(f"likelihood of {len(raw)} test samples", flush=True)
-    generator = torch.Generator().manual_seed(parts.cfg.seed + 2)
+    generator = stream("likelihood", parts.cfg.seed)
     x = data.scale(raw, generator).to(parts.device)
     few = x[0].numel() <= EXACT_DIVERGENCE
     divergence = cfg.divergence or ("exact" if few else "hutchinson")
@@ -122,7 +143,7 @@ def _save_pictures(parts: Parts, model: ScoreModel, samples: Samples, folder: Pa
 
 def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path) -> None:
     """For points in the plane: data, the model's density, paths of its flow, samples."""
-    generator = torch.Generator(parts.device).manual_seed(parts.cfg.seed + 3)
+    generator = parts.generator("paths")
     tolerance = max(1e-3, parts.cfg.evaluate.rtol)
 
     def log_prob(points: Tensor) -> Tensor:

@@ -4,20 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from training import checkpoint
 
-# What must be the same for training to go on as if it had never stopped. Keys that may change
-# without changing the law of the steps already done are left out.
+from .build import Parts
+
+# What makes a network the score it is.
+MODEL = ("sde", "model", "data.range")
+# What must be the same for training to go on as if it had never stopped.
 TRAINING = ("sde", "model", "data", "loss", "train", "seed")
-HARMLESS = (
-    "data.root",
-    "train.steps",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.log_every",
-)
+HARMLESS = ("data.root", "train.checkpoint_every", "train.keep", "train.log_every")
 
 
 @dataclass(frozen=True)
@@ -33,11 +28,11 @@ class Start:
     run: Path
 
 
-def find_start(cfg: DictConfig, folder: Path) -> Start | None:
+def find_start(parts: Parts, folder: Path) -> Start | None:
     """The state that `checkpoint` or `resume` asks for; None to start at step 0.
 
     Args:
-        cfg: Configuration.
+        parts: Parts of the run.
         folder: Folder of this run.
 
     Raises:
@@ -45,23 +40,29 @@ def find_start(cfg: DictConfig, folder: Path) -> Start | None:
             folder already holds a run that nobody asked to continue.
         FileNotFoundError: There is no such checkpoint.
     """
+    cfg = parts.cfg
     if cfg.checkpoint is not None and cfg.resume is not None:
         raise ValueError("got both checkpoint and resume: the first does not train; give one")
+    start = None
     if cfg.checkpoint is not None:
-        return _named(Path(cfg.checkpoint), cfg, ("sde", "model"))
-    if cfg.resume is not None and cfg.resume != "auto":
-        return _named(Path(cfg.resume), cfg, TRAINING)
-    if cfg.resume == "auto":
-        return _newest(cfg, folder)
-    if (folder / "result.json").exists() or checkpoint.available(folder / "checkpoints"):
+        start = _named(Path(cfg.checkpoint), parts, MODEL)
+    elif cfg.resume == "auto":
+        start = _newest(parts, folder)
+    elif cfg.resume is not None:
+        start = _named(Path(cfg.resume), parts, TRAINING)
+    continues = cfg.resume is not None and start is not None and _same(start.run, folder)
+    held = (folder / "result.json").exists() or checkpoint.available(folder / "checkpoints")
+    if held and not continues:
         raise ValueError(
             f"{folder} already holds a run; use resume=auto to continue it, "
             "or another hydra.run.dir"
         )
-    return None
+    if start is not None:
+        _check_fits(start, parts)
+    return start
 
 
-def _named(path: Path, cfg: DictConfig, sections: tuple[str, ...]) -> Start:
+def _named(path: Path, parts: Parts, sections: tuple[str, ...]) -> Start:
     """The checkpoint at a path: a file, or a run's folder, of which the newest is taken."""
     if path.is_dir():
         inner = path / "checkpoints"
@@ -71,44 +72,76 @@ def _named(path: Path, cfg: DictConfig, sections: tuple[str, ...]) -> Start:
         path, state = found
     else:
         state = checkpoint.load(path)
-    problem = _difference(state["config"], cfg, sections)
+    problem = _difference(state["config"], parts, sections)
     if problem is not None:
         raise ValueError(f"{problem} ({path})")
     return Start(state, path.parent.parent)
 
 
-def _newest(cfg: DictConfig, folder: Path) -> Start | None:
+def _newest(parts: Parts, folder: Path) -> Start | None:
     """The newest run of this configuration: this folder's own, or one beside it."""
     if checkpoint.available(folder / "checkpoints"):
-        return _named(folder, cfg, TRAINING)
+        return _named(folder, parts, TRAINING)
     runs = {path.parent.parent for path in folder.parent.glob("*/checkpoints/step_*.pt")}
     for run in sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True):
-        found = checkpoint.newest(run / "checkpoints")
-        if found is not None and _difference(found[1]["config"], cfg, TRAINING) is None:
+        try:
+            found = checkpoint.newest(run / "checkpoints")
+        except ValueError:  # said already; another run beside it may be whole
+            continue
+        if found is not None and _difference(found[1]["config"], parts, TRAINING) is None:
             return Start(found[1], run)
     print(f"resume=auto: no run of this configuration under {folder.parent}", flush=True)
     return None
 
 
-def _difference(saved: dict[str, Any], cfg: DictConfig, sections: tuple[str, ...]) -> str | None:
-    """One sentence about the first thing that differs, or None."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    old = _flat({key: saved.get(key) for key in sections})
-    new = _flat({key: plain[key] for key in sections})  # type: ignore[index, call-overload]
-    names = {key: (old.get(key), new.get(key)) for key in sorted(old | new)}
-    different = {k: v for k, v in names.items() if v[0] != v[1] and k not in HARMLESS}
+def _difference(saved: dict[str, Any], parts: Parts, sections: tuple[str, ...]) -> str | None:
+    """One sentence about what differs in the sections, or None."""
+    old, new = _flat(saved), _flat(parts.config)
+    harmless = set(HARMLESS)
+    if parts.cfg.train.decay == "none":  # else the rates of the steps done would have been others
+        harmless.add("train.steps")
+    names = [key for key in sorted(old | new) if _within(key, sections) and key not in harmless]
+    different = {k: (old.get(k), new.get(k)) for k in names if old.get(k) != new.get(k)}
     if not different:
         return None
-    process = {k: v for k, v in different.items() if k in ("sde._target_", "sde.base._target_")}
-    if process:
-        was, asked = next(iter(process.values()))
-        return f"checkpoint SDE is {_class(was)}, requested {_class(asked)}"
+    for key in ("sde._target_", "sde.base._target_"):
+        if key in different:
+            was, asked = (str(target).rpartition(".")[2] for target in different[key])
+            return f"checkpoint SDE is {was}, requested {asked}"
     listed = "; ".join(f"{k} is {v[0]}, requested {v[1]}" for k, v in list(different.items())[:4])
     return f"checkpoint differs from what is asked for: {listed}"
 
 
-def _class(target: Any) -> str:
-    return str(target).rpartition(".")[2]
+def _check_fits(start: Start, parts: Parts) -> None:
+    """Refuse weights of other shapes, a training on another device, and one that went further."""
+    weights, wanted = start.state["model"], parts.model.state_dict()
+    for name in sorted(weights.keys() | wanted.keys()):
+        was, asked = (tuple(s[name].shape) if name in s else None for s in (weights, wanted))
+        if was != asked:
+            raise ValueError(
+                f"checkpoint does not fit the network for data of shape {parts.data.shape}: "
+                f"{name} is {was}, requested {asked}"
+            )
+    if parts.cfg.checkpoint is not None:
+        return
+    device = "cuda" if "cuda" in start.state["rng"] else "cpu"
+    if device != parts.device.type:
+        raise ValueError(
+            f"the run was trained on {device} and would not go on equally on {parts.device.type}; "
+            f"use device={device}"
+        )
+    if start.state["step"] > parts.cfg.train.steps:
+        raise ValueError(
+            f"train.steps is {parts.cfg.train.steps}, but the run has done {start.state['step']}"
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _within(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

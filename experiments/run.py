@@ -19,7 +19,7 @@ from experiments import command_line
 from experiments.build import build, save_config
 from experiments.evaluate import evaluate, sample, save_result
 from experiments.resume import find_start
-from experiments.train import train
+from experiments.train import make_loggers, train
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
@@ -32,15 +32,16 @@ def run(cfg: DictConfig) -> None:
     begun = time.perf_counter()
     with command_line.one_sentence_errors(folder):
         parts = build(cfg)
-        start = find_start(cfg, folder)
+        start = find_start(parts, folder)
         save_config(cfg, folder)
     print(" · ".join(result.values()), flush=True)
-    model, training = train(parts, folder, start)
+    loggers = make_loggers(parts, folder, start)
+    model, training = train(parts, folder, start, loggers)
     samples, sampling = sample(parts, model, folder)
     result |= evaluate(parts, model, samples)
     result["seconds"] |= {"train": training, "sample": sampling}
     result["seconds"]["total"] = time.perf_counter() - begun
-    save_result(result, folder)
+    save_result(result, folder, loggers)
     print(f"\n{result_table(result)}", flush=True)
 
 

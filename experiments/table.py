@@ -20,7 +20,14 @@ def main(arguments: list[str]) -> int:
         places = " ".join(arguments) or "FOLDER missing"
         print(f"error: no result.json found ({places}); give run folders", file=sys.stderr)
         return 2
-    print(results_table([json.loads(file.read_text()) for file in files]), end="")
+    results = []
+    for file in files:
+        try:
+            results.append(json.loads(file.read_text()))
+        except ValueError:
+            print(f"error: {file} is not JSON; remove it or run again", file=sys.stderr)
+            return 2
+    print(results_table(results), end="")
     return 0
 
 

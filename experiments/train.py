@@ -12,85 +12,89 @@ from tqdm import tqdm
 
 from evaluation.plots import save_loss_curve
 from models import ScoreModel
-from training import EMA, Step, Warmup, checkpoint, fit
+from training import Step, checkpoint, fit
 from training.loggers import CSVLogger, Logger
 
 from .build import Parts
 from .resume import Start
 
 
-def train(parts: Parts, folder: Path, start: Start | None) -> tuple[ScoreModel, float]:
+def make_loggers(parts: Parts, folder: Path, start: Start | None) -> list[Logger]:
+    """The loggers chosen, and metrics.csv whatever is chosen."""
+    done = 0
+    if start is not None and parts.cfg.checkpoint is None:
+        done = int(start.state["step"])
+        if start.run.resolve() != folder.resolve() and (start.run / "metrics.csv").exists():
+            shutil.copy(start.run / "metrics.csv", folder / "metrics.csv")
+    chosen: list[Logger] = [
+        # Partial, because the settings name targets that must not be built again.
+        instantiate(leaf, _partial_=True)(folder=folder, start=done, settings=parts.config)
+        for leaf in parts.cfg.logger.values()
+    ]
+    if not any(isinstance(logger, CSVLogger) for logger in chosen):
+        chosen.append(CSVLogger(folder, done))
+    return chosen
+
+
+def train(
+    parts: Parts, folder: Path, start: Start | None, loggers: list[Logger]
+) -> tuple[ScoreModel, float]:
     """Train from a start, or only take its weights where `checkpoint` is given.
 
     Args:
         parts: Parts of the run.
         folder: Folder of the run.
         start: State to start from, or None for step 0.
+        loggers: Where the numbers go.
 
     Returns:
         The averaged model, and the seconds that training took.
     """
-    cfg, model = parts.cfg.train, parts.model
-    ema = EMA(model, cfg.ema_decay)
+    cfg, model, ema = parts.cfg.train, parts.model, parts.ema
     if parts.cfg.checkpoint is not None and start is not None:
         ema.load_state_dict(start.state["ema"])
         return ema.model, 0.0
-    optimizer = instantiate(cfg.optimizer, _convert_="all")(model.parameters())
-    generator = torch.Generator(parts.device).manual_seed(parts.cfg.seed)
+    generator = parts.generator("training")
     done = 0
     if start is not None:
-        done = checkpoint.restore(start.state, model, ema, optimizer, generator)
+        done = checkpoint.restore(start.state, model, ema, parts.optimizer, generator)
         print(f"continues after step {done} of {start.run}", flush=True)
-        if start.run.resolve() != folder.resolve() and (start.run / "metrics.csv").exists():
-            shutil.copy(start.run / "metrics.csv", folder / "metrics.csv")
 
     def batches(step: int) -> Tensor:
         return parts.data.batch(step, cfg.batch_size, parts.cfg.seed).to(parts.device)
 
-    def save(step: int) -> None:
-        checkpoint.save(
-            folder / "checkpoints", step, model, ema, optimizer, generator, parts.config, cfg.keep
-        )
-
     begun = time.perf_counter()
-    records = _Records(parts, folder, done)
+    records = _Records(parts, done, loggers)
     for step in fit(
         model,
         parts.loss,
         batches,
-        optimizer,
+        parts.optimizer,
         ema,
         steps=cfg.steps,
         start=done,
-        schedule=Warmup(cfg.warmup, cfg.decay, cfg.steps),
+        schedule=parts.schedule,
         grad_clip=cfg.grad_clip,
         generator=generator,
     ):
         records.add(step)
         if step.step % cfg.checkpoint_every == 0 or step.step == cfg.steps:
-            save(step.step)
-    records.close()
+            state = (model, ema, parts.optimizer, generator, parts.config)
+            checkpoint.save(folder / "checkpoints", step.step, *state, keep=cfg.keep)
+    records.bar.close()
+    _save_curve(folder)
     return ema.model, time.perf_counter() - begun
 
 
 class _Records:
-    """The bar, the loggers and the loss curve of a training."""
+    """The bar and the numbers of a training."""
 
-    def __init__(self, parts: Parts, folder: Path, done: int) -> None:
+    def __init__(self, parts: Parts, done: int, loggers: list[Logger]) -> None:
         cfg = parts.cfg.train
         self.every, self.steps, self.batch_size = cfg.log_every, cfg.steps, cfg.batch_size
-        self.folder, self.recent = folder, list[float]()
+        self.loggers, self.recent = loggers, list[Tensor]()
         self.bar = tqdm(total=cfg.steps, initial=done, disable=None, leave=False, unit="step")
         self.time = time.perf_counter()
-        chosen = [
-            # Partial, because the settings name targets that must not be built again.
-            instantiate(leaf, _partial_=True)(folder=folder, start=done, settings=parts.config)
-            for leaf in parts.cfg.logger.values()
-        ]
-        # metrics.csv is written whatever else is chosen.
-        if not any(isinstance(logger, CSVLogger) for logger in chosen):
-            chosen.append(CSVLogger(folder, done))
-        self.loggers: list[Logger] = chosen
 
     def add(self, step: Step) -> None:
         """Count a step, and log the mean of the last ones when it is time."""
@@ -100,8 +104,8 @@ class _Records:
             return
         now = time.perf_counter()
         numbers = {
-            "loss": sum(self.recent) / len(self.recent),
-            "grad_norm": step.grad_norm,
+            "loss": torch.stack(self.recent).mean().item(),
+            "grad_norm": step.grad_norm.item(),
             "lr": step.lr,
             "samples_per_second": len(self.recent) * self.batch_size / (now - self.time),
         }
@@ -109,20 +113,15 @@ class _Records:
             logger.log(step.step, numbers)
         self.bar.set_postfix(loss=f"{numbers['loss']:.4f}")
         # Without a terminal there is no bar: some twenty lines tell how far it is.
-        if (
-            self.bar.disable
-            and (step.step * 20) // self.steps > ((step.step - len(self.recent)) * 20) // self.steps
-        ):
+        before = step.step - len(self.recent)
+        if self.bar.disable and step.step * 20 // self.steps > before * 20 // self.steps:
             print(f"step {step.step}/{self.steps}  loss {numbers['loss']:.4f}", flush=True)
         self.recent, self.time = [], now
 
-    def close(self) -> None:
-        """Draw the loss curve and finish the loggers."""
-        self.bar.close()
-        with open(self.folder / "metrics.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        steps, losses = [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
-        picture = save_loss_curve(steps, losses, self.folder / "loss.png")
-        for logger in self.loggers:
-            logger.picture("loss", picture, self.steps)
-            logger.close()
+
+def _save_curve(folder: Path) -> None:
+    """Draw loss.png from metrics.csv, which also holds the steps of a run that was continued."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps, losses = [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+    save_loss_curve(steps, losses, folder / "loss.png")

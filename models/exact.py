@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, expand
+from sde.base import check_floating
 
 
 class GaussianMixtureScore:
@@ -43,6 +44,9 @@ class GaussianMixtureScore:
                 f"expected covariances ({k}, {d}, {d}) or ({k}, {d}), "
                 f"got {tuple(covariances.shape)}"
             )
+        for name, values in (("means", means), ("covariances", covariances)):
+            if not values.isfinite().all():
+                raise ValueError(f"{name} contain NaN/Inf")
         if not (weights > 0).all():
             raise ValueError(f"weights must be > 0, got {weights.tolist()}")
         self.sde, self.means = sde, means
@@ -76,6 +80,7 @@ class GaussianMixtureScore:
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(x; α μ_k, S_k), shape (B, K), and s_k, shape (B, K, D)."""
+        check_floating("x", x)
         flat = x.reshape(x.shape[0], 1, -1)
         means, variances = self.means.to(x), self.variances.to(x)
         if flat.shape[2] != means.shape[1]:

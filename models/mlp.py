@@ -43,8 +43,9 @@ class MLP(nn.Module):
             )
         self.shape = tuple(shape)
         dim = int(torch.Size(self.shape).numel())
-        self.embedding = nn.Sequential(
-            embedding, nn.Linear(width // 2 * 2, width), nn.SiLU(), nn.Linear(width, width)
+        self.embedding = embedding
+        self.condition = nn.Sequential(
+            nn.Linear(width // 2 * 2, width), nn.SiLU(), nn.Linear(width, width)
         )
         self.enter = nn.Linear(dim, width)
         self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
@@ -66,7 +67,7 @@ class MLP(nn.Module):
         if tuple(x.shape[1:]) != self.shape:
             expected = ", ".join(("N", *map(str, self.shape)))
             raise ValueError(f"expected ({expected}) for this model, got {tuple(x.shape)}")
-        condition = self.embedding(c_noise)
+        condition = self.condition(self.embedding(c_noise).to(x.dtype))
         h = self.enter(x.flatten(1))
         for layer in self.layers:
             h = layer(h, condition)

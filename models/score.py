@@ -121,7 +121,9 @@ class ScoreModel(nn.Module):
             c_noise = 0.25 * (sigma / alpha).log()
         else:
             c_noise = self.sde.label(t)
-        c_noise = c_noise.to(device=x.device, dtype=x.dtype).expand(x.shape[0])
+        # At least float32: bfloat16 cannot tell the labels 899 and 900 apart.
+        exact = torch.promote_types(x.dtype, torch.float32)
+        c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
         raw = self.net(expand(c_in, x) * centred, c_noise)
         return expand(skip, x) * centred + expand(out, x) * raw
 

@@ -49,7 +49,9 @@ class Run:
 
     def noise(self, x: Tensor) -> Tensor:
         """A standard normal draw of x's shape."""
-        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
+        source = x.device if self.generator is None else self.generator.device
+        z = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=source)
+        return z.to(x.device)
 
     def begin(self, steps: int, x: Tensor) -> None:
         """Announce a loop of `steps` steps from state x."""
@@ -87,6 +89,10 @@ class Sampler(ABC):
     """An algorithm that turns the prior into samples, given a process and a score."""
 
     @abstractmethod
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if this sampler cannot run on a process with states of a type."""
+
+    @abstractmethod
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from time T to the end; count evaluations and report steps to `run`."""
 
@@ -111,25 +117,32 @@ class Sampler(ABC):
         Args:
             sde: Process whose reverse is followed.
             score: s(x, t) ≈ ∇ log p_t(x).
-            shape: Shape (B, *) of the samples.
+            shape: Shape (B, *) of the samples, B ≥ 1.
             x_init: State at time T in place of a draw from the prior, shape (B, *).
             generator: Source of all noise, for repeatable runs; torch's global one by default.
             constraint: constraint(x, t) → x, applied after every update.
             progress: Show a bar on a terminal.
             callback: callback(step, t, x), called after every step; by solvers with adaptive
                 steps at each kept state.
-            trajectory: How many states to keep, evenly spaced from x_T to the end; 0 for none.
-            device: Where to draw the prior, if not where the generator lives.
+            trajectory: How many states to keep, evenly spaced from x_T to the end, at least 2; 0
+                for none.
+            device: Where the state lives, if not where the generator does.
             dtype: Type of the state, if not torch's default.
 
         Raises:
-            ValueError: x_init is not of the shape asked for, or contains NaN or Inf.
+            ValueError: x_init is not of the shape asked for, or contains NaN or Inf; an empty
+                shape; a trajectory of one state; what the sampler cannot do on this process.
             TypeError: x_init is not floating point.
         """
+        if not shape or shape[0] < 1:
+            raise ValueError(f"shape must be (B, *) with B ≥ 1, got {tuple(shape)}")
+        if trajectory < 0 or trajectory == 1:
+            raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
         if x_init is None:
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
         else:
             x = _check_state(x_init, tuple(shape))
+        self.check(sde, x.dtype)
         run = Run(generator, constraint, callback, progress, trajectory)
 
         def counted(x: Tensor, t: Tensor) -> Tensor:

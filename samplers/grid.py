@@ -20,7 +20,7 @@ class Grid(ABC):
     def __call__(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, decreasing, float64, on the CPU, shape (steps + 1,).
 
-        On a chain these are times of levels, and the last one is 0, the data.
+        On a chain these are times of levels, and `sampling_eps` becomes 0, the data.
 
         Args:
             sde: Process.

@@ -49,6 +49,11 @@ class ProbabilityFlowODE(Sampler):
             raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
         self.rtol, self.atol, self.method, self.eps = rtol, atol, method, eps
 
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
+        last_time(sde, self.eps)
+        check_resolution(self.rtol, dtype)
+
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to eps."""
         eps = last_time(sde, self.eps)
@@ -57,7 +62,6 @@ class ProbabilityFlowODE(Sampler):
                 "an adaptive solver takes no constraint; "
                 "use PredictorCorrector(ProbabilityFlowHeun()), which has fixed steps"
             )
-        check_resolution(self.rtol, x.dtype)
         save_at = torch.linspace(sde.T, eps, run.keep, dtype=torch.float64)[1:-1]
         run.begin(100, x)
         solve = self._per_sample if self.method == "dopri5" else self._scipy

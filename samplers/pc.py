@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from sde import SDE, Score
@@ -21,7 +22,8 @@ class PredictorCorrector(Sampler):
     1, it predicts and then corrects at t_{i+1}, except at the data, which have no score.
 
     Args:
-        predictor: Predictor, or None for a corrector alone.
+        predictor: Predictor, or None for a corrector alone, which works at every time but the
+            last and leaves x where it is between them.
         corrector: Corrector, or None for a predictor alone.
         steps: Number of steps ≥ 1; not a property of the process.
         grid: Rule for the times; `UniformGrid()` where not given.
@@ -30,6 +32,7 @@ class PredictorCorrector(Sampler):
 
     Raises:
         ValueError: Neither predictor nor corrector, steps not an integer ≥ 1, or another order.
+        TypeError: A corrector in the predictor's place, or the reverse.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (algorithms 1 to 3).
     """
@@ -50,9 +53,17 @@ class PredictorCorrector(Sampler):
             raise ValueError(
                 f"unknown order '{order}'. Available: corrector-first, predictor-first"
             )
+        if not isinstance(predictor, Predictor | None):
+            raise TypeError(f"predictor must be a Predictor or None, got {predictor!r}")
+        if not isinstance(corrector, Corrector | None):
+            raise TypeError(f"corrector must be a Corrector or None, got {corrector!r}")
         self.predictor, self.corrector = predictor, corrector
         self.steps, self.grid = check_steps(steps), grid or UniformGrid()
         self.order, self.denoise = order, denoise
+
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if the grid does not fit on the process."""
+        self.grid(sde, self.steps)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid."""
@@ -82,7 +93,7 @@ class AnnealedLangevin(Sampler):
     posterior mean at the lowest level, (x + σ² s)/α.
 
     Args:
-        steps: Number of levels ≥ 1.
+        steps: Steps of the grid ≥ 1; its times, but for the data at time 0, are the levels.
         snr: r > 0 of `AnnealedLangevinStep`.
         n_steps: Langevin steps at each level ≥ 1.
         grid: Rule for the times; `UniformGrid()` where not given.
@@ -104,16 +115,25 @@ class AnnealedLangevin(Sampler):
         grid: Grid | None = None,
         denoise: bool = True,
     ) -> None:
-        corrector = AnnealedLangevinStep(snr, n_steps)
-        self.levels = PredictorCorrector(Rescale(), corrector, steps, grid=grid, denoise=False)
+        self.corrector = AnnealedLangevinStep(snr, n_steps)
+        self.levels = PredictorCorrector(Rescale(), self.corrector, steps, grid=grid, denoise=False)
         self.denoise = denoise
+
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if the grid does not fit on the process."""
+        self.levels.check(sde, dtype)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x through the levels."""
+        lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
         x = self.levels.run(sde, score, x, run)
+        if end > 0:
+            lowest = end  # a level like the others, at which the loop has not yet corrected
+            x, _ = self.corrector.step(sde, score, x, end, end, run.noise)
+            x = run.constrain(x, end)
         if not self.denoise:
             return x
-        lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
-        x = x * (sde.alpha(lowest) / sde.alpha(end))  # back to the level where it was corrected
+        # On a chain the loop has carried x/α to the data: back to the level it was corrected at.
+        x = x * (sde.alpha(lowest) / sde.alpha(end))
         mean = (x + sde.sigma(lowest).square() * score(x, lowest)) / sde.alpha(lowest)
         return run.constrain(mean, end)

@@ -108,6 +108,8 @@ class SDE(ABC):
         """
         check_floating("x0", x0)
         self.check_time(t)
+        if t.ndim and len(t) != len(x0):
+            raise ValueError(f"t must have shape () or ({len(x0)},), got {tuple(t.shape)}")
         return expand(self.alpha(t), x0) * x0, expand(self.sigma(t), x0)
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -120,8 +122,12 @@ class SDE(ABC):
 
         Raises:
             TypeError: x0 or t is not floating point.
-            ValueError: t lies outside [0, T].
+            ValueError: t lies outside [0, T], or the shapes do not match.
         """
+        if noise.shape != x0.shape:
+            raise ValueError(
+                f"noise must have x0's shape {tuple(x0.shape)}, got {tuple(noise.shape)}"
+            )
         mean, std = self.marginal(x0, t)
         return mean + std * noise
 
@@ -176,7 +182,8 @@ class SDE(ABC):
             t: Later time, shape of s.
         """
         alpha_s, alpha_t, sigma_t = self.alpha(s), self.alpha(t), self.sigma(t)
-        gap = alpha_t.log() - sigma_t.log() - alpha_s.log() + self.sigma(s).log()
+        # Grouped so that the gap is exactly 0 at s = t.
+        gap = (alpha_t.log() - alpha_s.log()) - (sigma_t.log() - self.sigma(s).log())
         return alpha_t / alpha_s, sigma_t * (-torch.expm1(2 * gap)).sqrt()
 
     def reverse(self, score: Score, eta: float = 1.0) -> "ReverseSDE":
@@ -272,11 +279,10 @@ class Prior:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw states of shape (B, *); on the generator's device unless told otherwise."""
-        if device is None and generator is not None:
-            device = generator.device
-        z = torch.randn(tuple(self.shape), generator=generator, dtype=dtype, device=device)
-        return self.std * z
+        """Draw states of shape (B, *), on the generator's device, and move them to `device`."""
+        source = device if generator is None else generator.device
+        z = torch.randn(tuple(self.shape), generator=generator, dtype=dtype, device=source)
+        return self.std * z.to(source if device is None else device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of each state in nats, summed in float64; shape (B,)."""

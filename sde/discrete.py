@@ -87,14 +87,13 @@ class Discretized(SDE):
     def to_levels(self, t: Tensor) -> Tensor:
         """The level in whose cell t falls, as a time.
 
-        (t_0, T] is cut into N equal cells, one for each level, and t_0 itself stands for the
-        data: a grid from T to t_0 becomes levels and then 0, and a uniform draw becomes a uniform
-        level.
+        [t_0, T] is cut into N equal cells, one for each level, so that a uniform draw becomes a
+        uniform level.
         """
-        return self._times_of(self._level(t))
+        return self._times_of(self._level(t).clamp(min=0))
 
     def to_grid(self, t: Tensor) -> Tensor:
-        """The levels nearest to a decreasing grid, each at most once, and then the data.
+        """The levels nearest to a decreasing grid, each at most once; t_0 becomes the data.
 
         Raises:
             ValueError: The grid has more steps than the chain has levels.

@@ -221,10 +221,9 @@ class _State:
         return torch.where(accepted, up.clamp(0.2, 10.0), down.clamp(0.1, 0.9))
 
     def _check_resolved(self, h: Tensor) -> None:
-        lost = (h.abs() < 1e-14 * torch.maximum(self.t.abs(), h.abs().new_tensor(1e-3))) & (
-            self.t != self.t1
-        )
-        lost &= (self.t1 - self.t).abs() > h.abs()  # a short last step is no failure
+        finest = 1e-14 * self.t.abs().clamp(min=1e-3)
+        # Not «h < finest», which a step that is not a number would pass; a short last step may.
+        lost = ~(h.abs() >= finest) & ~((self.t1 - self.t).abs() <= finest)
         if bool(lost.any()):
             where = int(lost.nonzero()[0])
             raise RuntimeError(

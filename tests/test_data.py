@@ -85,12 +85,16 @@ def test_dequantisation_is_uniform_within_the_own_cell(range, levels):
     assert abs(torch.corrcoef(pairs)[0, 1]) < 4 / np.sqrt(pairs.shape[1])
 
 
-def test_no_noise_without_generator_or_when_switched_off():
+def test_no_noise_without_generator_and_none_in_training_when_switched_off():
+    """The switch is about training: a likelihood is of dequantised data in any case."""
     k = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     noisy = Grey(levels=256, dequantize=True)
     plain = Grey(levels=256, dequantize=False)
-    assert torch.equal(plain.scale(k, seeded(0)), noisy.scale(k))
-    assert not torch.equal(noisy.scale(k, seeded(0)), noisy.scale(k))
+    for grey in (noisy, plain):
+        assert not torch.equal(grey.scale(k, seeded(0)), grey.scale(k))
+    batch = plain.batch(0, 16, seed=5)
+    assert torch.equal(batch, plain.scale(plain.train[plain.indices(0, 16, seed=5)]))
+    assert not torch.equal(noisy.batch(0, 16, seed=5), batch)
     assert torch.equal(k, torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16))
 
 

@@ -106,6 +106,19 @@ def test_a_singular_field_stops_with_the_time_and_the_sample():
         integrate(field, torch.zeros(2, 1, **DOUBLE), 0.0, 1.0)
 
 
+def test_a_field_that_is_not_a_number_stops_at_once():
+    """NaN from the start: no step is resolved, and nothing is returned."""
+    calls = []
+
+    def field(t, y, index):
+        calls.append(1)
+        return y * math.nan
+
+    with pytest.raises(RuntimeError, match=r"step below minimum at t=0, sample 0"):
+        integrate(field, torch.ones(2, 1, **DOUBLE), 0.0, 1.0)
+    assert len(calls) < 10
+
+
 def test_wrong_input_is_refused():
     field = rotation(torch.ones(1))
     with pytest.raises(ValueError, match="rtol and atol must be > 0, got 0"):

@@ -357,7 +357,11 @@ def test_results_table_has_a_row_per_run_and_dashes_for_what_is_missing():
     header, rule, first, second = results_table([IMAGES, POINTS]).splitlines()
     assert header.count("|") == rule.count("|") == second.count("|")
     assert first == (
-        r"| VP | reverse diffusion \| Langevin | 2.31 ± 0.02 | 7.1 % | 0.96 | 1.94 / 0.61 "
-        "| 1000 | 262 s |"
+        r"| – | VP | reverse diffusion \| Langevin | 2.31 ± 0.02 | – | 7.1 % | 0.96 "
+        "| 1.94 / 0.61 | 1000 | 262 s |"
     )
-    assert second == "| VE | – | – | – | – | – | – | 3.2 s |"
+    assert second == (
+        "| moons | VE | – | – | -1.521 ± 0.003 nats (best possible -1.50) | – | – | – | – | 3.2 s |"
+    )
+    # A column that no run fills is left out.
+    assert "log-likelihood" not in results_table([IMAGES]).splitlines()[0]

@@ -144,6 +144,24 @@ def test_checkpoint_samples_without_training(tmp_path, monkeypatch, capsys):
     assert "model.net.width is 8, requested 16" in fails(
         capsys, monkeypatch, tmp_path / "bad", *TRAIN, *wider
     )
+    same = fails(capsys, monkeypatch, tmp_path / "trained", *TRAIN, f"checkpoint={named}")
+    assert "already holds a run" in same
+    assert not (tmp_path / "bad").exists()
+    more = ("train.steps=9", f"resume={tmp_path / 'trained'}")
+    assert "train.steps is 6, requested 9" in fails(
+        capsys, monkeypatch, tmp_path / "bad", *TRAIN, *more
+    )
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch, capsys):
+    """The same sections, but a network of another input: named before anything is written."""
+    call(monkeypatch, tmp_path / "trained", *QUICK)
+    capsys.readouterr()
+    arguments = ["dry_run=true", "model=mlp", "model.net.width=8", "data=digits"]
+    message = fails(
+        capsys, monkeypatch, tmp_path / "bad", *arguments, f"checkpoint={tmp_path / 'trained'}"
+    )
+    assert "data.range" in message or "does not fit the network for data of shape" in message
     assert not (tmp_path / "bad").exists()
 
 
@@ -188,7 +206,7 @@ def test_loggers(tmp_path, monkeypatch, logger):
         (["sampler.steps=0"], "steps must be an integer ≥ 1, got 0"),
         (["sampler.corrector.snr=-0.16"], "snr must be > 0, got -0.16"),
         (["train.steps=0"], "train.steps must be an integer ≥ 1, got 0"),
-        (["evaluate.samples=0"], "evaluate.samples must be an integer ≥ 1, got 0"),
+        (["evaluate.samples=0"], "evaluate.samples must be an integer ≥ 2, got 0"),
         (["train.batch_size=5000"], "batch_size 5000 > dataset size"),
         (["data=mnist"], "data.root is not set and has no default; add data.root=VALUE"),
         (["data=mnist", "data.root=/nowhere"], "not found under data.root=/nowhere"),
@@ -199,7 +217,21 @@ def test_loggers(tmp_path, monkeypatch, logger):
         (["checkpoint=/nowhere.pt"], "checkpoint /nowhere.pt does not exist"),
         (["checkpoint=x", "resume=auto"], "got both checkpoint and resume"),
         (["device=tpu9"], "unknown device 'tpu9'; use auto, cpu, cuda or cuda:N"),
-        (["seed=x"], "seed must be an integer, got 'x'"),
+        (["seed=x"], "seed must be an integer ≥ 0, got 'x'"),
+        (["seed=-1"], "seed must be an integer ≥ 0, got -1"),
+        (["dry_run=perhaps"], "dry_run must be true or false, got 'perhaps'"),
+        (["train.grad_clip=x"], "train.grad_clip must be a number > 0, got 'x'"),
+        (["train.ema_decay=1"], "ema decay must be in [0, 1), got 1"),
+        (["train.optimizer.lr=-1"], "train.optimizer.lr must be a number > 0, got -1"),
+        (["sde.beta_max=abc"], "sde cannot be built with these settings"),
+        (["sde=ncsn", "sampler.steps=300"], "300 steps does not fit on a chain of 232 levels"),
+        (["sampler.grid.eps=2"], "eps must be in (0, T=1.0), got 2"),
+        (["sampler=ode", "sampler.rtol=1e-9"], "rtol 1e-09 is below float32 resolution"),
+        (["evaluate.rtol=1e-12"], "rtol 1e-12 is below float32 resolution"),
+        (["evaluate.frames=1"], "evaluate.frames must be an integer ≥ 2, got 1"),
+        (["evaluate.divergence=foo"], "unknown evaluate.divergence 'foo'. Available: exact"),
+        (["evaluate.likelihood_samples=-3"], "likelihood_samples must be an integer ≥ 1, got -3"),
+        (["device=mps"], "unknown device 'mps'; use auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):

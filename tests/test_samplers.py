@@ -76,9 +76,11 @@ def test_samples_have_the_law_of_the_data(sde, name, shape, generator):
 @pytest.mark.parametrize("shape", [(8000, 2), (300, 1, 8, 8)])
 def test_annealed_langevin_has_the_law_of_the_data(sde, shape, generator):
     """Langevin steps alone follow 200 levels, three at each: within 0.06."""
-    sampler = AnnealedLangevin(200, snr=0.3, n_steps=3)
+    sampler = AnnealedLangevin(200, snr=0.3, n_steps=3, grid=LogSNRGrid())
     samples = sampler(sde, gaussian(sde, math.prod(shape[1:])), shape, generator=generator)
-    assert samples.nfe == 601
+    # Three at each level, which are the times of the grid but for the data, and one at the end.
+    levels = 200 + int(LogSNRGrid()(sde, 200)[-1] > 0)
+    assert samples.nfe == 3 * levels + 1
     assert abs(samples.x.mean().item() - MEAN) < 0.06
     assert abs(samples.x.std().item() - STD) < 0.06
 
@@ -341,6 +343,19 @@ X = torch.zeros(3, 2)
 def test_wrong_input_is_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("shape, keep", [((0, 2), 0), ((3, 2), 1), ((3, 2), -2)])
+def test_nothing_to_draw_or_to_keep_is_refused(shape, keep):
+    with pytest.raises(ValueError, match=r"B ≥ 1|trajectory must be 0 or an integer ≥ 2"):
+        PredictorCorrector(DDIM(), steps=2)(VP(), gaussian(VP(), 2), shape, trajectory=keep)
+
+
+def test_a_corrector_is_no_predictor():
+    with pytest.raises(TypeError, match="predictor must be a Predictor or None, got <samplers"):
+        PredictorCorrector(Langevin())
+    with pytest.raises(TypeError, match="corrector must be a Corrector or None, got <samplers"):
+        PredictorCorrector(DDIM(), DDIM())
 
 
 def test_integer_states_are_refused():

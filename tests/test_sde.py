@@ -182,7 +182,7 @@ def test_chain_has_its_table_at_its_times(process):
 def test_to_levels_cuts_time_into_equal_cells():
     """A uniform grid of N steps is all N levels and the data; a uniform draw is a uniform level."""
     chain = VE().discretize(50)
-    grid = chain.to_levels(torch.linspace(chain.T, chain.eps, 51, **DOUBLE))
+    grid = chain.to_grid(torch.linspace(chain.T, chain.eps, 51, **DOUBLE))
     torch.testing.assert_close(grid[:-1], chain.times.flip(0), rtol=0, atol=0)
     assert grid[-1] == 0
     u = (torch.arange(5000, **DOUBLE) + 0.5) / 5000
@@ -200,6 +200,13 @@ def test_to_grid_takes_every_level_at_most_once():
     assert torch.isin(grid, levels).all()
     with pytest.raises(ValueError, match=r"a grid of 101 steps .* use steps ≤ 100"):
         chain.to_grid(torch.linspace(1, 1e-3, 102, **DOUBLE))
+
+
+def test_a_transition_from_a_time_to_itself_is_the_identity(sde):
+    """a = 1 and b = 0 exactly, never the root of a rounding below 0."""
+    t = times(sde, 2001)
+    a, b = sde.transition(t, t)
+    assert (a == 1).all() and (b == 0).all()
 
 
 def test_expand_lays_coefficients_over_states():
@@ -238,6 +245,10 @@ def test_wrong_times_and_types_are_refused(process):
     t[5] = -0.02
     with pytest.raises(ValueError, match=r"t outside \[0, .*\]: -0.02 at batch index 5"):
         process.marginal(x, t)
+    with pytest.raises(ValueError, match=r"noise must have x0's shape \(6, 2\), got \(6, 1\)"):
+        process.perturb(x, torch.tensor(0.5), torch.zeros(6, 1))
+    with pytest.raises(ValueError, match=r"t must have shape \(\) or \(6,\), got \(3,\)"):
+        process.marginal(x, torch.full((3,), 0.5))
     with pytest.raises(TypeError, match=r"x0 must be floating point, got torch\.int64"):
         process.marginal(torch.zeros(6, 2, dtype=torch.int64), torch.tensor(0.5))
     with pytest.raises(TypeError, match=r"t must be floating point, got torch\.int64"):

@@ -202,7 +202,7 @@ def test_a_bad_step_changes_nothing_and_many_end_the_training():
         steps=30,
         schedule=lambda step: 1.0,
     )
-    assert math.isnan(next(steps).loss)
+    assert next(steps).loss.isnan()
     torch.testing.assert_close(training.weights(), before, rtol=0, atol=0)
     next(steps)
     assert (training.weights() - before).abs().max() > 0
@@ -235,7 +235,7 @@ def test_a_failing_write_keeps_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         training.save(tmp_path, 2)
-    assert list(tmp_path.iterdir()) == [old]
+    assert {path.name for path in tmp_path.iterdir()} == {old.name, old.stem + ".sha256"}
     assert checkpoint.load(old)["step"] == 1
 
 
@@ -246,13 +246,30 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_used(tmp_path, share
     last = training.save(tmp_path, 2)
     content = last.read_bytes()
     last.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"step_000000002\.pt cannot be read"):
+    with pytest.raises(ValueError, match=r"step_000000002\.pt is damaged"):
         checkpoint.load(last)
     assert checkpoint.newest(tmp_path)[1]["step"] == 1
+    (tmp_path / "step_000000002.sha256").unlink()  # without a checksum the reader itself refuses
+    with pytest.raises(ValueError, match=r"step_000000002\.pt cannot be read"):
+        checkpoint.load(last)
     assert "step_000000002.pt" in capsys.readouterr().out
     (tmp_path / "step_000000001.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no checkpoint under .* can be read"):
         checkpoint.newest(tmp_path)
+
+
+def test_a_flipped_bit_is_detected(tmp_path):
+    """The checksum catches damage that torch's reader does not look for."""
+    path = Training(1).save(tmp_path, 1)
+    content = path.read_bytes()
+    for place in range(100, len(content), len(content) // 40):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged: its SHA-256"):
+            checkpoint.load(path)
+    path.write_bytes(content)
+    assert checkpoint.load(path)["step"] == 1
 
 
 def test_a_malicious_pickle_is_not_executed(tmp_path):

@@ -1,8 +1,7 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
+import hashlib
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ def save(
         OSError: The disk is full or not writable; what was there stays as it was.
     """
     rng = {"torch": torch.get_rng_state(), "generator": generator.get_state()}
-    if torch.cuda.is_available():
-        rng["cuda"] = torch.cuda.get_rng_state()
+    if generator.device.type == "cuda":
+        rng["cuda"] = torch.cuda.get_rng_state(generator.device)
     state = {
         "format": FORMAT,
         "step": step,
@@ -54,9 +53,12 @@ def save(
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:09d}.pt"
+    for stray in folder.glob(".step_*.tmp"):  # of a process that was killed while it wrote
+        stray.unlink()
     _write(path, state)
-    for old in available(folder)[keep:]:
+    for old in [other for other in available(folder) if other != path][keep - 1 :]:
         old.unlink()
+        _digest_of(old).unlink(missing_ok=True)
     return path
 
 
@@ -69,9 +71,14 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
+    digest = _digest_of(path)
+    if digest.is_file() and digest.read_text().strip() != _sha256(path):
+        raise ValueError(
+            f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest.name}"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:  # damage shows as errors of any kind, and none of them is ours
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"checkpoint {path} cannot be read as tensors and plain values "
@@ -123,19 +130,29 @@ def restore(
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"]["torch"])
     generator.set_state(state["rng"]["generator"])
-    if "cuda" in state["rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["rng"]["cuda"])
+    if "cuda" in state["rng"]:
+        torch.cuda.set_rng_state(state["rng"]["cuda"], generator.device)
     return int(state["step"])
 
 
+def _digest_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write beside the target, reach the disk, then take the target's name."""
+    """Write beside the target, reach the disk, note the checksum, then take the target's name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        _digest_of(path).write_text(_sha256(temporary) + "\n")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

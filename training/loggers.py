@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,12 @@ class Logger(ABC):
         """Record numbers of a step."""
 
     @abstractmethod
-    def picture(self, name: str, path: Path, step: int) -> None:
+    def picture(self, name: str, path: Path) -> None:
         """Record a picture that lies on the disk."""
+
+    @abstractmethod
+    def summary(self, result: dict[str, Any]) -> None:
+        """Record the numbers at the end of a run."""
 
     @abstractmethod
     def close(self) -> None:
@@ -47,16 +52,22 @@ class CSVLogger(Logger):
             with open(self.path, newline="") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
         self._fields: list[str] = []
-        self._file = open(self.path, "w", newline="")  # noqa: SIM115 (closed by close())
+        # The kept rows stay on the disk under the old name until they are under the new one.
+        temporary = self.path.with_suffix(".csv.tmp")
+        self._file = open(temporary, "w", newline="")  # noqa: SIM115 (closed by close())
         for row in kept:
             self._write(row)
+        os.replace(temporary, self.path)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append a row; its columns are those of the first."""
         self._write({"step": step, **metrics})
 
-    def picture(self, name: str, path: Path, step: int) -> None:
+    def picture(self, name: str, path: Path) -> None:
         """Nothing: the picture lies beside the table already."""
+
+    def summary(self, result: dict[str, Any]) -> None:
+        """Nothing: result.json lies beside the table."""
 
     def close(self) -> None:
         """Close the file."""
@@ -75,6 +86,7 @@ class TensorBoardLogger(Logger):
 
     Args:
         folder: Run folder.
+        start: Steps already done: later points of an earlier run are hidden.
     """
 
     @classmethod
@@ -82,24 +94,29 @@ class TensorBoardLogger(Logger):
         """Raise ValueError if tensorboard is not installed."""
         _require("tensorboard")
 
-    def __init__(self, folder: str | Path, **_: Any) -> None:
+    def __init__(self, folder: str | Path, start: int = 0, **_: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"))
+        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=start + 1)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Add scalars."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
+    def picture(self, name: str, path: Path) -> None:
         """Add an image."""
         import numpy as np
         from PIL import Image
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._writer.add_image(name, pixels, dataformats="HWC")
+
+    def summary(self, result: dict[str, Any]) -> None:
+        """Add the numbers of the result as scalars."""
+        for name, value in numbers_of(result).items():
+            self._writer.add_scalar(name, value)
 
     def close(self) -> None:
         """Flush and close."""
@@ -150,15 +167,30 @@ class WandbLogger(Logger):
         """Log scalars."""
         self._run.log(metrics, step=step)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
+    def picture(self, name: str, path: Path) -> None:
         """Log an image."""
-        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+        self._run.log({name: self._wandb.Image(str(path))})
+
+    def summary(self, result: dict[str, Any]) -> None:
+        """Put the numbers of the result into the run's summary."""
+        self._run.summary.update(numbers_of(result))
 
     def close(self) -> None:
         """Finish, and say once how to upload an offline run."""
         self._run.finish()
         if self._mode == "offline":
             print(f"to upload this run: wandb sync {self._folder}/wandb/latest-run", flush=True)
+
+
+def numbers_of(result: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a result, those of inner dicts under `outer/inner` names."""
+    numbers: dict[str, float] = {}
+    for key, value in result.items():
+        if isinstance(value, dict):
+            numbers |= numbers_of(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[f"{prefix}{key}"] = value
+    return numbers
 
 
 def _require(package: str) -> None:

@@ -22,14 +22,14 @@ class Step:
 
     Attributes:
         step: Number of steps done.
-        loss: Loss before the update.
-        grad_norm: Norm of the gradient before clipping.
+        loss: Loss before the update, shape (), on its device, so that nobody waits for it.
+        grad_norm: Norm of the gradient before clipping, shape (), on its device.
         lr: Learning rate of the update.
     """
 
     step: int
-    loss: float
-    grad_norm: float
+    loss: Tensor
+    grad_norm: Tensor
     lr: float
 
 
@@ -122,4 +122,4 @@ def fit(
                     f"the gradient was not finite in {failures} steps in a row, the last one "
                     f"step {step + 1} (loss {value.item():g}); lower train.optimizer.lr"
                 )
-        yield Step(step + 1, value.item(), norm.item(), base_rates[0] * factor)
+        yield Step(step + 1, value.detach(), norm, base_rates[0] * factor)
