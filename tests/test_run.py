@@ -262,6 +262,16 @@ def test_every_choice_builds(group, name):
         assert callable(instantiate(cfg.sampler, _convert_="all"))
 
 
+@pytest.mark.parametrize("sampler", choices("sampler"))
+@pytest.mark.parametrize("sde", choices("sde"))
+def test_the_defaults_of_every_sampler_fit_every_process(sde, sampler):
+    """No default number of steps is more than a chain has levels."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=[f"sde={sde}", f"sampler={sampler}"])
+    process = instantiate(cfg.sde, _convert_="all")
+    instantiate(cfg.sampler, _convert_="all").check(process, torch.float32)
+
+
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_preset_builds_its_network(name):
     """Published networks are built on the meta device, which takes no memory."""
