@@ -1,4 +1,4 @@
-"""Image sets: scaling, stateless batches, every file format, every error sentence."""
+"""Image sets: scaling, stateless batches, what every set checks, and the digits."""
 
 import inspect
 from pathlib import Path
