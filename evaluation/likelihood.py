@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sde import SDE, Score, expand, integrate
 from sde.base import check_floating
-from sde.integrate import check_resolution
+from sde.integrate import check_resolution, scaled
 
 Divergence = Callable[[Score, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(score, x, t, probe) → s(x, t) and ∇·s (B,), from one pass of the network."""
@@ -88,11 +88,7 @@ def log_likelihood(
             "use divergence=hutchinson"
         )
     check_resolution(rtol, x.dtype)
-    eps = sde.eps if eps is None else eps
-    if not 0 < eps < sde.T:
-        raise ValueError(
-            f"eps must be in (0, T={sde.T}), got {eps:g}: the score is singular at t=0"
-        )
+    eps = sde.check_end(sde.eps if eps is None else eps)
     # All probes are drawn before the batches are cut, so that the cut changes nothing.
     probe = _rademacher(x, generator) if divergence == "hutchinson" else torch.zeros_like(x)
     size = batch_size or len(x)
@@ -158,10 +154,9 @@ def _solve(
         return torch.cat([velocity.flatten(1).double(), change[:, None]], 1)
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
-        scale = atol + rtol * torch.maximum(y.abs(), y_next.abs())
         # log p is a sum over coordinates, so their errors are summed, not averaged; and its own
         # tolerance is absolute, since its size says nothing about the accuracy needed.
-        state = (error / scale)[:, :-1].norm(dim=1)
+        state = scaled(error, y, y_next, rtol, atol)[:, :-1].norm(dim=1)
         return torch.maximum(state, error[:, -1].abs() / rtol)
 
     start = torch.cat([x.flatten(1).double(), torch.zeros(len(x), 1).to(x.device).double()], 1)

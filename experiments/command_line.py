@@ -1,6 +1,7 @@
 """Checks of a command line before anything is built, with errors of one sentence."""
 
 import difflib
+import functools
 import itertools
 import os
 import re
@@ -79,6 +80,7 @@ def one_sentence_errors(folder: Path) -> Iterator[None]:
         fail(cause or error)
 
 
+@functools.cache
 def _groups() -> dict[str, list[str]]:
     """Every config group with its choices, read from the folders of conf/."""
     groups: dict[str, list[str]] = {}

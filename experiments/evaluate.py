@@ -44,7 +44,10 @@ def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, floa
         raise FloatingPointError(
             "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
         )
-    (_save_pictures if parts.data.levels else _save_points)(parts, model, samples, folder)
+    if parts.data.levels is not None:
+        _save_pictures(parts, samples, folder, parts.data.levels)
+    else:
+        _save_points(parts, model, samples, folder)
     return samples, seconds
 
 
@@ -131,8 +134,8 @@ def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
     return result | {"bits_per_dim": mean, "bits_per_dim_error": error} | named
 
 
-def _save_pictures(parts: Parts, model: ScoreModel, samples: Samples, folder: Path) -> None:
-    number, levels = parts.cfg.evaluate.pictures, parts.data.levels or 256
+def _save_pictures(parts: Parts, samples: Samples, folder: Path, levels: int) -> None:
+    number = parts.cfg.evaluate.pictures
     drawn = parts.data.quantize(samples.x[:number].cpu())
     plots.save_grid(drawn, folder / "samples.png", levels)
     if samples.trajectory is not None:

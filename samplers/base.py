@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Score
-from sde.base import check_floating
+from sde.base import check_floating, standard_normal
 
 Constraint = Callable[[Tensor, Tensor], Tensor]
 """constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""
@@ -49,9 +49,7 @@ class Run:
 
     def noise(self, x: Tensor) -> Tensor:
         """A standard normal draw of x's shape."""
-        source = x.device if self.generator is None else self.generator.device
-        z = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=source)
-        return z.to(x.device)
+        return standard_normal(x.shape, self.generator, x.dtype, x.device)
 
     def begin(self, steps: int, x: Tensor) -> None:
         """Announce a loop of `steps` steps from state x."""

@@ -110,9 +110,4 @@ def last_time(sde: SDE, eps: float | None) -> float:
     Raises:
         ValueError: eps is not in (0, T).
     """
-    eps = sde.sampling_eps if eps is None else eps
-    if not 0 < eps < sde.T:
-        raise ValueError(
-            f"eps must be in (0, T={sde.T}), got {eps:g}: the score is singular at t=0"
-        )
-    return eps
+    return sde.check_end(sde.sampling_eps if eps is None else eps)

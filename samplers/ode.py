@@ -91,7 +91,7 @@ class ProbabilityFlowODE(Sampler):
             rtol=self.rtol,
             atol=self.atol,
             save_at=save_at if len(save_at) else None,
-            on_step=run.advance,
+            on_step=run.advance if run.progress else None,  # it waits for the device
         )
         frames = [] if solution.frames is None else list(solution.frames)
         x_end, *states = [y.to(x.dtype).reshape(x.shape) for y in (solution.y, *frames)]

@@ -211,6 +211,14 @@ class SDE(ABC):
         """
         return t
 
+    def check_end(self, eps: float) -> float:
+        """Return a last time of a path towards the data, refusing one that is not in (0, T)."""
+        if not 0 < eps < self.T:
+            raise ValueError(
+                f"eps must be in (0, T={self.T}), got {eps:g}: the score is singular at t=0"
+            )
+        return eps
+
     def check_time(self, t: Tensor) -> None:
         """Refuse a time that is not a number of [0, T].
 
@@ -279,10 +287,8 @@ class Prior:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw states of shape (B, *), on the generator's device, and move them to `device`."""
-        source = device if generator is None else generator.device
-        z = torch.randn(tuple(self.shape), generator=generator, dtype=dtype, device=source)
-        return self.std * z.to(source if device is None else device)
+        """Draw states of shape (B, *), on the generator's device unless told otherwise."""
+        return self.std * standard_normal(tuple(self.shape), generator, dtype, device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of each state in nats, summed in float64; shape (B,)."""
@@ -290,6 +296,18 @@ class Prior:
         log_scale = torch.log(torch.tensor(self.std, dtype=torch.float64)).to(z.device)
         constant = 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).to(z.device)
         return -0.5 * z.square().sum(1) - z.shape[1] * (constant + log_scale)
+
+
+def standard_normal(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw N(0, I) where the generator lives, which torch insists on, and move it to `device`."""
+    source = device if generator is None else generator.device
+    z = torch.randn(shape, generator=generator, dtype=dtype, device=source)
+    return z.to(source if device is None else device)
 
 
 def check_floating(name: str, x: Tensor) -> None:

@@ -68,12 +68,16 @@ class Solution:
     frames: Tensor | None
 
 
+def scaled(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -> Tensor:
+    """error / (atol + rtol max(|y|, |y′|)), elementwise."""
+    return error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))
+
+
 def scaled_rms(rtol: float, atol: float) -> ErrorNorm:
-    """The usual norm: root mean square over a sample of error / (atol + rtol max(|y|, |y′|))."""
+    """The usual norm: root mean square over a sample of the scaled error."""
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
-        scale = atol + rtol * torch.maximum(y.abs(), y_next.abs())
-        return (error / scale).square().mean(1).sqrt()
+        return scaled(error, y, y_next, rtol, atol).square().mean(1).sqrt()
 
     return norm
 
