@@ -2,6 +2,7 @@
 
 from .base import Sampler, Samples, draw
 from .correctors import AnnealedLangevinStep, Corrector, Langevin
+from .exponential import ExponentialMultistep, ExponentialSinglestep
 from .grid import FixedGrid, Grid, LogSNRGrid, UniformGrid
 from .ode import ProbabilityFlowODE
 from .pc import AnnealedLangevin, PredictorCorrector
@@ -11,18 +12,25 @@ from .predictors import (
     EulerMaruyama,
     Predictor,
     ProbabilityFlowEuler,
-    ProbabilityFlowHeun,
     Rescale,
     ReverseDiffusion,
 )
+from .restart import Restart
+from .runge_kutta import EDMHeun, RungeKutta
+from .solver import Solver
+from .stochastic import SRA1, StochasticHeun
 
 __all__ = [
     "DDIM",
+    "SRA1",
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedLangevinStep",
     "Corrector",
+    "EDMHeun",
     "EulerMaruyama",
+    "ExponentialMultistep",
+    "ExponentialSinglestep",
     "FixedGrid",
     "Grid",
     "Langevin",
@@ -30,12 +38,15 @@ __all__ = [
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowEuler",
-    "ProbabilityFlowHeun",
     "ProbabilityFlowODE",
     "Rescale",
+    "Restart",
     "ReverseDiffusion",
+    "RungeKutta",
     "Sampler",
     "Samples",
+    "Solver",
+    "StochasticHeun",
     "UniformGrid",
     "draw",
 ]

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from sde import SDE, Score
 from sde.base import check_floating, standard_normal
 
+from .solver import Noise
+
 Constraint = Callable[[Tensor, Tensor], Tensor]
 """constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""
 
@@ -42,14 +44,21 @@ class Run:
     callback: Callback | None = None
     progress: bool = False
     keep: int = 0
+    source: Noise | None = None
+    temperature: float = 1.0
+    encode: bool = False
     frames: list[Tensor] = field(default_factory=list)
     nfe: float = 0.0
     _bar: tqdm | None = None
     _kept: set[int] = field(default_factory=set)
 
     def noise(self, x: Tensor) -> Tensor:
-        """A standard normal draw of x's shape."""
-        return standard_normal(x.shape, self.generator, x.dtype, x.device)
+        """A normal draw of x's shape, whose standard deviation is the temperature."""
+        if self.source is not None:
+            z = self.source(x)
+        else:
+            z = standard_normal(x.shape, self.generator, x.dtype, x.device)
+        return z if self.temperature == 1 else z.mul_(self.temperature)
 
     def begin(self, steps: int, x: Tensor) -> None:
         """Announce a loop of `steps` steps from state x."""
@@ -107,6 +116,8 @@ class Sampler(ABC):
         progress: bool = False,
         callback: Callback | None = None,
         trajectory: int = 0,
+        noise: Noise | None = None,
+        temperature: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Samples:
@@ -124,27 +135,81 @@ class Sampler(ABC):
                 steps at each kept state.
             trajectory: How many states to keep, evenly spaced from x_T to the end, at least 2; 0
                 for none.
+            noise: noise(x) → z, standard normal and of x's shape, in place of the generator's
+                draws after the first state, so that runs can share their noise.
+            temperature: Factor ≥ 0 of the standard deviation of all noise, that of the prior
+                included; below 1 for likelier, less diverse samples.
             device: Where the state lives, if not where the generator does.
             dtype: Type of the state, if not torch's default.
 
         Raises:
             ValueError: x_init is not of the shape asked for, or contains NaN or Inf; an empty
-                shape; a trajectory of one state; what the sampler cannot do on this process.
+                shape; a trajectory of one state; a temperature below 0; what the sampler cannot do
+                on this process.
             TypeError: x_init is not floating point.
         """
         if not shape or shape[0] < 1:
             raise ValueError(f"shape must be (B, *) with B ≥ 1, got {tuple(shape)}")
         if trajectory < 0 or trajectory == 1:
             raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be finite and ≥ 0, got {temperature}")
         if x_init is None:
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
+            x = x if temperature == 1 else x * temperature
         else:
-            x = _check_state(x_init, tuple(shape))
-        self.check(sde, x.dtype)
-        run = Run(generator, constraint, callback, progress, trajectory)
+            x = _check_state("x_init", x_init, tuple(shape))
+        return self._follow(
+            sde,
+            score,
+            x,
+            Run(generator, constraint, callback, progress, trajectory, noise, temperature),
+        )
+
+    @torch.no_grad()
+    def encode(
+        self,
+        sde: SDE,
+        score: Score,
+        x0: Tensor,
+        *,
+        progress: bool = False,
+        callback: Callback | None = None,
+        trajectory: int = 0,
+    ) -> Samples:
+        """Carry data to latents at T, by the deterministic path on which sampling returns.
+
+        The data are taken to be states at the last time of the sampler's grid that carries noise.
+        With `DDIM()` this is DDIM inversion.
+
+        Args:
+            sde: Process.
+            score: s(x, t).
+            x0: Data, shape (B, *), floating point.
+            progress: Show a bar on a terminal.
+            callback: callback(step, t, x), called after every step.
+            trajectory: How many states to keep, evenly spaced from the data to x_T.
+
+        Returns:
+            Latents, to be given back as `x_init`.
+
+        Raises:
+            ValueError: The sampler draws noise, so that no latent belongs to a datum.
+
+        Reference: Song, Meng & Ermon 2021, arXiv:2010.02502 (section 4.3); Song et al. 2021,
+        arXiv:2011.13456 (appendix D.3).
+        """
+        x = _check_state("x0", x0, tuple(x0.shape))
+        return self._follow(
+            sde, score, x, Run(None, None, callback, progress, trajectory, encode=True)
+        )
+
+    def _follow(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Samples:
+        """Run from x, counting the evaluations."""
+        size = len(x)
 
         def counted(x: Tensor, t: Tensor) -> Tensor:
-            run.nfe += x.shape[0] / shape[0]
+            run.nfe += len(x) / size
             return score(x, t)
 
         try:
@@ -196,10 +261,10 @@ def draw(
     return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
 
 
-def _check_state(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    check_floating("x_init", x)
+def _check_state(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    check_floating(name, x)
     if tuple(x.shape) != shape:
-        raise ValueError(f"x_init must have the shape asked for, {shape}, got {tuple(x.shape)}")
+        raise ValueError(f"{name} must have the shape asked for, {shape}, got {tuple(x.shape)}")
     if not x.isfinite().all():
-        raise ValueError("x_init contains NaN/Inf")
+        raise ValueError(f"{name} contains NaN/Inf")
     return x

@@ -2,13 +2,29 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
 from sde.base import check_steps
 
-from .predictors import Noise
+from .solver import Noise
+
+
+class Level(NamedTuple):
+    """A time at which a corrector works.
+
+    Attributes:
+        t: Time, shape ().
+        a: Coefficient α_t/α_s of the transition to t from the time s below it.
+        sigma: σ_t.
+    """
+
+    t: Tensor
+    a: float
+    sigma: float
 
 
 class Corrector(ABC):
@@ -24,41 +40,50 @@ class Corrector(ABC):
     def __init__(self, n_steps: int) -> None:
         self.n_steps = check_steps(n_steps, "n_steps")
 
-    @abstractmethod
-    def step_size(self, sde: SDE, t: Tensor, a: Tensor, s: Tensor, z: Tensor) -> Tensor:
-        """δ, shape (B,) or ().
+    def levels(self, sde: SDE, t: Tensor, t_next: Tensor) -> list[Level]:
+        """What the steps at some times need to know of the process, computed before the loop.
 
         Args:
             sde: Process.
-            t: Time, shape ().
-            a: Coefficient of the transition below t, shape ().
+            t: Times, shape (N,).
+            t_next: The time below each, whose transition scales δ; t itself where there is none.
+        """
+        a, sigma = sde.alpha(t) / sde.alpha(t_next), sde.sigma(t)
+        return [Level(*level) for level in zip(t.unbind(), a.tolist(), sigma.tolist(), strict=True)]
+
+    @abstractmethod
+    def step_size(self, level: Level, s: Tensor, z: Tensor) -> Tensor | float:
+        """δ, a number or shape (B,).
+
+        Args:
+            level: Time of the step.
             s: Score at the state, shape (B, *).
             z: Noise of the step, shape (B, *).
         """
 
-    def step(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor, noise: Noise
-    ) -> tuple[Tensor, Tensor]:
-        """Take the Langevin steps at time t.
+    def step(self, level: Level, score: Score, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Take the Langevin steps at one time.
 
         Args:
-            sde: Process.
+            level: Time of the steps.
             score: s(x, t).
-            x: State at time t, shape (B, *).
-            t: Time, shape ().
-            t_next: The time below t, whose transition scales δ; t itself where there is none.
+            x: State at that time, shape (B, *).
             noise: Draws z of x's shape.
 
         Returns:
             The state after the steps, and the mean of the last one (without its noise).
         """
-        a = sde.alpha(t) / sde.alpha(t_next)
         mean = x
         for _ in range(self.n_steps):
-            s, z = score(x, t), noise(x)
-            delta = expand(self.step_size(sde, t, a, s, z), x)
-            mean = x + delta * s
-            x = mean + (2 * delta).sqrt() * z
+            s, z = score(x, level.t), noise(x)
+            delta = self.step_size(level, s, z)
+            if isinstance(delta, Tensor):
+                delta = expand(delta, x)
+                mean = torch.addcmul(x, delta, s)
+                x = torch.addcmul(mean, (2 * delta).sqrt(), z)
+            else:
+                mean = torch.add(x, s, alpha=delta)
+                x = torch.add(mean, z, alpha=math.sqrt(2 * delta))
         return x, mean
 
 
@@ -91,15 +116,15 @@ class Langevin(Corrector):
             raise ValueError(f"unknown norm '{norm}'. Available: sample, batch")
         self.norm = norm
 
-    def step_size(self, sde: SDE, t: Tensor, a: Tensor, s: Tensor, z: Tensor) -> Tensor:
+    def step_size(self, level: Level, s: Tensor, z: Tensor) -> Tensor:
         """δ of each sample (B,), or of the batch (); see `Corrector.step_size`."""
         size, pull = z.flatten(1).norm(dim=1), s.flatten(1).norm(dim=1)
-        scale = 2 * a.square().to(s.dtype) * self.snr**2
+        scale = 2 * (level.a * self.snr) ** 2
         if self.norm == "batch":
             return scale * (size.mean() / pull.mean()).square()
-        sigma, window = sde.sigma(t).item(), 1 + (z[0].numel() / 32) ** 2
-        ratio = (size / (sigma * pull)).square().clamp(1 / window, window)
-        return scale * sigma**2 * ratio
+        window = 1 + (z[0].numel() / 32) ** 2
+        ratio = (size / (level.sigma * pull)).square().clamp(1 / window, window)
+        return scale * level.sigma**2 * ratio
 
 
 class AnnealedLangevinStep(Corrector):
@@ -121,9 +146,9 @@ class AnnealedLangevinStep(Corrector):
         super().__init__(n_steps)
         self.snr = _check_snr(snr)
 
-    def step_size(self, sde: SDE, t: Tensor, a: Tensor, s: Tensor, z: Tensor) -> Tensor:
-        """δ of the time t, shape (); see `Corrector.step_size`."""
-        return 2 * (a * self.snr * sde.sigma(t)).square()
+    def step_size(self, level: Level, s: Tensor, z: Tensor) -> float:
+        """δ of the time t; see `Corrector.step_size`."""
+        return 2 * (level.a * self.snr * level.sigma) ** 2
 
 
 def _check_snr(snr: float) -> float:

@@ -11,6 +11,8 @@ from sde.integrate import check_resolution
 from .base import Run, Sampler
 from .grid import last_time
 
+Ends = tuple[float, float]
+
 METHODS = ("dopri5", "RK45", "DOP853")
 
 
@@ -55,17 +57,19 @@ class ProbabilityFlowODE(Sampler):
         check_resolution(self.rtol, dtype)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x from T to eps."""
-        eps = last_time(sde, self.eps)
+        """Carry x from T to eps, or back where latents are asked for."""
+        self.check(sde, x.dtype)
+        ends = (sde.T, last_time(sde, self.eps))
+        ends = ends[::-1] if run.encode else ends
         if run.constraint is not None:
             raise ValueError(
                 "an adaptive solver takes no constraint; "
                 "use PredictorCorrector(ProbabilityFlowHeun()), which has fixed steps"
             )
-        save_at = torch.linspace(sde.T, eps, run.keep, dtype=torch.float64)[1:-1]
+        save_at = torch.linspace(*ends, run.keep, dtype=torch.float64)[1:-1]
         run.begin(100, x)
         solve = self._per_sample if self.method == "dopri5" else self._scipy
-        x, frames = solve(sde, score, x, eps, save_at, run)
+        x, frames = solve(sde, score, x, ends, save_at, run)
         for i, frame in enumerate(frames):
             run.frames.append(frame)
             if run.callback is not None:
@@ -75,7 +79,7 @@ class ProbabilityFlowODE(Sampler):
         return x
 
     def _per_sample(
-        self, sde: SDE, score: Score, x: Tensor, eps: float, save_at: Tensor, run: Run
+        self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
         flow = sde.reverse(score, eta=0.0)
 
@@ -86,8 +90,7 @@ class ProbabilityFlowODE(Sampler):
         solution = integrate(
             field,
             x.flatten(1).double(),
-            sde.T,
-            eps,
+            *ends,
             rtol=self.rtol,
             atol=self.atol,
             save_at=save_at if len(save_at) else None,
@@ -98,24 +101,24 @@ class ProbabilityFlowODE(Sampler):
         return x_end, states
 
     def _scipy(
-        self, sde: SDE, score: Score, x: Tensor, eps: float, save_at: Tensor, run: Run
+        self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
         flow = sde.reverse(score, eta=0.0)
 
         def field(t: float, y: np.ndarray) -> np.ndarray:
-            run.advance((sde.T - t) / (sde.T - eps))
+            run.advance((t - ends[0]) / (ends[1] - ends[0]))
             state = torch.from_numpy(y).to(x).reshape(x.shape)
             time = torch.tensor(t, dtype=torch.float64)
             return flow.drift(state, time).double().reshape(-1).cpu().numpy()
 
         solution = solve_ivp(
             field,
-            (sde.T, eps),
+            ends,
             x.double().reshape(-1).cpu().numpy(),
             method=self.method,
             rtol=self.rtol,
             atol=self.atol,
-            t_eval=[*save_at.tolist(), eps],
+            t_eval=[*save_at.tolist(), ends[1]],
         )
         if not solution.success:
             raise RuntimeError(f"adaptive solver stopped: {solution.message}")

@@ -1,6 +1,6 @@
-"""Predictor-corrector sampling, of which most samplers with fixed steps are a case."""
+"""Predictor-corrector sampling, of which all samplers with fixed steps are a case."""
 
-from itertools import pairwise
+from collections import deque
 
 import torch
 from torch import Tensor
@@ -9,22 +9,29 @@ from sde import SDE, Score
 from sde.base import check_steps
 
 from .base import Run, Sampler
-from .correctors import AnnealedLangevinStep, Corrector
+from .correctors import AnnealedLangevinStep, Corrector, Level
 from .grid import Grid, UniformGrid
-from .predictors import Predictor, Rescale
+from .predictors import Rescale
+from .solver import Solver, Step, advance, depth, draws_noise, is_multistep, tabulate
+
+_Levels = list[Level | None]
 
 
 class PredictorCorrector(Sampler):
     """A predictor that moves between times, a corrector that works at each, or either alone.
+
+    The predictor is any solver with fixed steps, of any order; the whole table of its weights is
+    computed before the first evaluation.
 
     With `order="corrector-first"`, as in the reference implementation, each step from t_i to
     t_{i+1} corrects at t_i and then predicts; with `predictor-first`, as in the paper's algorithm
     1, it predicts and then corrects at t_{i+1}, except at the data, which have no score.
 
     Args:
-        predictor: Predictor, or None for a corrector alone, which works at every time but the
+        predictor: Solver, or None for a corrector alone, which works at every time but the
             last and leaves x where it is between them.
-        corrector: Corrector, or None for a predictor alone.
+        corrector: Corrector, or None for a predictor alone. Beside a multistep solver it is
+            refused: it leaves the path on which the solver's memory lies.
         steps: Number of steps ≥ 1; not a property of the process.
         grid: Rule for the times; `UniformGrid()` where not given.
         order: `corrector-first` or `predictor-first`.
@@ -39,7 +46,7 @@ class PredictorCorrector(Sampler):
 
     def __init__(
         self,
-        predictor: Predictor | None = None,
+        predictor: Solver | None = None,
         corrector: Corrector | None = None,
         steps: int = 500,
         *,
@@ -53,8 +60,8 @@ class PredictorCorrector(Sampler):
             raise ValueError(
                 f"unknown order '{order}'. Available: corrector-first, predictor-first"
             )
-        if not isinstance(predictor, Predictor | None):
-            raise TypeError(f"predictor must be a Predictor or None, got {predictor!r}")
+        if not isinstance(predictor, Solver | None):
+            raise TypeError(f"predictor must be a Solver or None, got {predictor!r}")
         if not isinstance(corrector, Corrector | None):
             raise TypeError(f"corrector must be a Corrector or None, got {corrector!r}")
         self.predictor, self.corrector = predictor, corrector
@@ -62,27 +69,67 @@ class PredictorCorrector(Sampler):
         self.order, self.denoise = order, denoise
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process."""
-        self.grid(sde, self.steps)
+        """Raise ValueError if the grid does not fit on the process, or the solver not on it."""
+        self._plan(sde, self.grid(sde, self.steps))
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x from T to the end of the grid."""
-        times = list(self.grid(sde, self.steps))
-        below = [*times[1:], times[-1]]  # the last time has none below it but itself
-        mean = x
-        run.begin(self.steps, x)
-        for i, (t, t_next) in enumerate(pairwise(times)):
-            if self.corrector is not None and self.order == "corrector-first":
-                x, mean = self.corrector.step(sde, score, x, t, t_next, run.noise)
-                x = run.constrain(x, t)
-            if self.predictor is not None:
-                x, mean = self.predictor.step(sde, score, x, t, t_next, run.noise)
-                x = run.constrain(x, t_next)
-            if self.corrector is not None and self.order == "predictor-first" and t_next > 0:
-                x, mean = self.corrector.step(sde, score, x, t_next, below[i + 1], run.noise)
-                x = run.constrain(x, t_next)
-            run.visit(i + 1, t_next, x)
-        return run.constrain(mean, times[-1]) if self.denoise else x
+        """Carry x from T to the end of the grid, or back where latents are asked for."""
+        times = self.grid(sde, self.steps)
+        steps = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
+        before, after = self._levels(sde, steps)
+        memory, mean = deque[Tensor](maxlen=depth(steps)), x
+        run.begin(len(steps), x)
+        for i, step in enumerate(steps):
+            if self.corrector is not None and (level := before[i]):
+                x, mean = self.corrector.step(level, score, x, run.noise)
+                x = run.constrain(x, step.t)
+            if step.rows:
+                x, mean = advance(step, score, x, memory, run.noise)
+                x = run.constrain(x, step.t_next)
+            if self.corrector is not None and (level := after[i]):
+                x, mean = self.corrector.step(level, score, x, run.noise)
+                x = run.constrain(x, step.t_next)
+            run.visit(i + 1, step.t_next, x)
+        return run.constrain(mean, steps[-1].t_next) if self.denoise else x
+
+    def _plan(self, sde: SDE, times: Tensor) -> list[Step]:
+        """The predictor's steps, or empty ones."""
+        if self.predictor is None:
+            return tabulate(times)
+        steps = self.predictor.plan(sde, times)
+        if self.corrector is not None and is_multistep(steps):
+            raise ValueError(
+                "a corrector moves the state off the path on which a multistep solver's memory "
+                "lies; use a single-step predictor beside it, or sampler/corrector=none"
+            )
+        return steps
+
+    def _levels(self, sde: SDE, steps: list[Step]) -> tuple[_Levels, _Levels]:
+        """Where the corrector works before and after each step; nowhere on noiseless data."""
+        nowhere: _Levels = [None] * len(steps)
+        if self.corrector is None:
+            return nowhere, nowhere
+        starts, ends = (
+            torch.stack(times) for times in zip(*(step[:2] for step in steps), strict=True)
+        )
+        if self.order == "corrector-first":
+            return [*self.corrector.levels(sde, starts, ends)], nowhere
+        below = torch.cat([ends[1:], ends[-1:]])  # the last time has none below it but itself
+        levels = self.corrector.levels(sde, ends, below)
+        return nowhere, [level if level.sigma > 0 else None for level in levels]
+
+    def _towards_noise(self, sde: SDE, times: Tensor) -> Tensor:
+        """The grid run backwards, from its lowest time with noise.
+
+        Raises:
+            ValueError: A corrector, or steps that draw noise, which no latent could undo.
+        """
+        if self.corrector is not None or draws_noise(self._plan(sde, times)):
+            raise ValueError(
+                "encoding follows a deterministic path, and this sampler draws noise; use "
+                "ProbabilityFlowODE, or PredictorCorrector(DDIM()) without a corrector"
+            )
+        return times[sde.sigma(times) > 0].flip(0)
 
 
 class AnnealedLangevin(Sampler):
@@ -125,15 +172,21 @@ class AnnealedLangevin(Sampler):
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x through the levels."""
+        if run.encode:
+            raise ValueError("annealed Langevin dynamics cannot encode; use ProbabilityFlowODE")
         lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
+        (alpha, alpha_end), (sigma, _) = (
+            c(torch.stack([lowest, end])).tolist() for c in (sde.alpha, sde.sigma)
+        )
         x = self.levels.run(sde, score, x, run)
-        if end > 0:
-            lowest = end  # a level like the others, at which the loop has not yet corrected
-            x, _ = self.corrector.step(sde, score, x, end, end, run.noise)
+        if end > 0:  # a level like the others, at which the loop has not yet corrected
+            (level,) = self.corrector.levels(sde, end[None], end[None])
+            x, _ = self.corrector.step(level, score, x, run.noise)
             x = run.constrain(x, end)
+            lowest, alpha, sigma = end, alpha_end, level.sigma
         if not self.denoise:
             return x
         # On a chain the loop has carried x/α to the data: back to the level it was corrected at.
-        x = x * (sde.alpha(lowest) / sde.alpha(end))
-        mean = (x + sde.sigma(lowest).square() * score(x, lowest)) / sde.alpha(lowest)
+        x = x * (alpha / alpha_end)
+        mean = torch.add(x, score(x, lowest), alpha=sigma**2) / alpha
         return run.constrain(mean, end)

@@ -1,25 +1,35 @@
-"""Predictors: Gaussian transitions from a time to an earlier one.
+"""Predictors: Gaussian transitions from a time to an earlier one, with one evaluation each.
 
 With the transition of the process between the two times, x_t = a x_s + b z, each classical
 predictor is one formula for every process and every chain.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
 
-Noise = Callable[[Tensor], Tensor]
-"""noise(x): a standard normal draw of x's shape."""
+from .solver import Noise, Solver, Stage, Step, tabulate
+
+Coefficients = tuple[Tensor, Tensor, Tensor]
+"""(c, w, std) of the step x_next ~ N(c x + w s(x, t), std² I)."""
 
 
-class Predictor(ABC):
-    """A step from time t to t_next < t, x_next ~ N(mean, std² I)."""
+class Predictor(Solver):
+    """A step from time t to t_next < t, x_next ~ N(c x + w s(x, t), std² I)."""
 
     @abstractmethod
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and std of the step, each of t's shape; w = 0 for a step without an evaluation.
+
+        Args:
+            sde: Process.
+            t: Time, shape () or (B,).
+            t_next: Next time, 0 ≤ t_next < t, shape of t.
+        """
+
     def transition(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -29,21 +39,27 @@ class Predictor(ABC):
             sde: Process.
             score: s(x, t).
             x: State at time t, shape (B, *).
-            t: Time, shape ().
-            t_next: Next time, 0 ≤ t_next < t, shape ().
+            t: Time, shape () or (B,).
+            t_next: Next time, 0 ≤ t_next < t, shape of t.
 
         Returns:
-            Mean, shape of x, and standard deviation, shape (); 0 for a deterministic step.
+            Mean, shape of x, and standard deviation, shape of t; 0 for a deterministic step.
         """
+        c, w, std = self.coefficients(sde, t, t_next)
+        return expand(c, x) * x + expand(w, x) * score(x, t), std
 
     def step(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """Take the step: the state at t_next and its mean (the state without the new noise)."""
         mean, std = self.transition(sde, score, x, t, t_next)
-        if std == 0:  # a scalar on the CPU: no waiting for a device
-            return mean, mean
         return mean + expand(std, x) * noise(x), mean
+
+    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+        """The steps between the times of a grid; see `Solver.plan`."""
+        t = times[:-1]
+        c, w, std = self.coefficients(sde, t, times[1:])
+        return tabulate(times, Stage(c, [w], [std], t if w.any() else None))
 
 
 class EulerMaruyama(Predictor):
@@ -54,13 +70,10 @@ class EulerMaruyama(Predictor):
     Reference: Song et al. 2021, arXiv:2011.13456 (appendix E).
     """
 
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the step; see `Predictor.transition`."""
-        reverse = sde.reverse(score)
-        mean = x + reverse.drift(x, t) * expand(t_next - t, x)
-        return mean, reverse.diffusion(t) * (t - t_next).sqrt()
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and std of the step; see `Predictor.coefficients`."""
+        h, g = t_next - t, sde.g(t)
+        return 1 + h * sde.f(t), -h * g.square(), g * (-h).sqrt()
 
 
 class ReverseDiffusion(Predictor):
@@ -71,12 +84,10 @@ class ReverseDiffusion(Predictor):
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 46).
     """
 
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the step; see `Predictor.transition`."""
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and std of the step; see `Predictor.coefficients`."""
         a, b = sde.transition(t_next, t)
-        return expand(2 - a, x) * x + expand(b * b, x) * score(x, t), b
+        return 2 - a, b.square(), b
 
 
 class Ancestral(Predictor):
@@ -102,15 +113,11 @@ class Ancestral(Predictor):
             raise ValueError(f"unknown variance '{variance}'. Available: posterior, forward")
         self.variance = variance
 
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the step; see `Predictor.transition`."""
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and std of the step; see `Predictor.coefficients`."""
         a, b = sde.transition(t_next, t)
-        mean = (x + expand(b * b, x) * score(x, t)) / expand(a, x)
-        if self.variance == "forward":
-            return mean, b
-        return mean, b * sde.sigma(t_next) / sde.sigma(t)
+        std = b if self.variance == "forward" else b * sde.sigma(t_next) / sde.sigma(t)
+        return 1 / a, b.square() / a, std
 
 
 class DDIM(Predictor):
@@ -136,16 +143,17 @@ class DDIM(Predictor):
             raise ValueError(f"eta must be in [0, 1], got {eta}")
         self.eta = eta
 
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the step; see `Predictor.transition`."""
-        a, b = sde.transition(t_next, t)
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and std of the step; see `Predictor.coefficients`."""
         sigma, sigma_next = sde.sigma(t), sde.sigma(t_next)
-        std = self.eta * b * sigma_next / sigma
+        if self.eta == 0:  # also towards the noise, where the process has no transition back
+            a, std = sde.alpha(t) / sde.alpha(t_next), torch.zeros_like(t)
+        else:
+            a, b = sde.transition(t_next, t)
+            std = self.eta * b * sigma_next / sigma
         # Gathered by x and s, so that two large terms do not cancel in the state's precision.
         pull = sigma.square() / a - sigma * (sigma_next.square() - std.square()).sqrt()
-        return x / expand(a, x) + expand(pull, x) * score(x, t), std
+        return 1 / a, pull, std
 
 
 class Rescale(Predictor):
@@ -156,11 +164,9 @@ class Rescale(Predictor):
     s is t_next. Where α = 1, as in NCSN, nothing moves.
     """
 
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean of the step and 0; see `Predictor.transition`."""
-        return expand(sde.alpha(t_next) / sde.alpha(t), x) * x, torch.zeros_like(t)
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and 0; see `Predictor.coefficients`."""
+        return sde.alpha(t_next) / sde.alpha(t), torch.zeros_like(t), torch.zeros_like(t)
 
 
 class ProbabilityFlowEuler(Predictor):
@@ -171,32 +177,7 @@ class ProbabilityFlowEuler(Predictor):
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 13).
     """
 
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean of the step and 0; see `Predictor.transition`."""
-        flow = sde.reverse(score, eta=0.0)
-        return x + flow.drift(x, t) * expand(t_next - t, x), torch.zeros_like(t)
-
-
-class ProbabilityFlowHeun(Predictor):
-    """Heun's second-order step of the probability-flow ODE.
-
-        d = v(x, t),   d′ = v(x + h d, t_next),   mean = x + ½ h (d + d′),   h = t_next − t
-
-    A last step to noiseless data, where the score does not exist, is Euler's.
-
-    Reference: Karras et al. 2022, arXiv:2206.00364 (algorithm 1).
-    """
-
-    def transition(
-        self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean of the step and 0; see `Predictor.transition`."""
-        flow = sde.reverse(score, eta=0.0)
-        h = expand(t_next - t, x)
-        d = flow.drift(x, t)
-        euler = x + h * d
-        if sde.sigma(t_next) == 0:
-            return euler, torch.zeros_like(t)
-        return x + 0.5 * h * (d + flow.drift(euler, t_next)), torch.zeros_like(t)
+    def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
+        """c, w and 0; see `Predictor.coefficients`."""
+        h = t_next - t
+        return 1 + h * sde.f(t), -0.5 * h * sde.g(t).square(), torch.zeros_like(t)

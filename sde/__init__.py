@@ -2,6 +2,7 @@
 
 from .base import SDE, Prior, ReverseSDE, Score, expand
 from .discrete import Discretized
+from .edm import EDM
 from .integrate import integrate
 from .schedule import CosineSchedule, LinearSchedule, Schedule
 from .subvp import SubVP
@@ -9,6 +10,7 @@ from .ve import VE
 from .vp import VP
 
 __all__ = [
+    "EDM",
     "SDE",
     "VE",
     "VP",

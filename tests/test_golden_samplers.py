@@ -46,8 +46,10 @@ class _ContinuousSigma(AnnealedLangevinStep):
         super().__init__(snr)
         self.sde = sde
 
-    def step_size(self, sde, t, a, s, z):
-        return super().step_size(self.sde, t, a, s, z)
+    def levels(self, sde, t, t_next):
+        sigma = self.sde.sigma(t).tolist()
+        levels = zip(super().levels(sde, t, t_next), sigma, strict=True)
+        return [level._replace(sigma=value) for level, value in levels]
 
 
 def corrector_of(name, sde, snr):

@@ -17,9 +17,9 @@ from samplers import (
     LogSNRGrid,
     PredictorCorrector,
     ProbabilityFlowEuler,
-    ProbabilityFlowHeun,
     ProbabilityFlowODE,
     ReverseDiffusion,
+    RungeKutta,
     UniformGrid,
     draw,
 )
@@ -36,7 +36,7 @@ PREDICTORS = {
     "ddim": DDIM(0.0),
     "ddim_half": DDIM(0.5),
     "flow_euler": ProbabilityFlowEuler(),
-    "flow_heun": ProbabilityFlowHeun(),
+    "flow_heun": RungeKutta("heun"),
 }
 SAMPLERS = {
     **{name: PredictorCorrector(p, steps=200) for name, p in PREDICTORS.items()},
@@ -139,8 +139,9 @@ def test_langevin_norms(norm, mixes):
     x = torch.randn(3, 4, **DOUBLE) * torch.tensor([[0.1], [1.0], [5.0]], **DOUBLE)
     z = torch.randn(3, 4, **DOUBLE)
     corrector, score = Langevin(0.16, norm=norm), gaussian(sde, 4)
-    together = corrector.step(sde, score, x, t, t, lambda x: z)[0]
-    alone = corrector.step(sde, score, x[:1], t, t, lambda x: z[:1])[0]
+    (level,) = corrector.levels(sde, t[None], t[None])
+    together = corrector.step(level, score, x, lambda x: z)[0]
+    alone = corrector.step(level, score, x[:1], lambda x: z[:1])[0]
     assert torch.allclose(together[:1], alone, rtol=1e-12, atol=1e-12) != mixes
 
 
@@ -159,7 +160,8 @@ def test_langevin_inflates_the_variance_as_theory_says(norm, inflation, generato
         return torch.randn(x.shape, generator=generator, **DOUBLE)
 
     corrector = Langevin(r, n_steps=150, norm=norm)
-    x, _ = corrector.step(sde, lambda x, t: -x, x, t, t, noise)
+    (level,) = corrector.levels(sde, t[None], t[None])
+    x, _ = corrector.step(level, lambda x, t: -x, x, noise)
     assert abs(x.var().item() - 1 / (1 - r**2) - inflation) < 0.012
 
 
@@ -168,7 +170,8 @@ def test_langevin_steps_of_points_do_not_depend_on_the_state():
     sde, t = VE(), torch.tensor(0.5, **DOUBLE)
     z, s = torch.randn(5, 2, **DOUBLE), torch.randn(5, 2, **DOUBLE)
     s[0] = 1e-12
-    delta = Langevin(0.16).step_size(sde, t, torch.ones_like(t), s, z)
+    (level,) = Langevin(0.16).levels(sde, t[None], t[None])
+    delta = Langevin(0.16).step_size(level, s, z)
     constant = 2 * (0.16 * sde.sigma(t)) ** 2
     torch.testing.assert_close(delta, constant.expand(5), rtol=0.005, atol=0)
 
@@ -352,7 +355,7 @@ def test_nothing_to_draw_or_to_keep_is_refused(shape, keep):
 
 
 def test_a_corrector_is_no_predictor():
-    with pytest.raises(TypeError, match="predictor must be a Predictor or None, got <samplers"):
+    with pytest.raises(TypeError, match="predictor must be a Solver or None, got <samplers"):
         PredictorCorrector(Langevin())
     with pytest.raises(TypeError, match="corrector must be a Corrector or None, got <samplers"):
         PredictorCorrector(DDIM(), DDIM())

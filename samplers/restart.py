@@ -1,0 +1,69 @@
+"""Restart sampling: a solver that goes back up and down again over part of its way."""
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+from sde.base import check_steps
+
+from .solver import Solver, Stage, Step, tabulate
+
+
+class Restart(Solver):
+    """A solver that, having reached σ_min, adds noise up to σ_max and comes down again, K times.
+
+        x_{t_max} = a x_{t_min} + b z,   then the solver from t_max to t_min
+
+    The noise contracts the errors that a deterministic solver gathers, which adds few of its own.
+    σ stands for σ/α. t_min and t_max are the times of the grid nearest to them; the way down is
+    the grid's own.
+
+    Args:
+        solver: Solver of the way down, restarted too.
+        restarts: K ≥ 1.
+        sigma_min: Where the restarts begin.
+        sigma_max: Where they lead to, > sigma_min.
+
+    Raises:
+        ValueError: A constant out of its range, or a grid without two times with noise.
+
+    Reference: Xu et al. 2023, arXiv:2306.14878 (algorithm 1).
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        restarts: int = 2,
+        sigma_min: float = 0.05,
+        sigma_max: float = 0.3,
+    ) -> None:
+        if not 0 < sigma_min < sigma_max < float("inf"):
+            raise ValueError(
+                f"a restart needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
+            )
+        self.solver, self.restarts = solver, check_steps(restarts, "restarts")
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+        """The steps of the grid, with those of the restarts; see `Solver.plan`."""
+        top, bottom = self._interval(sde, times)
+        again = times[top : bottom + 1]
+        a, b = sde.transition(times[bottom], times[top])
+        up = tabulate(again[[-1, 0]], Stage(a, (), [b]))
+        steps = self.solver.plan(sde, times[: bottom + 1])
+        for _ in range(self.restarts):
+            steps = steps + up + self.solver.plan(sde, again)
+        rest = times[bottom:]
+        return steps + self.solver.plan(sde, rest) if len(rest) > 1 else steps
+
+    def _interval(self, sde: SDE, times: Tensor) -> tuple[int, int]:
+        """Numbers of the grid's times nearest to σ_max and σ_min."""
+        noisy = sde.log_snr(times[sde.sigma(times) > 0])
+        bounds = torch.tensor([self.sigma_max, self.sigma_min], dtype=torch.float64)
+        if len(noisy) < 2:
+            raise ValueError(
+                "a restart needs a grid of at least two times with noise; use more steps"
+            )
+        top, bottom = ((noisy + bound.log()).abs().argmin().item() for bound in bounds)
+        bottom = max(int(bottom), 1)
+        return min(int(top), bottom - 1), bottom
