@@ -86,13 +86,16 @@ class Segment:
             (whole,) = self.weights(nodes[:1])
             return [whole * share for share in adams(len(nodes))]
         lam, u, measure = self._quadrature(variable)
-        end = self.end
-        inner = self.kind.weight(lam, end.alpha[:, None], end.sigma[:, None])
-        tau2 = self.tau.square()[:, None]
-        inner = inner * (1 + tau2)
-        inner = inner * torch.exp(tau2 * (self.kind.decay(lam) - self.kind.decay(end.lam)[:, None]))
+        inner = measure * self._integrand(lam)
         known = [_variable(variable, node.t, node.lam)[:, None] for node in nodes]
-        return [(measure * inner * basis).sum(1) for basis in lagrange(known, u)]
+        return [(inner * basis).sum(1) for basis in lagrange(known, u)]
+
+    def _integrand(self, lam: Tensor) -> Tensor:
+        """m_t w(λ) (1 + τ²) e^{A − A_t} at points (N, Q)."""
+        end, tau2 = self.end, self.tau.square()[:, None]
+        grown = tau2 * (self.kind.decay(lam) - self.kind.decay(end.lam)[:, None])
+        scale = self.kind.weight(lam, end.alpha[:, None], end.sigma[:, None])
+        return (1 + tau2) * scale * torch.exp(grown)
 
     def _quadrature(self, variable: str) -> tuple[Tensor, Tensor, Tensor]:
         """λ, u and dλ at the points of the rule, shape (N, Q) each."""
@@ -120,8 +123,12 @@ class ExponentialMultistep(Solver):
         tau_range: Interval of σ/α within which τ acts; everywhere where not given.
         variable: In what the prediction is a polynomial: `lambda`, `rho` (σ/α), `time`, or
             `index`, which takes the evaluations to be equally spaced.
-        as_published: The weights that other libraries ship as DPM-Solver++ 2M and 3M, for orders 2
-            and 3 in λ: the second is of order 2, since half of its second difference is missing.
+        weights: `exact` for the integrals of the polynomials; `dpmpp` for those of DPM-Solver++ 2M
+            in steps of order 2, W (k_0 + ½ D), and of the trapezoid in the first correction, which
+            have smaller errors on data predictions; `dpmpp-published` for those of its 3M too, as
+            other libraries ship them, which miss half of the second difference and so an order.
+        settle_below: Runs of fewer steps than this end with steps of falling order, whose last
+            takes the prediction as it stands; 0 for none.
 
     Raises:
         ValueError: A setting out of its range.
@@ -139,20 +146,24 @@ class ExponentialMultistep(Solver):
         tau: float = 0.0,
         tau_range: tuple[float, float] | None = None,
         variable: str = "lambda",
-        as_published: bool = False,
+        weights: str = "exact",
+        settle_below: int = 8,
     ) -> None:
         if order not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order!r}")
         if variable not in VARIABLES:
             raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
-        if as_published and (corrector or order not in (2, 3) or variable != "lambda"):
+        if weights not in ("exact", "dpmpp", "dpmpp-published"):
             raise ValueError(
-                "as_published stands for DPM-Solver++ 2M and 3M; use order 2 or 3 in lambda, "
-                "without a corrector"
+                f"unknown weights '{weights}'. Available: exact, dpmpp, dpmpp-published"
             )
+        if weights != "exact" and variable != "lambda":
+            raise ValueError(f"weights={weights} needs variable=lambda, got variable={variable}")
+        if isinstance(settle_below, bool) or not isinstance(settle_below, int) or settle_below < 0:
+            raise ValueError(f"settle_below must be an integer ≥ 0, got {settle_below!r}")
         self.order, self.kind, self.corrector = order, choose_prediction(prediction), corrector
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
-        self.variable, self.as_published = variable, as_published
+        self.variable, self.weights, self.settle_below = variable, weights, settle_below
 
     def plan(self, sde: SDE, times: Tensor) -> list[Step]:
         """The steps between the times of a grid; see `Solver.plan`."""
@@ -196,20 +207,36 @@ class ExponentialMultistep(Solver):
         """Weights of each step, newest evaluation first, (N,) each; `ahead` 1 for the corrector."""
         n = len(nodes.t) - 1
         columns = torch.zeros(self.order + ahead, n, dtype=torch.float64)
+        trusted, highest = torch.zeros(n), torch.full((n,), self.order)
+        if n < self.settle_below:
+            highest = torch.minimum(highest, torch.arange(n, 0, -1))
         for order in range(1, min(self.order, n) + 1):
-            last = order if order < self.order else n
-            rows = slice(order - 1, last)
-            start, end = nodes.part(rows), nodes.part(slice(order, last + 1))
-            behind = [nodes.part(slice(order - 1 - j, last - j)) for j in range(order)]
-            known = [end, *behind] if ahead else behind
+            rows = slice(order - 1, n)  # the steps with so many evaluations behind them
+            start, end = nodes.part(rows), nodes.part(slice(order, n + 1))
+            behind = [nodes.part(slice(order - 1 - j, n - j)) for j in range(order)]
             segment = Segment(sde, self.kind, start, end, tau[rows])
-            if self.as_published:
-                weights = published(segment, behind)
-            else:
-                weights = segment.weights(known, self.variable)
+            weights = self._weights(segment, behind, ahead)
+            spread = sum(w.abs() for w in weights) / sum(weights).abs()
+            usual = sum(abs(w) for w in adams(order, ahead))
+            # No order is taken over one that is not trusted.
+            taken = (trusted[rows] == order - 1) & (highest[rows] >= order)
+            taken &= (spread <= self.kind.reach * usual) | (order == 1)
             for j, weight in enumerate(weights):
-                columns[j, rows] = weight
+                columns[j, rows] = torch.where(taken, weight, columns[j, rows])
+            trusted[rows] += taken
         return list(columns)
+
+    def _weights(self, segment: Segment, behind: list[Nodes], ahead: int) -> list[Tensor]:
+        """Weights of steps of one order, newest evaluation first."""
+        if ahead:
+            if self.weights != "exact" and len(behind) == 1:
+                (whole,) = segment.weights(behind)
+                return [0.5 * whole, 0.5 * whole]
+            return segment.weights([segment.end, *behind], self.variable)
+        published = {"exact": (), "dpmpp": (2,), "dpmpp-published": (2, 3)}[self.weights]
+        if len(behind) in published:
+            return dpm_weights(segment, behind)
+        return segment.weights(behind, self.variable)
 
 
 _SCHEMES: dict[int, tuple[tuple[float, tuple[int, ...]], ...]] = {
@@ -296,15 +323,21 @@ def lagrange(known: Sequence[Tensor], u: Tensor) -> list[Tensor]:
     return basis
 
 
-def adams(order: int) -> list[float]:
-    """Adams–Bashforth weights for equal steps, newest first: ∫_0^1 ℓ_j with nodes 0, −1, …"""
+def adams(order: int, ahead: int = 0) -> list[float]:
+    """Adams weights for equal steps, newest first: ∫_0^1 ℓ_j.
+
+    Args:
+        order: Number of nodes 0, −1, … of Adams–Bashforth.
+        ahead: 1 for the node 1 before them, of Adams–Moulton.
+    """
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     u, measure = _rule(zero, one)
-    known = [torch.full((1, 1), -float(j), dtype=torch.float64) for j in range(order)]
+    places = range(ahead, -order, -1)
+    known = [torch.full((1, 1), float(place), dtype=torch.float64) for place in places]
     return [(basis * measure).sum().item() for basis in lagrange(known, u)]
 
 
-def published(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
+def dpm_weights(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
     """The weights of DPM-Solver++ 2M and 3M as published, of three libraries' code too.
 
         2M: W (k_0 + ½ D),   3M: W k_0 + W′ D_1 + ½ W″ D_2
@@ -314,14 +347,12 @@ def published(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
 
     Args:
         segment: Steps.
-        nodes: Nodes of one, two or three evaluations, newest first.
+        nodes: Nodes of two or three evaluations, newest first.
 
     Reference: Lu et al. 2022, arXiv:2211.01095 (algorithm 2).
     """
     (whole,) = segment.weights(nodes[:1])
     h = segment.end.lam - segment.start.lam
-    if len(nodes) == 1:
-        return [whole]
     ratio = (nodes[0].lam - nodes[1].lam) / h
     if len(nodes) == 2:
         return [whole * (1 + 0.5 / ratio), -whole * 0.5 / ratio]

@@ -1,0 +1,142 @@
+"""Ours and the installed diffusers' schedulers, from the same latents with the same exact score.
+
+python benchmarks/diffusers_side_by_side.py
+
+Both follow the probability flow of VP (β 0.1 → 20) from T to 1e-3 on a two-dimensional mixture of
+three Gaussians, on grids of the same times, in float64; the error is the mean distance of the end
+points from those of an adaptive solution at rtol 1e-12. diffusers' schedulers are handed the
+grid's own σ/α, so that no rounding to integer time steps stands between the two.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.problem import Problem, mixture
+from samplers import Grid, LogSNRGrid, PredictorCorrector, UniformGrid
+from samplers.presets import PRESETS
+
+logging.disable(logging.WARNING)
+
+Theirs = Callable[[int], Any]
+
+
+def _dpm(order: int, **settings: Any) -> Theirs:
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    return lambda n: DPMSolverMultistepScheduler(
+        solver_order=order, final_sigmas_type="sigma_min", **settings
+    )
+
+
+def _singlestep(order: int, algorithm: str) -> Theirs:
+    from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
+
+    return lambda n: DPMSolverSinglestepScheduler(
+        solver_order=order, algorithm_type=algorithm, final_sigmas_type="sigma_min"
+    )
+
+
+def _unipc(order: int) -> Theirs:
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+    return lambda n: UniPCMultistepScheduler(solver_order=order, final_sigmas_type="sigma_min")
+
+
+def _deis(order: int) -> Theirs:
+    from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
+
+    return lambda n: DEISMultistepScheduler(solver_order=order)
+
+
+def _ipndm() -> Theirs:
+    from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler
+
+    return lambda n: IPNDMScheduler()
+
+
+def _lms() -> Theirs:
+    from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+
+    return lambda n: LMSDiscreteScheduler()
+
+
+def namesakes() -> dict[str, tuple[str, Theirs]]:
+    """Preset of ours → diffusers' scheduler of that name, with the defaults of each."""
+    return {
+        "ddim": ("DPMSolverMultistep, order 1", _dpm(1)),
+        "dpmpp_2m": ("DPMSolverMultistep, order 2", _dpm(2)),
+        "dpmpp_3m": ("DPMSolverMultistep, order 3", _dpm(3)),
+        "dpmpp_3m_published": ("DPMSolverMultistep, order 3", _dpm(3)),
+        "unipc_1": ("UniPCMultistep, order 1", _unipc(1)),
+        "unipc_2": ("UniPCMultistep, order 2", _unipc(2)),
+        "unipc_3": ("UniPCMultistep, order 3", _unipc(3)),
+        "deis_2": ("DEISMultistep, order 2", _deis(2)),
+        "deis_3": ("DEISMultistep, order 3", _deis(3)),
+        "ipndm_4": ("IPNDM", _ipndm()),
+        "lms_4": ("LMSDiscrete", _lms()),
+        "dpmpp_2s": ("DPMSolverSinglestep, order 2", _singlestep(2, "dpmsolver++")),
+        "dpm_solver_3": ("DPMSolverSinglestep, order 3", _singlestep(3, "dpmsolver")),
+    }
+
+
+def their_error(problem: Problem, make: Theirs, grid: Grid, steps: int) -> float:
+    """Error of a scheduler of diffusers on the grid, by σ/α and the prediction of the noise."""
+    sde, times = problem.sde, grid(problem.sde, steps)
+    alpha, sigma = sde.alpha(times), sde.sigma(times)
+    scheduler = make(steps)
+    scheduler.set_timesteps(steps)
+    scheduler.timesteps = torch.arange(steps, 0, -1)
+    scheduler.num_inference_steps = steps
+    in_sigma = type(scheduler).__name__.startswith("LMS")
+    if hasattr(scheduler, "order_list"):
+        scheduler.order_list = scheduler.get_order_list(steps)
+    if hasattr(scheduler, "alphas") and hasattr(scheduler, "ets"):  # iPNDM steps in α and σ
+        scheduler.alphas, scheduler.betas = alpha, sigma
+    else:
+        scheduler.sigmas = sigma / alpha
+    x = problem.latents / alpha[0] if in_sigma else problem.latents
+    for i, t in enumerate(scheduler.timesteps):
+        state = (
+            scheduler.scale_model_input(x, t) * (alpha[i] * (1 + (sigma[i] / alpha[i]) ** 2).sqrt())
+            if in_sigma
+            else x
+        )
+        prediction = -sigma[i] * problem.score(state, times[i])
+        if hasattr(scheduler, "ets"):
+            # It mixes state and output as for the output of a v-like network: v from ẑ and x.
+            prediction = (prediction - sigma[i] * x) / alpha[i]
+        x = scheduler.step(prediction, t, x).prev_sample
+    return problem.error(x * alpha[-1] if in_sigma else x)
+
+
+def our_error(problem: Problem, name: str, grid: Grid, steps: int) -> tuple[float, float]:
+    """Error of a preset on the grid, and its evaluations."""
+    sampler = PredictorCorrector(PRESETS[name](), steps=steps, grid=grid)
+    shape = tuple(problem.latents.shape)
+    samples = sampler(problem.sde, problem.score, shape, x_init=problem.latents)
+    return problem.error(samples.x), samples.nfe
+
+
+def main() -> None:
+    """Print the table."""
+    problem = mixture(512)
+    for label, grid in {"uniform in λ": LogSNRGrid(), "uniform in t": UniformGrid()}.items():
+        for steps in (5, 10, 20, 50):
+            print(f"\n{label}, {steps} steps")
+            for name, (theirs, make) in namesakes().items():
+                ours, nfe = our_error(problem, name, grid, steps)
+                other = their_error(problem, make, grid, steps)
+                print(
+                    f"  {name:20s} {ours:9.2e} ({nfe:.0f} evaluations)   {theirs:34s} {other:9.2e}  {other / ours:6.2f}"
+                )
+
+
+if __name__ == "__main__":
+    main()

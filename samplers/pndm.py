@@ -1,0 +1,68 @@
+"""PNDM: pseudo linear multistep sampling with a pseudo Runge–Kutta start-up."""
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+
+from .exponential import Nodes, Segment, adams
+from .prediction import NoisePrediction
+from .runge_kutta import TABLEAUS
+from .solver import Solver, Stage, Step, tabulate, up_to_data
+
+_KIND = NoisePrediction()
+
+
+class PNDM(Solver):
+    """Pseudo numerical methods: classical weights around the transfer of DDIM.
+
+        x_t = (α_t/α_s) x_s + W k,   W = −σ_t (e^{λ_t − λ_s} − 1)
+
+    k is a mean of noise predictions: in the first three steps with the weights of the classical
+    Runge–Kutta method (four evaluations each, at the middle of the step in t), from then on with
+    those of Adams–Bashforth of order 4 for equal steps.
+
+    Reference: Liu et al. 2022, arXiv:2202.09778 (algorithm 2).
+    """
+
+    _START = 3
+
+    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+        """The steps between the times of a grid; see `Solver.plan`."""
+        return up_to_data(sde, times, self._steps)
+
+    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+        first = times[: self._START + 1]
+        steps = self._start(sde, first)
+        rest = times[self._START :]
+        if len(rest) < 2:
+            return steps
+        whole, p, q, factor = self._transfer(sde, rest[:-1], rest[1:])
+        columns = [torch.zeros_like(whole) for _ in range(4 * self._START + 1)]
+        for n in range(len(whole)):
+            for j, share in enumerate(adams(4)):
+                # Of the four evaluations of a start-up step only the oldest lies on the path.
+                lag = j if j <= n else n + 4 * (j - n)
+                columns[lag][n] = whole[n] * share
+        return steps + tabulate(rest, Stage(factor, columns, (), rest[:-1], p, q))
+
+    def _start(self, sde: SDE, times: Tensor) -> list[Step]:
+        t, t_next = times[:-1], times[1:]
+        tableau = TABLEAUS["rk4"]
+        rows, stages = [*tableau.a[1:], tableau.b], list[Stage]()
+        for here, row in zip(tableau.a, rows, strict=True):
+            at, to = torch.lerp(t, t_next, sum(here)), torch.lerp(t, t_next, sum(row))
+            whole, _, _, factor = self._transfer(sde, t, to)
+            p, q = _KIND.evaluation(sde.alpha(at), sde.sigma(at))
+            weights = [whole * weight / sum(row) for weight in reversed(row)]
+            stages.append(Stage(factor, weights, (), at, p, q))
+        return tabulate(times, *stages)
+
+    def _transfer(
+        self, sde: SDE, start: Tensor, end: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """W, the evaluation's (p, q), and the weight of the state."""
+        here = Nodes.at(sde, start)
+        step = Segment(sde, _KIND, here, Nodes.at(sde, end), torch.zeros_like(start))
+        (whole,) = step.weights([here])
+        return whole, *_KIND.evaluation(here.alpha, here.sigma), step.factor()

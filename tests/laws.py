@@ -1,0 +1,106 @@
+"""Exact laws and how solvers are held against them."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from benchmarks.problem import Problem, mixture
+from models import GaussianScore
+from samplers import LogSNRGrid, PredictorCorrector
+from sde import EDM, VE, VP, CosineSchedule, SubVP
+
+PROCESSES = {
+    "vp": VP(),
+    "vp_cosine": VP(schedule=CosineSchedule()),
+    "subvp": SubVP(),
+    "ve": VE(),
+    "edm": EDM(),
+}
+MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
+COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)
+
+_PROBLEMS: dict[str, Problem] = {}
+
+
+def problem(name: str) -> Problem:
+    """The mixture on a process, solved to 1e-12 once."""
+    if name not in _PROBLEMS:
+        _PROBLEMS[name] = mixture(48, PROCESSES[name])
+    return _PROBLEMS[name]
+
+
+def run(solver, sde, score, x, steps, *, grid=None, noise=None):
+    """The end of a run from x, with its last noise."""
+    sampler = PredictorCorrector(solver, steps=steps, grid=grid or LogSNRGrid(), denoise=False)
+    return sampler(sde, score, tuple(x.shape), x_init=x, noise=noise).x
+
+
+def slopes(errors):
+    """Orders between runs of N, 2 N, 4 N, … steps."""
+    return [math.log2(a / b) for a, b in pairwise(errors)]
+
+
+def gaussian(sde):
+    """The score of an anisotropic, correlated Gaussian."""
+    return GaussianScore(sde, MEAN, COVARIANCE)
+
+
+def marginal(sde, t):
+    """Mean and covariance of p_t for that Gaussian."""
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64)
+
+
+def moments(solver, sde, score, steps, *, grid=None):
+    """Mean and covariance at the end of a run from p_T, without a single random number.
+
+    With a Gaussian target the whole run is affine, x′ = B x + b + Σ C_i z_i. Its matrices are read
+    off by feeding the basis vectors of the state and of each draw, one in each row of a batch.
+    """
+    draws = 0
+
+    def count(x):
+        nonlocal draws
+        draws += 1
+        return torch.zeros_like(x)
+
+    run(solver, sde, score, torch.zeros(1, 2, dtype=torch.float64), steps, grid=grid, noise=count)
+    x = torch.zeros(3 + 2 * draws, 2, dtype=torch.float64)
+    x[1:3] = torch.eye(2)
+    row = 3
+
+    def basis(x):
+        nonlocal row
+        z = torch.zeros_like(x)
+        z[row : row + 2] = torch.eye(2)
+        row += 2
+        return z
+
+    end = run(solver, sde, score, x, steps, grid=grid, noise=basis)
+    shift, images = end[0], end[1:] - end[0]
+    mean, covariance = marginal(sde, torch.tensor(sde.T, dtype=torch.float64))
+    state, noises = images[:2], images[2:]
+    return mean @ state + shift, state.T @ covariance @ state + noises.T @ noises
+
+
+def wasserstein(mean, covariance, other_mean, other_covariance) -> float:
+    """W₂ between two Gaussians, W₂² = |Δm|² + tr(P + Q − 2 (P^½ Q P^½)^½)."""
+    p, q = covariance.numpy(), other_covariance.numpy()
+    root = _root(p)
+    # Summed as the squares of small differences, so that W₂ resolves below √(rounding).
+    cross = _root(root @ q @ root)
+    distance = np.trace(p + q - 2 * cross)
+    return math.sqrt(max(distance, 0.0) + (mean - other_mean).square().sum().item())
+
+
+def _root(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors @ np.diag(np.sqrt(values.clip(min=0))) @ vectors.T
+
+
+def weak_error(solver, sde, steps, *, grid=None) -> float:
+    """W₂ between the law of a run from p_T and p_eps."""
+    mean, covariance = moments(solver, sde, gaussian(sde), steps, grid=grid)
+    return wasserstein(mean, covariance, *marginal(sde, torch.tensor(sde.sampling_eps).double()))
