@@ -103,6 +103,18 @@ class Sampler(ABC):
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from time T to the end; count evaluations and report steps to `run`."""
 
+    def calibrate(  # noqa: B027 — most samplers have nothing to measure
+        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Measure on data what the sampler needs to know beside the process, if anything.
+
+        Args:
+            sde: Process.
+            score: s(x, t).
+            x0: Data, shape (B, *).
+            generator: Source of noise.
+        """
+
     @torch.no_grad()
     def __call__(
         self,

@@ -216,7 +216,8 @@ class ExponentialMultistep(Solver):
             behind = [nodes.part(slice(order - 1 - j, n - j)) for j in range(order)]
             segment = Segment(sde, self.kind, start, end, tau[rows])
             weights = self._weights(segment, behind, ahead)
-            spread = sum(w.abs() for w in weights) / sum(weights).abs()
+            table = torch.stack(weights)
+            spread = table.abs().sum(0) / table.sum(0).abs()
             usual = sum(abs(w) for w in adams(order, ahead))
             # No order is taken over one that is not trusted.
             taken = (trusted[rows] == order - 1) & (highest[rows] >= order)

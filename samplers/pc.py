@@ -12,7 +12,7 @@ from .base import Run, Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level
 from .grid import Grid, UniformGrid
 from .predictors import Rescale
-from .solver import Solver, Step, advance, depth, draws_noise, is_multistep, tabulate
+from .solver import Solver, Step, advance, depth, draws_noise, fold, is_multistep, tabulate
 
 _Levels = list[Level | None]
 
@@ -68,6 +68,14 @@ class PredictorCorrector(Sampler):
         self.steps, self.grid = check_steps(steps), grid or UniformGrid()
         self.order, self.denoise = order, denoise
 
+    @torch.no_grad()
+    def calibrate(
+        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Let the predictor measure what it needs; see `Sampler.calibrate`."""
+        if self.predictor is not None:
+            self.predictor.calibrate(sde, score, x0, generator)
+
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver not on it."""
         self._plan(sde, self.grid(sde, self.steps))
@@ -75,7 +83,7 @@ class PredictorCorrector(Sampler):
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, or back where latents are asked for."""
         times = self.grid(sde, self.steps)
-        steps = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
+        steps = fold(self._plan(sde, self._towards_noise(sde, times) if run.encode else times))
         before, after = self._levels(sde, steps)
         memory, mean = deque[Tensor](maxlen=depth(steps)), x
         run.begin(len(steps), x)

@@ -6,10 +6,12 @@ predictor is one formula for every process and every chain.
 
 from abc import abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
+from sde.base import standard_normal
 
 from .solver import Noise, Solver, Stage, Step, tabulate
 
@@ -93,31 +95,72 @@ class ReverseDiffusion(Predictor):
 class Ancestral(Predictor):
     """Ancestral sampling: the posterior of the transition, with x_0 at its posterior mean.
 
-        mean = (x + b² s)/a,   std = b σ_s/σ_t  (posterior)   or   b  (forward)
+        mean = (x + b² s)/a,
+        std² = b²  (forward),   b² σ_s²/σ_t²  (posterior),
+               b² σ_s²/σ_t² + (b²/(a σ_t))² (1 − σ_t² E‖s‖²/D)  (analytic)
 
     s is t_next. `forward` is DDPM's σ² = β; `posterior` is DDPM's β̃ and the ancestral sampler of
-    the VE process.
+    the VE process; `analytic` adds the variance that x_0 has beside its mean, which is the best
+    isotropic variance there is, and exact for isotropic Gaussian data whatever the steps.
 
     Args:
-        variance: `posterior` or `forward`.
+        variance: `posterior`, `forward` or `analytic`; the last needs `calibrate` before it runs.
 
     Raises:
-        ValueError: Another variance.
+        ValueError: Another variance, or an analytic one that was not calibrated.
 
     Reference: Ho et al. 2020, arXiv:2006.11239 (section 3.2); Song et al. 2021, arXiv:2011.13456
-    (eq. 47 and appendix F).
+    (eq. 47 and appendix F); Bao et al. 2022, arXiv:2201.06503 (eq. 7, 8) for `analytic`.
     """
 
     def __init__(self, variance: str = "posterior") -> None:
-        if variance not in ("posterior", "forward"):
-            raise ValueError(f"unknown variance '{variance}'. Available: posterior, forward")
+        if variance not in ("posterior", "forward", "analytic"):
+            raise ValueError(
+                f"unknown variance '{variance}'. Available: posterior, forward, analytic"
+            )
         self.variance = variance
+        self._table: tuple[np.ndarray, np.ndarray] | None = None
+
+    def calibrate(
+        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Estimate 1 − σ² E‖s‖²/D at 100 times from data; see `Solver.calibrate`.
+
+        It is the least loss, E‖z + σ s‖²/D, which estimates it without a difference of two numbers
+        that both are nearly 1 where noise is large.
+        """
+        if self.variance != "analytic":
+            return
+        ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
+        first, last = sde.log_snr(ends).tolist()
+        lam = torch.linspace(first, last, 100, dtype=torch.float64)
+        losses = []
+        for t in sde.time_of_log_snr(lam):
+            z = standard_normal(tuple(x0.shape), generator, x0.dtype, x0.device)
+            s = expand(sde.sigma(t), x0) * score(sde.perturb(x0, t, z), t)
+            losses.append((z + s).double().square().mean().item())
+        self._table = lam.numpy(), np.log(losses)
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
         """c, w and std of the step; see `Predictor.coefficients`."""
         a, b = sde.transition(t_next, t)
-        std = b if self.variance == "forward" else b * sde.sigma(t_next) / sde.sigma(t)
+        sigma = sde.sigma(t)
+        std = b if self.variance == "forward" else b * sde.sigma(t_next) / sigma
+        if self.variance == "analytic":
+            spread = b.square() / (a * sigma)
+            std = (std.square() + spread.square() * self._loss(sde, t)).sqrt()
         return 1 / a, b.square() / a, std
+
+    def _loss(self, sde: SDE, t: Tensor) -> Tensor:
+        """1 − σ² E‖s‖²/D at times t."""
+        if self._table is None:
+            raise ValueError(
+                "variance=analytic needs the norm of the score: call "
+                "sampler.calibrate(sde, score, x0) with data x0 first, or use variance=posterior"
+            )
+        lam = sde.log_snr(t)
+        losses = np.exp(np.interp(lam.cpu().numpy(), *self._table))
+        return torch.as_tensor(losses, dtype=lam.dtype, device=lam.device)
 
 
 class DDIM(Predictor):

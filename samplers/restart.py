@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sde import SDE
+from sde import SDE, Score
 from sde.base import check_steps
 
 from .solver import Solver, Stage, Step, tabulate
@@ -43,6 +43,12 @@ class Restart(Solver):
             )
         self.solver, self.restarts = solver, check_steps(restarts, "restarts")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def calibrate(
+        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Let the solver measure what it needs; see `Solver.calibrate`."""
+        self.solver.calibrate(sde, score, x0, generator)
 
     def plan(self, sde: SDE, times: Tensor) -> list[Step]:
         """The steps of the grid, with those of the restarts; see `Solver.plan`."""

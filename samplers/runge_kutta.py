@@ -129,7 +129,8 @@ class EDMHeun(Solver):
             lowest = sde.log_snr(torch.tensor(sde.T, dtype=torch.float64))
             lam = torch.maximum(start.lam - rise, lowest)
             raised = Nodes.at(sde, torch.where(lam < start.lam, sde.time_of_log_snr(lam), start.t))
-            variance = (torch.exp(-2 * raised.lam) - sigma.square()).clamp(min=0)
+            # σ̂² − σ², exactly 0 where nothing is raised.
+            variance = sigma.square() * torch.expm1(2 * (start.lam - raised.lam))
             std = self.s_noise * raised.alpha * variance.sqrt()
             churn = Stage(raised.alpha / start.alpha, (), [std])
             heun = sigma_stages(sde, TABLEAUS["heun"], raised, end)

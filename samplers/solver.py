@@ -115,7 +115,7 @@ def advance(
         if row.t is not None:
             k = score(y, row.t)
             if row.p:
-                k = torch.add(y * row.p, k, alpha=row.q)
+                k = torch.add(y if row.p == 1 else y * row.p, k, alpha=row.q)
             elif row.q != 1:
                 k = k * row.q
             memory.appendleft(k)
@@ -145,6 +145,18 @@ class Solver(ABC):
             ValueError: The method has no such steps on this process.
         """
 
+    def calibrate(  # noqa: B027 — most methods have nothing to measure
+        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Measure on data what the method needs to know beside the process, if anything.
+
+        Args:
+            sde: Process.
+            score: s(x, t).
+            x0: Data, shape (B, *).
+            generator: Source of noise.
+        """
+
 
 def denoising_step(sde: SDE, times: Tensor) -> list[Step]:
     """The step to noiseless data: their posterior mean, α′ (x + σ² s)/α.
@@ -172,6 +184,27 @@ def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], list[Step
         return steps(sde, times)
     head = steps(sde, times[:-1]) if len(times) > 2 else []
     return head + denoising_step(sde, times[-2:])
+
+
+def fold(steps: Sequence[Step]) -> list[Step]:
+    """The same plan with evaluations k/p = y + (q/p) s, or k/q = s, at one operation each or none.
+
+    Their factors move into all weights, of later steps too.
+
+    Args:
+        steps: Whole plan, from its first step on.
+    """
+    scales, folded = list[float](), list[Step]()
+    for step in steps:
+        rows = []
+        for t, p, q, x, k, z in step.rows:
+            if t is not None:
+                scales.append(p or q)
+                p, q = (1.0, q / p) if p else (0.0, 1.0)
+            k = tuple((lag, weight * scales[-1 - lag]) for lag, weight in k)
+            rows.append(Row(t, p, q, x, k, z))
+        folded.append(Step(step.t, step.t_next, tuple(rows)))
+    return folded
 
 
 def depth(steps: Sequence[Step]) -> int:
