@@ -24,7 +24,7 @@ format: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard,wandb,sweep]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard,wandb,sweep,torchsde]"
 	touch $@
 
 clean:

@@ -133,9 +133,8 @@ def main() -> None:
             for name, (theirs, make) in namesakes().items():
                 ours, nfe = our_error(problem, name, grid, steps)
                 other = their_error(problem, make, grid, steps)
-                print(
-                    f"  {name:20s} {ours:9.2e} ({nfe:.0f} evaluations)   {theirs:34s} {other:9.2e}  {other / ours:6.2f}"
-                )
+                left = f"  {name:20s} {ours:9.2e} ({nfe:.0f} evaluations)"
+                print(f"{left}   {theirs:34s} {other:9.2e}  {other / ours:6.2f}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from sde import SDE, Score, expand, integrate
 from sde.base import check_floating
 from sde.integrate import check_resolution, scaled
+from sde.tableau import PAIRS, Tableau
 
 Divergence = Callable[[Score, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(score, x, t, probe) → s(x, t) and ∇·s (B,), from one pass of the network."""
@@ -41,6 +42,7 @@ def log_likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     divergence: str = "exact",
+    method: str = "dopri5",
     eps: float | None = None,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
@@ -61,14 +63,16 @@ def log_likelihood(
         atol: Absolute tolerance of the state > 0.
         divergence: `exact`, with as many vector-Jacobian products as x has coordinates, or
             `hutchinson`, an unbiased estimate with one Rademacher probe, fixed for each sample.
+        method: `bosh3`, `dopri5` or `dop853`, embedded pairs of orders 3, 5 and 8.
         eps: Time at which x lies; the process's `eps` where not given.
         generator: Source of the probes.
         batch_size: Most samples at once; all where not given.
         progress: Show a bar on a terminal.
 
     Raises:
-        ValueError: x holds NaN or Inf, unknown divergence, tolerances not > 0 or finer than x's
-            type resolves, eps outside (0, T), or more coordinates than `exact` can take.
+        ValueError: x holds NaN or Inf, unknown divergence or method, tolerances not > 0 or
+            finer than x's type resolves, eps outside (0, T), or more coordinates than `exact` can
+            take.
         TypeError: x is not floating point.
         RuntimeError: The solver did not reach T.
 
@@ -82,6 +86,8 @@ def log_likelihood(
         raise ValueError("x contains NaN/Inf; the likelihood of such a point does not exist")
     if divergence not in _DIVERGENCES:
         raise ValueError(f"unknown divergence '{divergence}'. Available: {', '.join(_DIVERGENCES)}")
+    if method not in PAIRS:
+        raise ValueError(f"unknown method '{method}'. Available: {', '.join(PAIRS)}")
     if divergence == "exact" and x[0].numel() > EXACT_LIMIT:
         raise ValueError(
             f"divergence=exact takes at most {EXACT_LIMIT} coordinates, got {x[0].numel()}; "
@@ -96,7 +102,7 @@ def log_likelihood(
     parts = []
     for rows in torch.arange(len(x)).split(size):
         rows = rows.to(x.device)
-        terms = (eps, rtol, atol, _DIVERGENCES[divergence])
+        terms = (eps, rtol, atol, _DIVERGENCES[divergence], PAIRS[method])
         parts.append(_solve(sde, score, x[rows], probe[rows], *terms))
         bar.update(len(rows))
     bar.close()
@@ -142,6 +148,7 @@ def _solve(
     rtol: float,
     atol: float,
     divergence: Divergence,
+    tableau: Tableau,
 ) -> Likelihood:
     dim = x[0].numel()
 
@@ -161,7 +168,7 @@ def _solve(
 
     start = torch.cat([x.flatten(1).double(), torch.zeros(len(x), 1).to(x.device).double()], 1)
     with torch.no_grad():
-        end = integrate(field, start, eps, sde.T, rtol=rtol, atol=atol, norm=norm)
+        end = integrate(field, start, eps, sde.T, rtol=rtol, atol=atol, norm=norm, tableau=tableau)
     latent = end.y[:, :-1].reshape(x.shape)
     log_prob = sde.prior(tuple(x.shape)).log_prob(latent) + end.y[:, -1]
     return Likelihood(log_prob, latent.to(x.dtype), float(end.nfe.double().mean()))

@@ -188,6 +188,27 @@ def save_points_gif(frames: Points, path: PathLike, seconds: float = 4.0) -> Pat
     return _write_gif(path, len(states), seconds, draw)
 
 
+def save_estimates(true: Tensor, estimates: Tensor, path: PathLike, name: str) -> Path:
+    """Write estimates of a number against its true values to a PNG file, with the diagonal.
+
+    Args:
+        true, estimates: shape (N,), N ≥ 1.
+        path: file name ending in .png.
+        name: of the number, for the axes.
+
+    Raises:
+        ValueError: different shapes, or another file ending.
+    """
+    x, y = (v.detach().to("cpu", torch.float64).numpy() for v in (true, estimates))
+    if x.ndim != 1 or x.shape != y.shape or x.size == 0:
+        raise ValueError(f"true and estimates must have one shape (N,), got {x.shape}, {y.shape}")
+    figure, (axes,) = _figure(1, (4.4, 4.1))
+    axes.set(xlabel=f"true {name}", ylabel=f"estimated {name}")
+    axes.axline((x.min(), x.min()), slope=1, color=_ORANGE, linewidth=1)
+    _show_points(axes, np.stack([x, y], axis=1), _BLUE)
+    return _write(path, ".png", figure.savefig)
+
+
 def _tile(
     images: ArrayLike, levels: int, width: int, columns: int | None, scale: int | None, padding: int
 ) -> Image.Image:

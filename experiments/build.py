@@ -1,12 +1,14 @@
 """What a run is made of, built and checked before anything is written."""
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from data import Dataset
 from data.base import stream
@@ -14,23 +16,33 @@ from models import ScoreModel
 from samplers import Sampler
 from sde import SDE
 from sde.integrate import check_resolution
-from training import EMA, DenoisingScoreMatching, Warmup
+from training import EMA, NoiseLevelLoss, Warmup
+from training.loop import Loss
+
+from .estimator import check_shape, load_estimator, new_estimator
+
+Model = TypeVar("Model", bound=nn.Module)
+# What a run is for, and the config groups that name it.
+TASKS = {
+    "generate": ("data", "sde", "sampler", "model"),
+    "noise_estimator": ("data", "sde", "estimator"),
+}
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Generic[Model]):
     """The parts of a run, wired in Python from the leaves that the configuration names."""
 
     cfg: DictConfig
     device: torch.device
     sde: SDE
     data: Dataset
-    model: ScoreModel
-    ema: EMA[ScoreModel]
+    model: Model
+    ema: EMA[Model]
     optimizer: torch.optim.Optimizer
     schedule: Warmup
     sampler: Sampler
-    loss: DenoisingScoreMatching
+    loss: Loss
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the run's device whose numbers belong to one purpose and seed alone."""
@@ -52,6 +64,7 @@ def build(cfg: DictConfig) -> Parts:
         ValueError: A part refuses its settings.
         FileNotFoundError: Data are not where the configuration says.
     """
+    _check_task(cfg.task)
     _check_numbers(cfg)
     if cfg.dry_run:
         _shrink(cfg)
@@ -61,7 +74,9 @@ def build(cfg: DictConfig) -> Parts:
     with open_dict(cfg):
         if "range" in cfg.data and cfg.data.range is None:
             cfg.data.range = list(sde.data_range)
-    sampler, loss = _make(cfg.sampler), _make(cfg.loss, sde=sde)
+    estimator = load_estimator(cfg, sde, device)
+    sampler = _make(cfg.sampler, **({} if estimator is None else {"estimator": estimator}))
+    loss = _make(cfg.loss, sde=sde)
     sampler.check(sde, torch.get_default_dtype())
     check_resolution(cfg.evaluate.rtol, torch.get_default_dtype())
     for leaf in cfg.logger.values():
@@ -69,13 +84,24 @@ def build(cfg: DictConfig) -> Parts:
     data = _make(cfg.data)
     if cfg.checkpoint is None:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
-    net = _make(cfg.model.net, shape=data.shape)
-    meaning = {key: value for key, value in cfg.model.items() if key != "net"}
-    model = ScoreModel(net, sde, data_range=data.range, **meaning).to(device)
+    if estimator is not None:
+        check_shape(estimator, data.shape, cfg.sampler.estimator)
+    model: nn.Module
+    if cfg.task == "noise_estimator":
+        model, loss = new_estimator(cfg, sde, data.shape), NoiseLevelLoss(sde)
+    else:
+        model = _score_model(cfg, sde, data)
+    model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
     optimizer = _make(cfg.train.optimizer)(model.parameters())
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
     return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, sampler, loss)
+
+
+def _score_model(cfg: DictConfig, sde: SDE, data: Dataset) -> ScoreModel:
+    net = _make(cfg.model.net, shape=data.shape)
+    meaning = {key: value for key, value in cfg.model.items() if key != "net"}
+    return ScoreModel(net, sde, data_range=data.range, **meaning)
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
@@ -86,6 +112,13 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 def _make(leaf: DictConfig, **wires: Any) -> Any:
     """Instantiate a leaf of the configuration, with plain lists and dicts as arguments."""
     return instantiate(leaf, _convert_="all", **wires)
+
+
+def _check_task(task: Any) -> None:
+    if task not in TASKS:
+        near = difflib.get_close_matches(str(task), TASKS, 1)
+        hint = f"; did you mean task={near[0]}?" if near else "."
+        raise ValueError(f"unknown task '{task}'{hint} Available: {', '.join(TASKS)}")
 
 
 def _device(name: Any) -> torch.device:
@@ -126,6 +159,8 @@ def _check_numbers(cfg: DictConfig) -> None:
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, got {value!r}")
+    for name in ("width", "depth"):
+        _check_count(f"estimator.{name}", cfg.estimator[name], 1)
     _check_count("seed", cfg.seed, 0)
     if cfg.seed >= 2**32:  # what every library that draws numbers takes
         raise ValueError(f"seed must be below 2^32, got {cfg.seed}")

@@ -64,6 +64,7 @@ def one_sentence_errors(folder: Path) -> Iterator[None]:
         ValueError,
         TypeError,
         OSError,
+        ImportError,
         InstantiationException,
         OmegaConfBaseException,
     ) as error:

@@ -24,11 +24,20 @@ from .build import Parts
 EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
 
 
+def generate(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]:
+    """Samples, pictures, likelihood and quality, as entries of result.json."""
+    samples, seconds = sample(parts, model, folder)
+    result = evaluate(parts, model, samples)
+    result["seconds"]["sample"] = seconds
+    return result
+
+
 def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, float]:
     """Draw the samples of the run and their pictures; the samples, and the seconds of drawing."""
     cfg = parts.cfg.evaluate
     print(f"drawing {cfg.samples} samples", flush=True)
     begun = time.perf_counter()
+    _calibrate(parts, model)
     samples = draw(
         parts.sampler,
         parts.sde,
@@ -77,7 +86,7 @@ def save_result(result: dict[str, Any], folder: Path, loggers: list[Logger]) -> 
     temporary.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     os.replace(temporary, folder / "result.json")
     for logger in loggers:
-        for name in ("loss", "samples"):
+        for name in ("loss", "samples", "noise_level"):
             if (folder / f"{name}.png").exists():
                 logger.picture(name, folder / f"{name}.png")
         logger.summary(whole)
@@ -132,6 +141,13 @@ def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
     mean, error = mean_and_error(bits)
     named = {"dequantization": "uniform", "levels": data.levels, "range": list(data.range or ())}
     return result | {"bits_per_dim": mean, "bits_per_dim_error": error} | named
+
+
+def _calibrate(parts: Parts, model: ScoreModel) -> None:
+    """Let the sampler measure on training data what it needs, if anything."""
+    size, seed = parts.cfg.train.batch_size, parts.cfg.seed
+    x0 = torch.cat([parts.data.batch(step, size, seed) for step in range(4)]).to(parts.device)
+    parts.sampler.calibrate(parts.sde, model, x0, parts.generator("calibration"))
 
 
 def _save_pictures(parts: Parts, samples: Samples, folder: Path, levels: int) -> None:

@@ -8,10 +8,17 @@ from training import checkpoint
 
 from .build import Parts
 
-# What makes a network the score it is.
-MODEL = ("sde", "model", "data.range")
+Sections = dict[str, tuple[str, ...]]
+# What makes a network the score, or the estimator, that it is.
+MODEL: Sections = {
+    "generate": ("sde", "model", "data.range"),
+    "noise_estimator": ("sde", "estimator", "data.range"),
+}
 # What must be the same for training to go on as if it had never stopped.
-TRAINING = ("sde", "model", "data", "loss", "train", "seed")
+TRAINING: Sections = {
+    "generate": ("sde", "model", "data", "loss", "train", "seed"),
+    "noise_estimator": ("sde", "estimator", "data", "train", "seed"),
+}
 HARMLESS = ("data.root", "train.checkpoint_every", "train.keep", "train.log_every")
 
 
@@ -62,16 +69,9 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
     return start
 
 
-def _named(path: Path, parts: Parts, sections: tuple[str, ...]) -> Start:
+def _named(path: Path, parts: Parts, sections: Sections) -> Start:
     """The checkpoint at a path: a file, or a run's folder, of which the newest is taken."""
-    if path.is_dir():
-        inner = path / "checkpoints"
-        found = checkpoint.newest(inner if inner.is_dir() else path)
-        if found is None:
-            raise FileNotFoundError(f"no checkpoint (step_*.pt) under {path}")
-        path, state = found
-    else:
-        state = checkpoint.load(path)
+    path, state = checkpoint.find(path)
     problem = _difference(state["config"], parts, sections)
     if problem is not None:
         raise ValueError(f"{problem} ({path})")
@@ -94,13 +94,18 @@ def _newest(parts: Parts, folder: Path) -> Start | None:
     return None
 
 
-def _difference(saved: dict[str, Any], parts: Parts, sections: tuple[str, ...]) -> str | None:
-    """One sentence about what differs in the sections, or None."""
+def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str | None:
+    """One sentence about what differs in the task's sections, or None."""
+    task, was = parts.cfg.task, saved.get("task", "generate")  # which runs did not always name
+    if task != was:
+        return f"checkpoint is of task={was}, requested task={task}"
     old, new = _flat(saved), _flat(parts.config)
     harmless = set(HARMLESS)
     if parts.cfg.train.decay == "none":  # else the rates of the steps done would have been others
         harmless.add("train.steps")
-    names = [key for key in sorted(old | new) if _within(key, sections) and key not in harmless]
+    names = [
+        key for key in sorted(old | new) if _within(key, sections[task]) and key not in harmless
+    ]
     different = {k: (old.get(k), new.get(k)) for k in names if old.get(k) != new.get(k)}
     if not different:
         return None

@@ -1,4 +1,4 @@
-"""Train, sample and score a model: build, train or load, sample, evaluate, save.
+"""Train, sample and score a model: build, train or load, sample and evaluate, save.
 
 python experiments/run.py sde=vp sampler=pc
 """
@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 
 from evaluation.report import result_table
 from experiments import command_line
-from experiments.build import build, save_config
-from experiments.evaluate import evaluate, sample, save_result
+from experiments.build import TASKS, build, save_config
+from experiments.evaluate import generate, save_result
+from experiments.noise_level import measure
 from experiments.resume import find_start
 from experiments.train import make_loggers, train
 
@@ -27,20 +28,20 @@ def run(cfg: DictConfig) -> None:
     """One run, in one folder of its own."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     choices = HydraConfig.get().runtime.choices
-    result = {group: choices[group] for group in ("data", "sde", "sampler", "model")}
-    result["run_dir"] = str(folder)
     begun = time.perf_counter()
     with command_line.one_sentence_errors(folder):
         parts = build(cfg)
         start = find_start(parts, folder)
         save_config(cfg, folder)
+    result = {group: choices[group] for group in TASKS[cfg.task]} | {"run_dir": str(folder)}
     print(" · ".join(result.values()), flush=True)
     loggers = make_loggers(parts, folder, start)
     model, training = train(parts, folder, start, loggers)
-    samples, sampling = sample(parts, model, folder)
-    result |= evaluate(parts, model, samples)
-    result["seconds"] |= {"train": training, "sample": sampling}
-    result["seconds"]["total"] = time.perf_counter() - begun
+    if cfg.task == "noise_estimator":
+        result |= measure(parts, model, folder)
+    else:
+        result |= generate(parts, model, folder)
+    result["seconds"] |= {"train": training, "total": time.perf_counter() - begun}
     save_result(result, folder, loggers)
     print(f"\n{result_table(result)}", flush=True)
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.plots import save_loss_curve
-from models import ScoreModel
 from training import Step, checkpoint, fit
 from training.loggers import CSVLogger, Logger
 
-from .build import Parts
+from .build import Model, Parts
 from .resume import Start
 
 
@@ -37,8 +36,8 @@ def make_loggers(parts: Parts, folder: Path, start: Start | None) -> list[Logger
 
 
 def train(
-    parts: Parts, folder: Path, start: Start | None, loggers: list[Logger]
-) -> tuple[ScoreModel, float]:
+    parts: Parts[Model], folder: Path, start: Start | None, loggers: list[Logger]
+) -> tuple[Model, float]:
     """Train from a start, or only take its weights where `checkpoint` is given.
 
     Args:

@@ -2,7 +2,15 @@
 
 from .exact import GaussianMixtureScore, GaussianScore
 from .mlp import MLP
+from .noise_level import NoiseLevelEstimator
 from .score import ScoreModel
 from .unet import UNet
 
-__all__ = ["MLP", "GaussianMixtureScore", "GaussianScore", "ScoreModel", "UNet"]
+__all__ = [
+    "MLP",
+    "GaussianMixtureScore",
+    "GaussianScore",
+    "NoiseLevelEstimator",
+    "ScoreModel",
+    "UNet",
+]

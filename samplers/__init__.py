@@ -1,11 +1,16 @@
 """Samplers: everything that turns a process and a score into samples."""
 
+from .adaptive import AdaptiveSDE
 from .base import Sampler, Samples, draw
 from .correctors import AnnealedLangevinStep, Corrector, Langevin
 from .exponential import ExponentialMultistep, ExponentialSinglestep
-from .grid import FixedGrid, Grid, LogSNRGrid, UniformGrid
+from .grid import FixedGrid, Grid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from .noise_adaptive import NoiseAdaptive
 from .ode import ProbabilityFlowODE
+from .optimized import OptimizedGrid
+from .parallel import ParallelPicard
 from .pc import AnnealedLangevin, PredictorCorrector
+from .pndm import PNDM
 from .predictors import (
     DDIM,
     Ancestral,
@@ -19,10 +24,13 @@ from .restart import Restart
 from .runge_kutta import EDMHeun, RungeKutta
 from .solver import Solver
 from .stochastic import SRA1, StochasticHeun
+from .torchsde import TorchSDE
 
 __all__ = [
     "DDIM",
+    "PNDM",
     "SRA1",
+    "AdaptiveSDE",
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedLangevinStep",
@@ -33,12 +41,17 @@ __all__ = [
     "ExponentialSinglestep",
     "FixedGrid",
     "Grid",
+    "KarrasGrid",
     "Langevin",
     "LogSNRGrid",
+    "NoiseAdaptive",
+    "OptimizedGrid",
+    "ParallelPicard",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowEuler",
     "ProbabilityFlowODE",
+    "QuadraticGrid",
     "Rescale",
     "Restart",
     "ReverseDiffusion",
@@ -47,6 +60,7 @@ __all__ = [
     "Samples",
     "Solver",
     "StochasticHeun",
+    "TorchSDE",
     "UniformGrid",
     "draw",
 ]

@@ -41,7 +41,11 @@ class Grid(ABC):
 
 
 class UniformGrid(Grid):
-    """Equal steps in t: t_i = T + (eps − T) i/N.
+    """Equal steps of the process's own clock.
+
+        t_i^{1/ρ} = T^{1/ρ} + (eps^{1/ρ} − T^{1/ρ}) i/N
+
+    ρ is the process's: 1, so that steps are equal in t, but for EDM, whose time is σ itself.
 
     Args:
         eps: Last time in (0, T); the process's own `sampling_eps` where not given.
@@ -52,8 +56,8 @@ class UniformGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
-        eps = last_time(sde, self.eps)
-        return sde.to_grid(torch.linspace(sde.T, eps, steps + 1, dtype=torch.float64))
+        times = powers(sde.T, last_time(sde, self.eps), sde.rho, steps)
+        return sde.to_grid(times)
 
 
 class LogSNRGrid(Grid):
@@ -75,6 +79,93 @@ class LogSNRGrid(Grid):
         times = sde.time_of_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
         times[0], times[-1] = ends  # not a rounding away from them
         return sde.to_grid(times)
+
+
+class QuadraticGrid(Grid):
+    """Equal steps in √t: t_i = (√T + (√eps − √T) i/N)².
+
+    Args:
+        eps: Last time in (0, T); the process's own `sampling_eps` where not given.
+
+    Reference: Song, Meng & Ermon 2021, arXiv:2010.02502 (appendix D.2).
+    """
+
+    def __init__(self, eps: float | None = None) -> None:
+        self.eps = eps
+
+    def place(self, sde: SDE, steps: int) -> Tensor:
+        """Times of the process, or the levels nearest to them."""
+        return sde.to_grid(powers(sde.T, last_time(sde, self.eps), 2.0, steps))
+
+
+class KarrasGrid(Grid):
+    """Equal steps in (σ/α)^{1/ρ}, so that steps grow with the noise.
+
+        (σ/α)_i = (σ_max^{1/ρ} + (σ_min^{1/ρ} − σ_max^{1/ρ}) i/M)^ρ,   i = 0 … M
+
+    M = N, or M = N − 1 and a last step to the data at time 0. That step ends without noise where
+    the process has σ(0) = 0; where it has not, it only goes from `sampling_eps` to 0.
+
+    Args:
+        rho: ρ > 0.
+        sigma_min: σ/α at which the M steps end; that of eps where not given.
+        sigma_max: σ/α at which they begin; that of T where not given. Below that, the prior fits
+            where α² + σ² = 1; on other processes give a state of this noise as `x_init`.
+        eps: Time at which the M steps end, in place of sigma_min; the process's own
+            `sampling_eps` where neither is given.
+        to_data: Whether the last of the N steps leads to time 0.
+
+    Raises:
+        ValueError: A constant out of its range, or both sigma_min and eps.
+
+    Reference: Karras et al. 2022, arXiv:2206.00364 (eq. 5, table 1).
+    """
+
+    def __init__(
+        self,
+        rho: float = 7.0,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        eps: float | None = None,
+        to_data: bool = False,
+    ) -> None:
+        if not 0 < rho < float("inf"):
+            raise ValueError(f"rho must be finite and > 0, got {rho}; the published value is 7")
+        for name, sigma in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+            if sigma is not None and not 0 < sigma < float("inf"):
+                raise ValueError(f"{name} must be finite and > 0, got {sigma}")
+        if sigma_min is not None and sigma_max is not None and sigma_min >= sigma_max:
+            raise ValueError(f"sigma_min ({sigma_min}) must be < sigma_max ({sigma_max}); swapped?")
+        if sigma_min is not None and eps is not None:
+            raise ValueError("got both sigma_min and eps, which both end the grid; give one")
+        self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
+        self.eps, self.to_data = eps, to_data
+
+    def place(self, sde: SDE, steps: int) -> Tensor:
+        """Times of the process, or the levels nearest to them."""
+        first = self._time(sde, "sigma_max", self.sigma_max, sde.T)
+        last = self._time(sde, "sigma_min", self.sigma_min, last_time(sde, self.eps))
+        ends = torch.tensor([first, last], dtype=torch.float64)
+        top, bottom = torch.exp(-sde.log_snr(ends) / self.rho).tolist()
+        roots = torch.linspace(top, bottom, steps + 1 - self.to_data, dtype=torch.float64)
+        times = sde.time_of_log_snr(-self.rho * roots.log())
+        # The ends, not a rounding away from them; one step to the data begins at the first.
+        times[-1] = last
+        times[0] = first
+        return sde.to_grid(torch.cat([times, times.new_zeros(int(self.to_data))]))
+
+    def _time(self, sde: SDE, name: str, sigma: float | None, default: float) -> float:
+        """The time of a σ/α; a default where none was given."""
+        if sigma is None:
+            return default
+        log_snr = -torch.tensor(sigma, dtype=torch.float64).log()
+        ends = torch.exp(-sde.log_snr(torch.tensor([0.0, sde.T], dtype=torch.float64))).tolist()
+        if not ends[0] < sigma <= ends[1] * (1 + 1e-9):
+            raise ValueError(
+                f"{name} must be in ({ends[0]:g}, {ends[1]:g}], the range of σ/α on this process, "
+                f"got {sigma:g}"
+            )
+        return sde.time_of_log_snr(log_snr).item()
 
 
 class FixedGrid(Grid):
@@ -102,6 +193,21 @@ class FixedGrid(Grid):
                 f"use steps={len(self.times) - 1}"
             )
         return self.times
+
+
+def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
+    """Numbers from first to last, equally spaced in their power 1/ρ; shape (steps + 1,).
+
+    Args:
+        first: First number, ≥ 0.
+        last: Last number, ≥ 0.
+        rho: ρ > 0.
+        steps: Number of steps.
+    """
+    roots = torch.linspace(first ** (1 / rho), last ** (1 / rho), steps + 1, dtype=torch.float64)
+    numbers = roots**rho
+    numbers[0], numbers[-1] = first, last  # not a rounding away from them
+    return numbers
 
 
 def last_time(sde: SDE, eps: float | None) -> float:

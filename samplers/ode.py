@@ -1,19 +1,26 @@
 """The probability-flow ODE, integrated with adaptive steps."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
+from scipy.sparse import identity, kron
 from torch import Tensor
 
 from sde import SDE, Score, integrate
 from sde.integrate import check_resolution
+from sde.tableau import PAIRS
 
 from .base import Run, Sampler
 from .grid import last_time
 
 Ends = tuple[float, float]
 
-METHODS = ("dopri5", "RK45", "DOP853")
+IMPLICIT = ("Radau", "BDF", "LSODA")
+METHODS = (*PAIRS, "RK23", "RK45", "DOP853", *IMPLICIT)
+
+JACOBIAN_LIMIT = 4096**2  # entries; 128 MiB, and as much again for each of its factors
 
 
 class ProbabilityFlowODE(Sampler):
@@ -21,18 +28,22 @@ class ProbabilityFlowODE(Sampler):
 
         dx/dt = f x − ½ g² s(x, t)
 
-    `dopri5` gives every sample its own steps; `RK45` and `DOP853` are SciPy's, with one step for
-    the whole flattened batch, as the published numbers were made.
+    `bosh3`, `dopri5` and `dop853`, of orders 3, 5 and 8, give every sample its own steps; the
+    higher the order, the tighter the tolerance at which it pays. SciPy's methods take one step for
+    the whole flattened batch, as the published numbers were made. Of those, `Radau`, `BDF` and
+    `LSODA` are for stiff flows: they difference a Jacobian, which float64 states make cheaper.
 
     Args:
         rtol: Relative tolerance > 0.
         atol: Absolute tolerance > 0.
-        method: `dopri5`, `RK45` or `DOP853`.
+        method: `bosh3`, `dopri5` or `dop853`; SciPy's `RK23`, `RK45`, `DOP853`, `Radau`, `BDF` or
+            `LSODA`.
         eps: Last time; the process's `sampling_eps` where not given.
 
     Raises:
         ValueError: Unknown method, tolerances not > 0 or finer than the state's type resolves, eps
-            outside (0, T), or a constraint, which an adaptive step cannot obey.
+            outside (0, T), a constraint, which an adaptive step cannot obey, or a batch whose
+            Jacobian is too large for an implicit method.
         RuntimeError: The solver did not reach the end.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 13, section 4.3).
@@ -68,7 +79,7 @@ class ProbabilityFlowODE(Sampler):
             )
         save_at = torch.linspace(*ends, run.keep, dtype=torch.float64)[1:-1]
         run.begin(100, x)
-        solve = self._per_sample if self.method == "dopri5" else self._scipy
+        solve = self._per_sample if self.method in PAIRS else self._scipy
         x, frames = solve(sde, score, x, ends, save_at, run)
         for i, frame in enumerate(frames):
             run.frames.append(frame)
@@ -93,6 +104,7 @@ class ProbabilityFlowODE(Sampler):
             *ends,
             rtol=self.rtol,
             atol=self.atol,
+            tableau=PAIRS[self.method],
             save_at=save_at if len(save_at) else None,
             on_step=run.advance if run.progress else None,  # it waits for the device
         )
@@ -119,8 +131,31 @@ class ProbabilityFlowODE(Sampler):
             rtol=self.rtol,
             atol=self.atol,
             t_eval=[*save_at.tolist(), ends[1]],
+            **_jacobian_of(x, self.method),
         )
         if not solution.success:
             raise RuntimeError(f"adaptive solver stopped: {solution.message}")
         states = [torch.from_numpy(y.copy()).to(x).reshape(x.shape) for y in solution.y.T]
         return states[-1], states[:-1]
+
+
+def _jacobian_of(x: Tensor, method: str) -> dict[str, Any]:
+    """Where the Jacobian of a batch can differ from 0, as SciPy's methods are told it.
+
+    Samples do not act on each other, so it is one block of D × D for each: D differences give all
+    of it, not B D.
+
+    Raises:
+        ValueError: An implicit method, and blocks with more entries than fit.
+    """
+    if method not in IMPLICIT:
+        return {}
+    size, dim = len(x), x[0].numel()
+    if size * dim**2 > JACOBIAN_LIMIT:
+        raise ValueError(
+            f"method {method} needs Jacobians of {size} × {dim}² numbers, more than "
+            f"{JACOBIAN_LIMIT}; use dopri5, which needs none, or smaller batches"
+        )
+    if method == "LSODA":
+        return {"lband": dim - 1, "uband": dim - 1}
+    return {"jac_sparsity": kron(identity(size), np.ones((dim, dim)), format="csc")}

@@ -1,6 +1,7 @@
 """Predictor-corrector sampling, of which all samplers with fixed steps are a case."""
 
 from collections import deque
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -12,7 +13,17 @@ from .base import Run, Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level
 from .grid import Grid, UniformGrid
 from .predictors import Rescale
-from .solver import Solver, Step, advance, depth, draws_noise, fold, is_multistep, tabulate
+from .solver import (
+    NotCalibrated,
+    Solver,
+    Step,
+    advance,
+    depth,
+    draws_noise,
+    fold,
+    is_multistep,
+    tabulate,
+)
 
 _Levels = list[Level | None]
 
@@ -78,7 +89,8 @@ class PredictorCorrector(Sampler):
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver not on it."""
-        self._plan(sde, self.grid(sde, self.steps))
+        with suppress(NotCalibrated):  # what it misses it gets from data, before the run
+            self._plan(sde, self.grid(sde, self.steps))
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, or back where latents are asked for."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from sde import SDE, Score, expand
 from sde.base import standard_normal
 
-from .solver import Noise, Solver, Stage, Step, tabulate
+from .solver import Noise, NotCalibrated, Solver, Stage, Step, tabulate
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
 """(c, w, std) of the step x_next ~ N(c x + w s(x, t), std² I)."""
@@ -154,7 +154,7 @@ class Ancestral(Predictor):
     def _loss(self, sde: SDE, t: Tensor) -> Tensor:
         """1 − σ² E‖s‖²/D at times t."""
         if self._table is None:
-            raise ValueError(
+            raise NotCalibrated(
                 "variance=analytic needs the norm of the score: call "
                 "sampler.calibrate(sde, score, x0) with data x0 first, or use variance=posterior"
             )

@@ -129,6 +129,10 @@ def advance(
     return y, mean
 
 
+class NotCalibrated(ValueError):
+    """A method that measures something on data was asked for its steps before it could."""
+
+
 class Solver(ABC):
     """A method with fixed steps for the reverse SDE or the probability flow."""
 

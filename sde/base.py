@@ -47,6 +47,7 @@ class SDE(ABC):
         T: Last time of the process.
         eps: Smallest time that is safe to evaluate; training and likelihood end here.
         sampling_eps: Time at which grids of samplers end by default.
+        rho: ρ of the process's own clock t^{1/ρ}, in which uniform grids have equal steps.
         data_range: Interval of image data for which the constants of the process are quoted.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 5, appendix B).
@@ -55,6 +56,7 @@ class SDE(ABC):
     T: float = 1.0
     eps: float = 1e-5
     sampling_eps: float = 1e-3
+    rho: float = 1.0
     data_range: tuple[float, float] = (-1.0, 1.0)
 
     @abstractmethod
@@ -150,25 +152,28 @@ class SDE(ABC):
         lam = log_snr.double()
         low, high = torch.zeros_like(lam), torch.full_like(lam, self.T)
         first, last = self.log_snr(low), self.log_snr(high)
-        slack = 1e-9 * (1 + lam.abs())  # rounding of a λ that was computed from t = 0 or t = T
-        outside = (lam > first + slack) | (lam < last - slack) | lam.isnan()
+        # The slack is for the rounding of a λ that was computed from t = 0 or t = T.
+        early = lam > first + 1e-9 * (1 + first.abs())
+        late = lam < last - 1e-9 * (1 + last.abs())
+        outside = early | late | lam.isnan()
         if outside.any():
             raise ValueError(
                 f"log_snr {lam[outside][0].item():.6g} lies outside "
                 f"[{last.min().item():.6g}, {first.max().item():.6g}], "
                 f"the range of {type(self).__name__} on [0, T={self.T}]"
             )
-        t = 0.5 * (low + high)
+        start, t = low, 0.5 * (low + high)
+        rounding = 16 * torch.finfo(lam.dtype).eps * (1 + lam.abs())
         for _ in range(200):
             excess = self.log_snr(t) - lam  # > 0 where t is too early
+            # Past this Newton's method would only go to and fro between neighbouring numbers.
+            if (excess.abs() <= rounding).all():
+                break
             low, high = torch.where(excess >= 0, t, low), torch.where(excess <= 0, t, high)
             newton = t + 2 * excess * (self.sigma(t) / self.g(t)) ** 2
             inside = (newton >= low) & (newton <= high)
-            following = torch.where(inside, newton, 0.5 * (low + high))
-            if torch.equal(following, t):
-                break
-            t = following
-        return t
+            t = torch.where(inside, newton, 0.5 * (low + high))
+        return torch.where(lam == first, start, t)  # λ may be ∞ at the data
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of the kernel between two times, x_t = a x_s + b z for s ≤ t.

@@ -12,45 +12,13 @@ import torch
 from torch import Tensor
 
 from .base import check_floating
+from .tableau import DORMAND_PRINCE, Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """field(t, y, index) = dy/dt for the samples `index` (A,) at times t (A,), y and dy/dt (A, D)."""
 
 ErrorNorm = Callable[[Tensor, Tensor, Tensor], Tensor]
 """norm(error, y, y_next) of each sample, (A, D) each → (A,): a step is accepted up to 1."""
-
-
-@dataclass(frozen=True)
-class Tableau:
-    """An explicit embedded Runge–Kutta pair whose last stage is the first of the next step.
-
-    Args:
-        c: Nodes of the stages after the first.
-        a: Weights of the earlier stages in each of those stages; the last row is the solution.
-        e: Weights of the difference between the solution and its embedded companion.
-        order: Order of the solution.
-    """
-
-    c: tuple[float, ...]
-    a: tuple[tuple[float, ...], ...]
-    e: tuple[float, ...]
-    order: int
-
-
-DORMAND_PRINCE = Tableau(
-    c=(1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
-    a=(
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
-    e=(71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
-    order=5,
-)
-"""Dormand & Prince 1980, the 5(4) pair that is also SciPy's RK45."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +80,7 @@ def integrate(
     """Integrate dy/dt = field from t0 to t1, forwards or backwards, with steps for each sample.
 
     Steps follow a proportional–integral controller (Hairer, Nørsett & Wanner 1993, II.4; Gustafsson
-    1991); frames between steps are cubic Hermite interpolants.
+    1991); frames between steps are cubic Hermite interpolants, or what the pair adds to them.
 
     Args:
         field: dy/dt, as `Field` says.
@@ -122,7 +90,7 @@ def integrate(
         rtol: Relative tolerance > 0.
         atol: Absolute tolerance > 0.
         norm: Error norm in place of the scaled root mean square of rtol and atol.
-        tableau: Embedded pair.
+        tableau: Embedded pair, one of `sde.tableau`.
         save_at: Times between t0 and t1 at which states are kept, shape (K,).
         max_steps: Most steps, accepted or not, before giving up.
         on_step: Called after each round with the share of the way that all samples have gone.
@@ -144,9 +112,11 @@ def integrate(
         if len(state.index) == 0:
             return Solution(result, nfe, frames)
         nfe[state.index] += len(tableau.c)
-        before, accepted = state.step(field, norm, tableau)
+        before, accepted, slopes = state.step(field, norm, tableau)
         if save_at is not None and frames is not None:
-            _interpolate(frames, save_at.to(before.t), before, state, accepted)
+            times = save_at.to(before.t)
+            shown = _interpolate(field, tableau, frames, times, before, state, slopes)
+            nfe[shown] += len(tableau.frame_c)
         arrived = accepted & (state.t == t1)
         result[state.index[arrived]] = state.y[arrived]
         state = state.keep(~arrived)
@@ -156,6 +126,9 @@ def integrate(
         f"adaptive solver stopped: {max_steps} steps did not reach t={t1:g}; "
         f"sample {int(state.index[0])} is at t={state.t[0].item():g}; loosen rtol or atol"
     )
+
+
+_Trial = tuple["_State", Tensor, list[Tensor]]
 
 
 @dataclass
@@ -198,14 +171,14 @@ class _State:
         index, t, y = self.index[mask], self.t[mask], self.y[mask]
         return _State(index, t, y, self.slope[mask], self.h[mask], self.error[mask], self.t1)
 
-    def step(self, field: Field, norm: ErrorNorm, tableau: Tableau) -> tuple["_State", Tensor]:
-        """Try one step for each sample; return the state before it and who accepted."""
+    def step(self, field: Field, norm: ErrorNorm, tableau: Tableau) -> _Trial:
+        """Try one step for each sample; return the state before, who accepted, and the slopes."""
         before = _State(self.index, self.t, self.y, self.slope, self.h, self.error, self.t1)
         last = (self.t1 - self.t - self.h) * self.h.sign() <= 1e-14 * abs(self.t1)
         h = torch.where(last, self.t1 - self.t, self.h)
         self._check_resolved(h)
         y_next, slopes = _stages(field, self, h.to(self.y)[:, None], tableau)
-        error = norm(_combine(tableau.e, slopes) * h.to(self.y)[:, None], self.y, y_next).double()
+        error = _error(norm, tableau, slopes, h.to(self.y)[:, None], self.y, y_next).double()
         error = torch.where(error.isfinite(), error, torch.inf).clamp(min=1e-10)
         accepted = error <= 1
         t_next = torch.where(last, torch.full_like(self.t, self.t1), self.t + h)
@@ -215,7 +188,7 @@ class _State:
         self.slope = torch.where(row, slopes[-1], self.slope)
         self.h = h * self._growth(error, accepted, tableau.order)
         self.error = torch.where(accepted, error.clamp(min=1e-4), self.error)
-        return before, accepted
+        return before, accepted, slopes
 
     def _growth(self, error: Tensor, accepted: Tensor, order: int) -> Tensor:
         """Factor of the next step: PI control after success, plain control after failure."""
@@ -245,6 +218,22 @@ def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
     return total
 
 
+def _error(
+    norm: ErrorNorm, tableau: Tableau, slopes: list[Tensor], h: Tensor, y: Tensor, y_next: Tensor
+) -> Tensor:
+    """Norm of the estimated error of a step, (A,).
+
+    Where there are two companions it is e · e/√(e² + 0.01 e_coarse²), which is close to e while
+    the steps are too long for the powers of h to count (Hairer et al. 1993, II.10).
+    """
+    fine = norm(_combine(tableau.e, slopes) * h, y, y_next)
+    if not tableau.e_coarse:
+        return fine
+    coarse = norm(_combine(tableau.e_coarse, slopes) * h, y, y_next)
+    # Where both vanish the step is exact; 0/0 would refuse it.
+    return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30)
+
+
 def _stages(
     field: Field, state: _State, h: Tensor, tableau: Tableau
 ) -> tuple[Tensor, list[Tensor]]:
@@ -258,22 +247,41 @@ def _stages(
 
 
 def _interpolate(
-    frames: Tensor, save_at: Tensor, before: _State, after: _State, accepted: Tensor
-) -> None:
-    """Fill the frames whose times lie in a step just taken."""
-    h = torch.where(accepted, after.t - before.t, torch.ones_like(after.t))
-    for k, time in enumerate(save_at):
-        u = (time - before.t) / h
-        inside = accepted & (u >= 0) & (u <= 1)
-        if not bool(inside.any()):
-            continue
-        s = u[inside].to(frames)[:, None]
-        rise = h[inside].to(frames)[:, None]
-        start, end = before.y[inside], after.y[inside]
-        from_slope, to_slope = before.slope[inside] * rise, after.slope[inside] * rise
-        frames[k, before.index[inside]] = (
-            (1 + 2 * s) * (1 - s) ** 2 * start
-            + s * (1 - s) ** 2 * from_slope
-            + s**2 * (3 - 2 * s) * end
-            + s**2 * (s - 1) * to_slope
-        )
+    field: Field,
+    tableau: Tableau,
+    frames: Tensor,
+    save_at: Tensor,
+    before: _State,
+    after: _State,
+    slopes: list[Tensor],
+) -> Tensor:
+    """Fill the frames whose times lie in a step just taken; return who needed more stages.
+
+    y(u) = y + u (F_0 + (1 − u) (F_1 + u (F_2 + …))), of which the first three terms are the cubic
+    Hermite interpolant (Hairer et al. 1993, II.6).
+    """
+    way = after.t - before.t  # 0 where the step was refused
+    u = (save_at[:, None] - before.t) / torch.where(way == 0, torch.inf, way)
+    inside = (way != 0) & (u >= 0) & (u <= 1)
+    rows = inside.any(0)
+    if not bool(rows.any()):
+        return before.index[:0]
+    index, t, y, h = (
+        before.index[rows],
+        before.t[rows],
+        before.y[rows],
+        way[rows].to(frames)[:, None],
+    )
+    k = [slope[rows] for slope in slopes]
+    rise = after.y[rows] - y
+    terms = [rise, h * k[0] - rise, 2 * rise - h * (k[0] + k[-1])]
+    for c, row in zip(tableau.frame_c, tableau.frame_a, strict=True):
+        k.append(field(t + c * way[rows], y + h * _combine(row, k), index))
+    terms += [h * _combine(row, k) for row in tableau.frame_d]
+    for frame, own, share in zip(frames, inside[:, rows], u[:, rows].to(frames), strict=True):
+        if bool(own.any()):
+            s, value = share[own, None], torch.zeros_like(y[own])
+            for i in reversed(range(len(terms))):
+                value = (value + terms[i][own]) * (1 - s if i % 2 else s)
+            frame[index[own]] = y[own] + value
+    return index

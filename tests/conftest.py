@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sde import SDE, VE, VP, CosineSchedule, SubVP
+from sde import EDM, SDE, VE, VP, CosineSchedule, SubVP
 
 torch.set_num_threads(1)
 
@@ -13,12 +13,14 @@ PROCESSES: dict[str, SDE] = {
     "subvp": SubVP(),
     "ve": VE(),
     "ve_narrow": VE(0.02, 5.0),
+    "edm": EDM(),
 }
 CHAINS: dict[str, SDE] = {
     "ddpm": VP().discretize(1000),
     "ddpm_cosine": VP(schedule=CosineSchedule()).discretize(200),
     "subvp_chain": SubVP().discretize(300),
     "ncsn": VE().discretize(232),
+    "edm_chain": EDM().discretize(220),
 }
 
 
@@ -38,3 +40,21 @@ def sde(request) -> SDE:
 def generator() -> torch.Generator:
     """A generator with a fixed seed."""
     return torch.Generator().manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print the measured orders after `pytest -m orders`."""
+    if config.option.markexpr != "orders":
+        return
+    rows = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for key, value in getattr(report, "user_properties", [])
+        if key == "order"
+    ]
+    terminalreporter.section("convergence orders")
+    for process, name, orders, error in sorted(rows, key=lambda row: (row[1], row[0])):
+        slopes = "  ".join(f"{order:5.2f}" for order in orders)
+        terminalreporter.write_line(f"{name:30s} {process:10s} {slopes:28s} last error {error:.1e}")

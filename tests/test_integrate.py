@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from sde import integrate
+from models import GaussianScore
+from sde import VE, VP, integrate
+from sde.tableau import PAIRS
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -18,6 +20,95 @@ def rotation(rates):
         return torch.cat([-w * y[:, 1:], w * y[:, :1]], 1)
 
     return field
+
+
+@pytest.fixture(params=list(PAIRS))
+def tableau(request):
+    """Each embedded pair."""
+    return PAIRS[request.param]
+
+
+def fixed_steps(tableau, field, y, t0, t1, steps):
+    """The solution by N equal steps, and the estimated error of the first."""
+    h, first = (t1 - t0) / steps, None
+    for t in (t0 + h * i for i in range(steps)):
+        k, end = [field(t, y)], y
+        for c, row in zip(tableau.c, tableau.a, strict=True):
+            end = y + h * sum(w * slope for w, slope in zip(row, k, strict=True))
+            k.append(field(t + c * h, end))
+        if first is None:
+            fine, coarse = (
+                h * sum(w * slope for w, slope in zip(e, k, strict=False)).norm()
+                for e in (tableau.e, tableau.e_coarse or tableau.e)
+            )
+            first = fine**2 / torch.hypot(fine, 0.1 * coarse) if tableau.e_coarse else fine
+        y = end
+    return y, first
+
+
+@pytest.mark.parametrize(
+    "name, order, steps", [("bosh3", 3, 32), ("dopri5", 5, 32), ("dop853", 8, 4)]
+)
+def test_pairs_have_their_orders(name, order, steps):
+    """Halving a fixed step on y′ = cos(t) J y divides the error by 2^p, and the estimate too.
+
+    The estimate's power is what the controller takes it to be, `tableau.order`, which is the
+    order of the companion and one more.
+    """
+    tableau, start = PAIRS[name], torch.tensor([1.0, 0.0], **DOUBLE)
+    exact = torch.tensor([math.cos(math.sin(2.0)), math.sin(math.sin(2.0))], **DOUBLE)
+
+    def field(t, y):
+        return math.cos(t) * torch.stack([-y[1], y[0]])
+
+    (rough, long), (good, short) = (
+        fixed_steps(tableau, field, start, 0.0, 2.0, n) for n in (steps, 2 * steps)
+    )
+    assert abs(torch.log2((rough - exact).norm() / (good - exact).norm()).item() - order) < 0.35
+    assert abs(torch.log2(long / short).item() - tableau.order) < 0.35
+
+
+def test_rows_of_the_pairs_are_consistent(tableau):
+    """Weights of a stage sum to its node, those of an error to 0; each row has its length."""
+    for i, (c, row) in enumerate(zip(tableau.c, tableau.a, strict=True), start=1):
+        assert len(row) == i and sum(row) == pytest.approx(c, abs=1e-13)
+    for i, (c, row) in enumerate(zip(tableau.frame_c, tableau.frame_a, strict=True), start=1):
+        assert len(row) == len(tableau.c) + i and sum(row) == pytest.approx(c, abs=1e-13)
+    for row in filter(None, (tableau.e, tableau.e_coarse)):
+        assert len(row) == len(tableau.c) + 1 and sum(row) == pytest.approx(0, abs=1e-13)
+
+
+@pytest.mark.parametrize("sde", [VP(), VE()], ids=["vp", "ve"])
+def test_error_on_the_flow_falls_with_the_tolerance(sde, tableau):
+    """The flow of a Gaussian law, known in closed form: at most 60 tolerances for each pair."""
+    law = torch.tensor([0.3, -0.2], **DOUBLE), torch.tensor([0.36, 0.04], **DOUBLE)
+    score = GaussianScore(sde, *law)
+    flow, ends = sde.reverse(score, eta=0.0), (sde.T, sde.sampling_eps)
+    x = sde.prior((16, 2)).sample(torch.Generator().manual_seed(0), **DOUBLE)
+    exact = score.flow(x, *(torch.tensor(t, **DOUBLE) for t in ends))
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        y = integrate(
+            lambda t, y, index: flow.drift(y, t),
+            x,
+            *ends,
+            rtol=tolerance,
+            atol=tolerance,
+            tableau=tableau,
+        ).y
+        torch.testing.assert_close(y, exact, rtol=0, atol=60 * tolerance)
+
+
+def test_a_higher_order_pays_at_a_tight_tolerance():
+    """Fewest evaluations at 1e-9 by order 8, most by order 3; the other way round at 1e-2."""
+    y0, rates = torch.tensor([[1.0, 0.0]], **DOUBLE), torch.tensor([3.0], **DOUBLE)
+
+    def cost(tableau, tolerance):
+        options = {"rtol": tolerance, "atol": tolerance, "tableau": tableau}
+        return integrate(rotation(rates), y0, 0.0, 1.0, **options).nfe.item()
+
+    third, fifth, eighth = (cost(tableau, 1e-9) for tableau in PAIRS.values())
+    assert eighth < fifth < third
+    assert cost(PAIRS["bosh3"], 1e-2) < cost(PAIRS["dop853"], 1e-2)
 
 
 @pytest.mark.parametrize("t0, t1", [(0.0, 2.0), (2.0, 0.0), (-1.0, 1.5)])
@@ -50,22 +141,23 @@ def test_error_falls_in_proportion_to_the_tolerance():
     assert abs(slope.item() - 1) < 0.15
 
 
-def test_a_sample_does_not_depend_on_its_batch():
+def test_a_sample_does_not_depend_on_its_batch(tableau):
     """Permuting and splitting the batch changes nothing, to rounding."""
     rates = torch.linspace(0.1, 20, 9, **DOUBLE)
     y0 = torch.randn(9, 2, **DOUBLE)
-    whole = integrate(rotation(rates), y0, 0.0, 1.0)
+    whole = integrate(rotation(rates), y0, 0.0, 1.0, tableau=tableau)
     order = torch.randperm(9)
-    shuffled = integrate(rotation(rates[order]), y0[order], 0.0, 1.0)
+    shuffled = integrate(rotation(rates[order]), y0[order], 0.0, 1.0, tableau=tableau)
     torch.testing.assert_close(shuffled.y, whole.y[order], rtol=1e-12, atol=1e-12)
     for i in range(9):
-        alone = integrate(rotation(rates[i : i + 1]), y0[i : i + 1], 0.0, 1.0)
+        alone = integrate(rotation(rates[i : i + 1]), y0[i : i + 1], 0.0, 1.0, tableau=tableau)
         torch.testing.assert_close(alone.y[0], whole.y[i], rtol=1e-12, atol=1e-12)
         assert alone.nfe[0] == whole.nfe[i]
 
 
-def test_evaluations_are_counted():
-    """nfe is the number of evaluations in which a sample took part."""
+@pytest.mark.parametrize("save_at", [None, torch.tensor([0.2, 0.25, 0.9], **DOUBLE)])
+def test_evaluations_are_counted(tableau, save_at):
+    """nfe is the number of evaluations in which a sample took part, those of frames included."""
     rates = torch.tensor([0.1, 9.0], **DOUBLE)
     calls = torch.zeros(2, dtype=torch.int64)
     field = rotation(rates)
@@ -74,19 +166,23 @@ def test_evaluations_are_counted():
         calls[index] += 1
         return field(t, y, index)
 
-    solution = integrate(counting, torch.randn(2, 2, **DOUBLE), 0.0, 1.0)
+    y0 = torch.randn(2, 2, **DOUBLE)
+    solution = integrate(counting, y0, 0.0, 1.0, tableau=tableau, save_at=save_at)
     assert solution.nfe.tolist() == calls.tolist()
 
 
-def test_frames_lie_on_the_solution():
-    """Hermite frames between steps are third-order accurate: far finer than a picture needs."""
+@pytest.mark.parametrize("name, bound", [("bosh3", 1e-5), ("dopri5", 1e-5), ("dop853", 1e-7)])
+def test_frames_lie_on_the_solution(name, bound):
+    """Frames between steps: cubic where steps are short, of order 7 where they are long."""
     rates = torch.tensor([1.0, 5.0], **DOUBLE)
     y0 = torch.tensor([[1.0, 0.0]] * 2, **DOUBLE)
     save_at = torch.linspace(2.0, 0.0, 9, **DOUBLE)
-    frames = integrate(rotation(rates), y0, 2.0, 0.0, rtol=1e-8, atol=1e-8, save_at=save_at).frames
+    frames = integrate(
+        rotation(rates), y0, 2.0, 0.0, rtol=1e-8, atol=1e-8, save_at=save_at, tableau=PAIRS[name]
+    ).frames
     angle = rates * (save_at[:, None] - 2.0)
     exact = torch.stack([angle.cos(), angle.sin()], 2)
-    torch.testing.assert_close(frames, exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(frames, exact, rtol=0, atol=bound)
 
 
 def test_float32_states_stay_float32():

@@ -56,6 +56,14 @@ def test_log_prob_is_exact_to_the_tolerance(process, law, rtol):
     assert error(process, score, points_at_eps(process, score, 20), rtol) <= 30 * rtol
 
 
+@pytest.mark.parametrize("method", ["bosh3", "dop853"])
+def test_other_methods_are_exact_to_the_tolerance(process, method):
+    """At most 50 rtol: more than by default, as steps of order 3 are many and their errors add."""
+    score = gaussian(process)
+    x = points_at_eps(process, score, 20)
+    assert error(process, score, x, 1e-4, method=method) <= 50 * 1e-4
+
+
 def test_error_falls_with_the_tolerance(process):
     """From 1e-4 to 1e-8 the error falls by more than 300: it does follow rtol."""
     score = mixture(process)
@@ -196,6 +204,7 @@ def test_bits_per_dim_reproduce_the_reference(name, sde):
         ({"x": torch.full((2, 2), math.nan)}, ValueError, "x contains NaN/Inf"),
         ({"x": torch.zeros(2, 2, dtype=torch.int64)}, TypeError, "x must be floating point"),
         ({"divergence": "trace"}, ValueError, "unknown divergence 'trace'. Available: exact"),
+        ({"method": "RK45"}, ValueError, "unknown method 'RK45'. Available: bosh3, dopri5, dop853"),
         ({"rtol": 1e-12}, ValueError, "rtol 1e-12 is below float32 resolution; use dtype=float64"),
         ({"rtol": -1.0}, ValueError, r"rtol must be > 0, got -1\.0"),
         ({"eps": 0.0}, ValueError, r"eps must be in \(0, T=1\.0\), got 0: the score is singular"),

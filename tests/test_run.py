@@ -1,6 +1,7 @@
 """The command line as its users type it: runs, sweeps, resuming, and wrong input."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def fails(capsys, monkeypatch, folder, *arguments):
     return errors
 
 
+def choices(group):
+    return [path.stem for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+
+
 def weights(folder):
     return checkpoint.newest(folder / "checkpoints")[1]["ema"]["model"]
 
@@ -73,13 +78,41 @@ def test_dry_run_of_the_defaults_as_a_script_from_any_folder(tmp_path):
         assert movie.n_frames > 1
 
 
-@pytest.mark.parametrize("sampler", ["pc", "ode", "ald", "ddim", "ancestral"])
-@pytest.mark.parametrize("sde", ["vp", "vp_cosine", "subvp", "ve", "ddpm", "ncsn"])
+@pytest.mark.parametrize("sampler", ["pc", "ode", "ald", "ddim", "ancestral", "edm"])
+@pytest.mark.parametrize("sde", ["vp", "vp_cosine", "subvp", "ve", "edm", "ddpm", "ncsn"])
 def test_every_process_runs_with_every_sampler(tmp_path, monkeypatch, sde, sampler):
     result = call(monkeypatch, tmp_path / "run", f"sde={sde}", f"sampler={sampler}", *QUICK)
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     assert result["sde"] == sde and result["sampler"] == sampler
     assert result["entropy"] == pytest.approx(2.097, abs=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp", "fast", "parallel", "adaptive_sde", "torchsde"])
+@pytest.mark.parametrize("sde", ["vp", "ncsn"])
+def test_newer_samplers_run_too(tmp_path, monkeypatch, sde, sampler):
+    if sampler == "torchsde":
+        pytest.importorskip("torchsde", reason="the torchsde extra is not installed")
+    result = call(monkeypatch, tmp_path / "run", f"sde={sde}", f"sampler={sampler}", *QUICK)
+    assert result["sampler"] == sampler and result["nfe"] > 0
+
+
+@pytest.mark.parametrize("predictor", choices("sampler/predictor"))
+def test_every_predictor_runs(tmp_path, monkeypatch, predictor):
+    overrides = ["sampler=ddim", f"sampler/predictor={predictor}"]
+    if predictor == "none":
+        overrides = ["sampler=pc", "sampler/predictor=none"]
+    if predictor == "ancestral":
+        overrides.append("sampler.predictor.variance=analytic")
+    assert call(monkeypatch, tmp_path / "run", *overrides, *QUICK)["nfe"] > 0
+
+
+@pytest.mark.parametrize("name", ["edm", "edm_vp", "edm_ve", "edm_iddpm"])
+def test_the_columns_of_edm_run(tmp_path, monkeypatch, name):
+    """The four columns of the table of Karras et al. train, sample and are scored on the digits."""
+    result = call(monkeypatch, tmp_path / "run", f"experiment={name}", "dry_run=true")
+    # Two steps of Heun, the last with one evaluation where it leads to noiseless data.
+    assert result["nfe"] == (4 if name == "edm_ve" else 3)
+    assert math.isfinite(result["bits_per_dim"])
 
 
 def test_multirun_runs_all_six(tmp_path, monkeypatch, capsys):
@@ -189,7 +222,7 @@ def test_loggers(tmp_path, monkeypatch, logger):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["sde=vpp"], "unknown sde='vpp'. Did you mean sde=vp? Choices: ddpm, ncsn, subvp, ve, vp"),
+        (["sde=vpp"], "unknown sde='vpp'. Did you mean sde=vp? Choices: ddpm, edm, iddpm, ncsn, "),
         (["sampler=odee"], "unknown sampler='odee'. Did you mean sampler=ode?"),
         (["sampler/predictor=ddimm"], "Did you mean sampler/predictor=ddim?"),
         (
@@ -240,10 +273,6 @@ def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, argum
     assert not (tmp_path / "run").exists()
 
 
-def choices(group):
-    return [path.stem for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
-
-
 @pytest.mark.parametrize(
     "group, name",
     [
@@ -278,6 +307,7 @@ def test_every_preset_builds_its_network(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"experiment={name}"])
     shapes = {"data.Mixture": (2,), "data.MNIST": (1, 32, 32), "data.CIFAR10": (3, 32, 32)}
+    shapes["data.Digits"] = (1, 8, 8)
     with torch.device("meta"):
         net = instantiate(cfg.model.net, shape=shapes[cfg.data._target_], _convert_="all")
     assert sum(p.numel() for p in net.parameters()) > 10_000

@@ -2,6 +2,17 @@
 
 from .ema import EMA
 from .loop import Step, Warmup, fit
-from .loss import DenoisingScoreMatching, uniform_times
+from .loss import DenoisingScoreMatching
+from .noise_level import NoiseLevelLoss
+from .times import LogNormalTimes, uniform_times
 
-__all__ = ["EMA", "DenoisingScoreMatching", "Step", "Warmup", "fit", "uniform_times"]
+__all__ = [
+    "EMA",
+    "DenoisingScoreMatching",
+    "LogNormalTimes",
+    "NoiseLevelLoss",
+    "Step",
+    "Warmup",
+    "fit",
+    "uniform_times",
+]

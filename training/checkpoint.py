@@ -94,6 +94,22 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def find(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint at a path: a file, or a run's folder, of which the newest is taken.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint.
+        ValueError: It cannot be read.
+    """
+    if not path.is_dir():
+        return path, load(path)
+    inner = path / "checkpoints"
+    found = newest(inner if inner.is_dir() else path)
+    if found is None:
+        raise FileNotFoundError(f"no checkpoint (step_*.pt) under {path}")
+    return found
+
+
 def available(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first."""
     return sorted(folder.glob("step_*.pt"), reverse=True)

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sde import Score
-
 from .ema import EMA
 
-Loss = Callable[[Score, Tensor, torch.Generator | None], Tensor]
+Loss = Callable[[Any, Tensor, torch.Generator | None], Tensor]
+"""loss(model, x0, generator), for a score or whatever else is trained."""
+
 Batches = Callable[[int], Tensor]
 """batches(step): the training batch of a step, a function of nothing else."""
 
@@ -85,8 +86,8 @@ def fit(
     A step whose gradient is not finite changes nothing but the count of such steps.
 
     Args:
-        model: s(x, t).
-        loss: loss(score, x0, generator).
+        model: s(x, t), or whatever the loss is of.
+        loss: loss(model, x0, generator).
         batches: Batch of each step.
         optimizer: Optimizer of the model's parameters; its present rate is the base rate.
         ema: Average of the model.

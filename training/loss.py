@@ -1,46 +1,13 @@
 """The one loss: denoising score matching, with its weightings and times."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
 from sde.base import check_floating
 
-TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Tensor]
-"""(sde, n, generator, device) → times, float64, shape (n,)."""
-
-
-def uniform_times(
-    sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """Times uniform on [eps, T]; on a chain, levels drawn uniformly.
-
-    Args:
-        sde: Process.
-        n: Number of times.
-        generator: Source of the draw.
-        device: Where the times live.
-    """
-    u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
-    return sde.to_levels(sde.T + (sde.eps - sde.T) * u)  # u < 1, so that eps itself is never drawn
-
-
-def _uniform(sde: SDE, t: Tensor) -> Tensor:
-    """w = 1: Song's weighting, and L_simple on DDPM's chain."""
-    return torch.ones_like(t)
-
-
-def _likelihood(sde: SDE, t: Tensor) -> Tensor:
-    """w = g²/σ²: the weighting that bounds the likelihood."""
-    return (sde.g(t) / sde.sigma(t)).square()
-
-
-_WEIGHTINGS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
-    "uniform": _uniform,
-    "likelihood": _likelihood,
-}
+from .times import TimeDistribution, uniform_times
+from .weighting import choose_weighting
 
 
 class DenoisingScoreMatching:
@@ -53,16 +20,24 @@ class DenoisingScoreMatching:
 
     Args:
         sde: Process.
-        weighting: `uniform` (w = 1) or `likelihood` (w = g²/σ²).
+        weighting: `uniform` (w = 1), `likelihood` (w = g²/σ²), `edm` (w = 1 + σ̃²/σ_d²) or
+            `min_snr` (w = min(1, γ σ̃²)), where σ̃ = σ/(α h) is the noise beside data in [−1, 1].
         times: Distribution of t; uniform on [eps, T] where not given.
         reduce: `mean` over coordinates, or `sum` for half the sum, the loss of the published
             models, beside which a gradient is clipped differently.
+        sigma_data: σ_d > 0 of `edm` alone, the standard deviation of data in [−1, 1], as for
+            `ScoreModel`; 0.5 where not given.
+        gamma: γ > 0 of `min_snr` alone; 5 where not given.
+        data_range: Interval of the data, whose half width is h, for `edm` and `min_snr`; where
+            not given, the data have no fixed range (h = 1).
 
     Raises:
-        ValueError: Unknown weighting or reduction.
+        ValueError: Unknown weighting or reduction, or a constant out of its range or of another
+            weighting.
 
     Reference: Vincent 2011; Song et al. 2021, arXiv:2011.13456 (eq. 7); Song et al. 2021b,
-    arXiv:2101.09258 (section 4) for `likelihood`.
+    arXiv:2101.09258 (section 4) for `likelihood`; Karras et al. 2022, arXiv:2206.00364 (table 1)
+    for `edm`; Hang et al. 2023, arXiv:2303.09556 for `min_snr`.
     """
 
     def __init__(
@@ -71,15 +46,17 @@ class DenoisingScoreMatching:
         weighting: str = "uniform",
         times: TimeDistribution = uniform_times,
         reduce: str = "mean",
+        *,
+        sigma_data: float | None = None,
+        gamma: float | None = None,
+        data_range: tuple[float, float] | None = None,
     ) -> None:
-        if weighting not in _WEIGHTINGS:
-            raise ValueError(
-                f"unknown weighting '{weighting}'. Available: {', '.join(_WEIGHTINGS)}"
-            )
         if reduce not in ("mean", "sum"):
             raise ValueError(f"unknown reduce '{reduce}'. Available: mean, sum")
         self.sde, self.times, self.reduce = sde, times, reduce
-        self.weight = _WEIGHTINGS[weighting]
+        self.weight = choose_weighting(
+            weighting, sigma_data=sigma_data, gamma=gamma, data_range=data_range
+        )
 
     def __call__(
         self, score: Score, x0: Tensor, generator: torch.Generator | None = None

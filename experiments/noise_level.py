@@ -1,0 +1,67 @@
+"""The end of a run of task=noise_estimator: how well λ is told on data that were held out."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+from data.base import stream
+from evaluation.plots import save_estimates
+from models import NoiseLevelEstimator
+from training import NoiseLevelLoss
+
+from .build import Parts
+
+BINS = 5  # equal parts of [λ(T), λ(ε)]
+
+
+@torch.no_grad()
+def measure(
+    parts: Parts[NoiseLevelEstimator], estimator: NoiseLevelEstimator, folder: Path
+) -> dict[str, Any]:
+    """Errors of λ̂ on noisy test samples as entries of result.json, and noise_level.png.
+
+    λ is stratified, so that each of the bins, equal parts of its range, holds as many samples.
+    """
+    cfg, data = parts.cfg.evaluate, parts.data
+    n = BINS * math.ceil(cfg.samples / BINS)
+    generator = stream("noise level", parts.cfg.seed)
+    share = (torch.arange(n) + torch.rand(n, generator=generator, dtype=torch.float64)) / n
+    raw = data.test[torch.randint(len(data.test), (n,), generator=generator)]
+    x0 = data.scale(raw, generator).to(parts.device)
+    x, lam = NoiseLevelLoss(parts.sde).perturb(
+        x0, share.to(parts.device), parts.generator("noise level")
+    )
+    estimates = torch.cat([estimator(batch) for batch in x.split(cfg.batch_size)])
+    save_estimates(lam, estimates, folder / "noise_level.png", "log(α/σ)")
+    squares = (estimates - lam).square()
+    ends = torch.linspace(*estimator.bounds, BINS + 1, dtype=torch.float64).tolist()
+    bins = squares.reshape(BINS, -1).mean(1).sqrt().tolist()
+    result = {
+        "rmse": squares.mean().sqrt().item(),
+        "rmse_bins": [
+            {"from": low, "to": high, "rmse": rmse}
+            for low, high, rmse in zip(ends, ends[1:], bins, strict=False)
+        ],
+        "estimates": n,
+        "seconds": {},
+    }
+    print(_summary(result, folder), flush=True)
+    return result
+
+
+def _summary(result: dict[str, Any], folder: Path) -> str:
+    """The errors, and the command that samples with the estimator."""
+    lines = [f"RMSE of λ on {result['estimates']} held-out samples: {result['rmse']:.3f}"]
+    lines += [
+        f"  λ from {part['from']:6.2f} to {part['to']:6.2f}: {part['rmse']:.3f}"
+        for part in result["rmse_bins"]
+    ]
+    kept = ("sde", "data", "model", "experiment")
+    same = [o for o in HydraConfig.get().overrides.task if o.startswith(kept)]
+    command = ["python", "experiments/run.py", *same, "sampler=noise_adaptive"]
+    command.append(f"sampler.estimator={folder}")
+    return "\n".join([*lines, "use it with", f"  {shlex.join(command)} checkpoint=RUN"])

@@ -1,0 +1,298 @@
+"""The reverse SDE with adaptive steps, for every sample its own.
+
+A step that is not accepted has already shown a piece of the noise. Drawing another piece in its
+place prefers noise that gives small errors, which is not normal noise. Here nothing is thrown away:
+the shorter step is drawn given the longer one (a Brownian bridge), and what remains waits for the
+steps after it, so that every sample follows one Wiener path whatever its controller does.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sde import SDE, Score
+from sde.base import ReverseSDE, check_steps, expand
+from sde.integrate import check_resolution
+
+from .base import Run, Sampler
+from .grid import last_time
+
+
+class AdaptiveSDE(Sampler):
+    """Samples by the reverse SDE, each with steps as long as its own error allows.
+
+        y  = x − h a(x, t) + g(t) w,   a = f x − g² s,   w ~ N(0, h I)
+        x′ = ½ (y + x − h a(y, t − h) + g(t − h) w)
+        E  = rms((y − x′) / max(atol, rtol max(|y|, |y_before|))),   h ← min(t − eps, θ h E^{−r})
+
+    The step of Heun's method, x′, is taken where its distance E from that of Euler and Maruyama, y,
+    is at most 1, and tried again with the new h elsewhere. The published algorithm then draws w
+    anew, which is biased: it discards the noise that gives large errors. Here the shorter w is
+    drawn given the longer one, and the next steps use up its rest. Measured on N(0, I) at the
+    default tolerances, new draws make the variance of samples too large by 69 % (VP) and 165 % (VE)
+    in two coordinates and by 2 % in 64; with these it is right to 1 %, the error of the measurement
+    included.
+
+    A rejected step costs one evaluation, an accepted one two. A sample that has arrived leaves the
+    batch. Where a trajectory is kept, steps end at its times.
+
+    Args:
+        rtol: Relative tolerance > 0; the published values are 0.01 to 0.1.
+        atol: Absolute tolerance > 0; 1/128 is the step of 8-bit images in [−1, 1].
+        h_init: First h as a part of T, in (0, 1].
+        safety: θ in (0, 1).
+        r: Exponent of the controller in [0.5, 1].
+        eps: Last time; the process's `sampling_eps` where not given.
+        denoise: Return the posterior mean (x + σ² s)/α at the cost of one evaluation.
+        max_steps: Most steps of a sample, accepted or not, before giving up.
+
+    Raises:
+        ValueError: A setting out of its range, a tolerance finer than the state's type resolves,
+            eps outside (0, T), or a constraint, `noise=` or `encode`, which adaptive steps with
+            noise cannot obey.
+        RuntimeError: The steps ran out, or fell below what the time can resolve.
+
+    Reference: Jolicoeur-Martineau et al. 2021, arXiv:2105.14080 (algorithm 1); Rackauckas & Nie
+    2017, Discrete and Continuous Dynamical Systems B 22(7) (rejection sampling with memory).
+    """
+
+    def __init__(
+        self,
+        rtol: float = 0.01,
+        atol: float = 0.0078,
+        h_init: float = 0.01,
+        safety: float = 0.9,
+        r: float = 0.9,
+        *,
+        eps: float | None = None,
+        denoise: bool = True,
+        max_steps: int = 10_000,
+    ) -> None:
+        if not (0 < rtol < float("inf") and 0 < atol < float("inf")):
+            raise ValueError(f"rtol and atol must be finite and > 0, got {rtol} and {atol}")
+        if not 0 < h_init <= 1:
+            raise ValueError(f"h_init must be in (0, 1], a part of T, got {h_init}")
+        if not 0 < safety < 1:
+            raise ValueError(f"safety must be in (0, 1), got {safety}; the published value is 0.9")
+        if not 0.5 <= r <= 1:
+            raise ValueError(f"r must be in [0.5, 1], got {r}; the published value is 0.9")
+        self.rtol, self.atol, self.h_init, self.safety, self.r = rtol, atol, h_init, safety, r
+        self.eps, self.denoise, self.max_steps = eps, denoise, check_steps(max_steps, "max_steps")
+
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
+        last_time(sde, self.eps)
+        check_resolution(self.rtol, dtype)
+
+    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+        """Carry x from T to eps, each sample with its own steps."""
+        self.check(sde, x.dtype)
+        _refuse(run)
+        eps = last_time(sde, self.eps)
+        stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
+        run.begin(100, x)
+        *frames, x = self._solve(sde.reverse(score), x, stops.to(x.device), run)
+        for i, frame in enumerate(frames):
+            run.frames.append(frame)
+            if run.callback is not None:
+                run.callback(i + 1, stops[i], frame)
+        if self.denoise:
+            t = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
+            variance = expand(sde.sigma(t).square(), x)
+            x = torch.addcmul(x, variance, score(x, t)) / expand(sde.alpha(t), x)
+        if run.keep:
+            run.frames.append(x)
+        return x
+
+    def _solve(self, flow: ReverseSDE, x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
+        """The states of all samples at the falling times `stops`, which are to be passed."""
+        T, eps = flow.sde.T, stops[-1]
+        states = x.repeat(len(stops), *[1] * x.ndim)
+        way = _Way.start(flow, x, self.h_init * T)
+        for _ in range(self.max_steps):
+            self._check_resolved(way, T)
+            accepted = self._step(way, flow, stops[way.leg], run)
+            landed = accepted & (way.t == stops[way.leg])
+            states[way.leg[landed], way.index[landed]] = way.x[landed]
+            way.leg = way.leg + landed
+            under_way = way.leg < len(stops)
+            way, accepted = way.keep(under_way), accepted[under_way]
+            if len(way.index) == 0:
+                run.advance(1.0)
+                return list(states)
+            if run.progress:  # it waits for the device
+                run.advance(float(((T - way.t) / (T - eps)).min()))
+            if bool(accepted.any()):  # where x has moved; a step tried again begins where it did
+                way.slope[accepted] = flow.drift(way.x[accepted], way.t[accepted])
+        raise RuntimeError(
+            f"adaptive solver stopped: {self.max_steps} steps did not reach t={eps.item():g}; "
+            f"sample {int(way.index[0])} is at t={way.t[0].item():g}; loosen rtol or atol, or "
+            "raise max_steps"
+        )
+
+    def _step(self, way: "_Way", flow: ReverseSDE, stop: Tensor, run: Run) -> Tensor:
+        """Try one step of each sample, no longer than to its stop; return who took it."""
+        slack = 1e-12 * flow.sde.T  # rounding of sums of times
+        known = way.path.known()
+        h = torch.minimum(torch.minimum(way.h, way.t - stop), known)
+        h = torch.where(known - h <= slack, known, h)
+        w = way.path.take(h, run.noise(way.x))
+        t = torch.where(way.t - h - stop <= slack, stop, way.t - h)
+        y = way.x - expand(h, w) * way.slope + expand(flow.diffusion(way.t), w) * w
+        ahead = way.x - expand(h, w) * flow.drift(y, t) + expand(flow.diffusion(t), w) * w
+        x = 0.5 * (y + ahead)
+        error = self._error(y - x, y, way.before)
+        accepted = error <= 1
+        way.path.put_back(~accepted, h, w)
+        row = accepted.reshape(-1, *[1] * (x.ndim - 1))
+        way.x, way.before = torch.where(row, x, way.x), torch.where(row, y, way.before)
+        way.t = torch.where(accepted, t, way.t)
+        # A step that is not a number makes the next a tenth of it.
+        h_next = h * (self.safety * error ** (-self.r)).clamp(min=0.1)
+        # A step cut short says little of longer ones.
+        cut = accepted & (h < way.h)
+        way.h = torch.where(cut, torch.minimum(way.h, h_next), h_next)
+        return accepted
+
+    def _error(self, difference: Tensor, y: Tensor, before: Tensor) -> Tensor:
+        """E of each sample, (A,) in float64; ∞ where it is not a number."""
+        size = torch.maximum(y.abs(), before.abs())
+        scaled = difference / (self.rtol * size).clamp(min=self.atol)
+        error = scaled.flatten(1).double().square().mean(1).sqrt()
+        return torch.where(error.isfinite(), error, torch.inf).clamp(min=1e-10)
+
+    @staticmethod
+    def _check_resolved(way: "_Way", T: float) -> None:
+        lost = way.h < 1e-10 * T
+        if bool(lost.any()):
+            where = int(lost.nonzero()[0])
+            raise RuntimeError(
+                f"adaptive solver stopped: step below minimum at t={way.t[where].item():g}, "
+                f"sample {int(way.index[where])}; the score is not finite or not smooth there"
+            )
+
+
+def _refuse(run: Run) -> None:
+    """Raise ValueError for what no adaptive step with noise can do."""
+    if run.encode:
+        raise ValueError(
+            "encoding follows a deterministic path, and this sampler draws noise; "
+            "use ProbabilityFlowODE"
+        )
+    if run.constraint is not None:
+        raise ValueError(
+            "an adaptive solver takes no constraint; "
+            "use PredictorCorrector(EulerMaruyama()), which has fixed steps"
+        )
+    if run.source is not None:
+        raise ValueError(
+            "an adaptive solver takes no noise=, since its steps are not those of another run; "
+            "use generator=, or PredictorCorrector(EulerMaruyama())"
+        )
+
+
+@dataclass
+class _Way:
+    """The samples under way, A of them.
+
+    Attributes:
+        index: Their numbers in the batch.
+        leg: Number of the stop each is going to.
+        t: Times.
+        h: Steps that their controllers want.
+        x: States.
+        slope: a(x, t).
+        before: y of the last step taken.
+        path: Their noise from t on, as far as it is known.
+    """
+
+    index: Tensor
+    leg: Tensor
+    t: Tensor
+    h: Tensor
+    x: Tensor
+    slope: Tensor
+    before: Tensor
+    path: "_WienerPaths"
+
+    @classmethod
+    def start(cls, flow: ReverseSDE, x: Tensor, h: float) -> "_Way":
+        """All samples at T."""
+        index = torch.arange(len(x), device=x.device)
+        t = torch.full((len(x),), flow.sde.T, dtype=torch.float64, device=x.device)
+        slope = flow.drift(x, t)
+        path = _WienerPaths.start(x)
+        return cls(index, torch.zeros_like(index), t, torch.full_like(t, h), x, slope, x, path)
+
+    def keep(self, mask: Tensor) -> "_Way":
+        """The samples of a mask."""
+        if bool(mask.all()):
+            return self
+        index, leg, t, h = (c[mask] for c in (self.index, self.leg, self.t, self.h))
+        x, slope, before = (c[mask] for c in (self.x, self.slope, self.before))
+        return _Way(index, leg, t, h, x, slope, before, self.path.keep(mask))
+
+
+@dataclass
+class _WienerPaths:
+    """What is known of the Wiener paths of A samples beyond their times.
+
+    Each path is a stack of intervals, the nearest on top, with the increment over each. At the
+    bottom lies the future, of which nothing is known: an interval of length ∞ and increment 0.
+
+    Attributes:
+        length: Lengths, shape (K, A).
+        increment: Increments, shape (K, A, *).
+        top: Place of the nearest interval of each path, shape (A,).
+    """
+
+    length: Tensor
+    increment: Tensor
+    top: Tensor
+
+    @classmethod
+    def start(cls, x: Tensor) -> "_WienerPaths":
+        """Paths of which nothing is known, for states x (A, *)."""
+        length = torch.full((1, len(x)), torch.inf, dtype=torch.float64, device=x.device)
+        return cls(length, torch.zeros_like(x)[None], torch.zeros_like(length[0], dtype=torch.long))
+
+    def _nearest(self) -> tuple[Tensor, Tensor]:
+        return self.top, torch.arange(len(self.top), device=self.top.device)
+
+    def known(self) -> Tensor:
+        """Length of the nearest interval of each path, which no step may exceed; (A,)."""
+        return self.length[self._nearest()]
+
+    def take(self, h: Tensor, z: Tensor) -> Tensor:
+        """Cut off and return the increments over the next h, drawn given what is known.
+
+            w | W_L ~ N((h/L) W_L, h (1 − h/L) I)
+
+        Args:
+            h: Lengths ≤ `known()`, shape (A,).
+            z: Standard normal draw, shape (A, *).
+        """
+        here = self._nearest()
+        length, whole = self.length[here], self.increment[here]
+        part = h / length  # 0 of the unknown future
+        w = expand(part, z) * whole + expand((h * (1 - part)).sqrt(), z) * z
+        rest = torch.where(expand(length, z).isinf(), 0, whole - w)
+        self.length[here], self.increment[here] = length - h, rest
+        self.top = self.top - (h == length).long()
+        return w
+
+    def put_back(self, mask: Tensor, h: Tensor, w: Tensor) -> None:
+        """Lay the increments w over h of the samples of a mask on their stacks again."""
+        if not bool(mask.any()):
+            return
+        self.top = self.top + mask.long()
+        if int(self.top.max()) == len(self.length):
+            self.length = torch.cat([self.length, torch.zeros_like(self.length[:1])])
+            self.increment = torch.cat([self.increment, torch.zeros_like(self.increment[:1])])
+        here = (self.top[mask], mask.nonzero()[:, 0])
+        self.length[here], self.increment[here] = h[mask], w[mask]
+
+    def keep(self, mask: Tensor) -> "_WienerPaths":
+        """The paths of a mask."""
+        return _WienerPaths(self.length[:, mask], self.increment[:, mask], self.top[mask])

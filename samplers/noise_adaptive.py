@@ -1,0 +1,172 @@
+"""Schedules that look at the state: how noisy it is decides which steps are left to take."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sde import SDE, Score, expand
+from sde.base import check_steps
+
+from .base import Run, Sampler
+from .grid import Grid, UniformGrid
+from .predictors import Predictor
+from .solver import draws_noise
+
+Estimator = Callable[[Tensor], Tensor]
+"""estimator(x) → λ̂, half the log signal-to-noise ratio of each state, shape (B,)."""
+
+KNOTS = 1024  # of the table t(λ), beside the times of the grid
+
+
+class NoiseAdaptive(Sampler):
+    """A predictor whose remaining steps are planned anew from the estimated noise of each sample.
+
+        λ_i ← clamp(λ̂(x), max(λ_{i−1}, G_{i−1}), G_{i+1}),
+        λ_{i+1} = clamp(λ_i + (Λ_N − λ_i) (Λ_{i+1} − Λ_i)/(Λ_N − Λ_i), G_i, G_{i+2})
+
+    Λ is the grid in λ and its remaining shape is laid affinely over what is left, [λ_i, Λ_N]; the
+    predictor then steps from t(λ_i) to t(λ_{i+1}), each sample by its own times. A perfect
+    estimator reproduces the grid.
+
+    What is clamped, and why: the first estimate may lie anywhere on the grid, [Λ_0, Λ_N], since
+    nothing was done yet that could speak against it; the grid laid over [λ_0, Λ_N] is the sample's
+    own, G. Every later estimate, and every plan, stays between the neighbours G_{i−1} and G_{i+1},
+    so that no errors of the estimator, however many, put a sample off by more than one step; and
+    no estimate comes before the λ_{i−1} from which the last step began, so that the times from
+    which steps begin only fall. The last step ends where the grid ends. Data at time 0 have λ = ∞:
+    there Λ_N is the last time with noise, and the step to the data starts from wherever the sample
+    is. On a chain times are those of levels.
+
+    Of D coordinates λ cannot be known better than to about 1/√(2D): in the plane, estimates do
+    harm. Evaluations of the estimator are not counted as evaluations of the score.
+
+    Args:
+        predictor: Predictor, whose step needs one evaluation.
+        estimator: λ̂(x) of shape (B,); None keeps the grid as it is, for comparison.
+        steps: Number of steps ≥ 1.
+        grid: Rule for the times; `UniformGrid()` where not given.
+        every: Steps from one estimate to the next ≥ 1.
+        denoise: Return the mean of the last update, without its noise.
+
+    Raises:
+        ValueError: steps or every is not an integer ≥ 1.
+        TypeError: The predictor is not a `Predictor`.
+
+    Reference: San-Roman, Nachmani & Wolf 2021, arXiv:2104.02600 (section 3.3), who fit a linear
+    or a Fibonacci schedule to the estimate instead.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        estimator: Estimator | None = None,
+        steps: int = 20,
+        *,
+        grid: Grid | None = None,
+        every: int = 1,
+        denoise: bool = True,
+    ) -> None:
+        if not isinstance(predictor, Predictor):
+            raise TypeError(
+                f"predictor must be a one-evaluation Predictor such as DDIM(), got {predictor!r}; "
+                "the weights of other solvers belong to a fixed grid"
+            )
+        self.predictor, self.estimator = predictor, estimator
+        self.steps, self.every = check_steps(steps), check_steps(every, "every")
+        self.grid, self.denoise = grid or UniformGrid(), denoise
+
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if the grid does not fit on the process, or the predictor not on it."""
+        self.predictor.plan(sde, self.grid(sde, self.steps))
+
+    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+        """Carry x from T to the end of the grid, each sample by its own times."""
+        if run.encode:
+            raise ValueError(
+                "a schedule that depends on the state cannot be run backwards, so this sampler "
+                "cannot encode; use ProbabilityFlowODE, or PredictorCorrector(DDIM())"
+            )
+        times = self.grid(sde, self.steps)
+        noisy = draws_noise(self.predictor.plan(sde, times))
+        clock = _Clock(sde, times, x.device)
+        lam = torch.full((len(x),), clock.first, dtype=torch.float64, device=x.device)
+        own, began, mean, t_next = lam, lam, x, lam
+        run.begin(self.steps, x)
+        for i in range(self.steps):
+            if i == 0:
+                own = lam = self._estimate(x, lam).clamp(clock.first, clock.last)
+            elif i % self.every == 0:
+                low, high = clock.node(own, i - 1), clock.node(own, i + 1)
+                lam = self._estimate(x, lam).clamp(torch.maximum(began, low), high)
+            began, lam = lam, clock.advance(lam, own, i)
+            t, t_next = clock.step(began, lam, i)
+            mean, std = self.predictor.transition(sde, score, x, t, t_next)
+            x = torch.addcmul(mean, expand(std, x), run.noise(x)) if noisy else mean
+            x = run.constrain(x, t_next)
+            run.visit(i + 1, t_next, x)
+        return run.constrain(mean, t_next) if self.denoise else x
+
+    def _estimate(self, x: Tensor, planned: Tensor) -> Tensor:
+        """λ̂ of each state, float64, shape (B,); without an estimator, the λ planned."""
+        if self.estimator is None:
+            return planned
+        lam = self.estimator(x)
+        if lam.shape != planned.shape:
+            raise ValueError(
+                f"estimator must return λ of shape {tuple(planned.shape)}, got {tuple(lam.shape)}"
+            )
+        return lam.double()
+
+
+class _Clock:
+    """A grid in λ, and t(λ) as a table that is looked up without waiting for the device.
+
+    Args:
+        sde: Process.
+        times: Times of the grid, shape (N + 1,).
+        device: Where the states live.
+    """
+
+    def __init__(self, sde: SDE, times: Tensor, device: torch.device) -> None:
+        grid = sde.log_snr(times[sde.sigma(times) > 0])
+        self.sde, self.end = sde, times[-1].to(device)
+        self.first, self.last = grid[0].item(), grid[-1].item()
+        left = (self.last - grid).tolist()
+        left += [0.0] * (len(times) - len(grid))
+        # The part of what is left that each step takes, and the share of all that is then done.
+        self._parts = [1 - after / before if before else 0.0 for before, after in pairwise(left)]
+        self._shares = [1 - rest / left[0] if left[0] else 0.0 for rest in left]
+        self._to_data = len(times) - 1 if len(grid) < len(times) else None
+        dense = torch.linspace(self.first, self.last, KNOTS, dtype=torch.float64)
+        # With the grid's own times among them, a perfect estimate gives these and no neighbours.
+        knots = torch.cat([grid, dense[1:-1]]).unique()
+        self._knots, self._times = knots.to(device), sde.time_of_log_snr(knots).to(device)
+
+    def node(self, own: Tensor, i: int) -> Tensor:
+        """G_i: the grid's λ number i, laid over [own, Λ_N]; Λ_N beyond its end."""
+        return own + (self.last - own) * self._shares[min(i, len(self._shares) - 1)]
+
+    def advance(self, lam: Tensor, own: Tensor, i: int) -> Tensor:
+        """λ_{i+1}, after step i from λ_i."""
+        plan = lam + (self.last - lam) * self._parts[i]
+        return plan.clamp(self.node(own, i), self.node(own, i + 2))
+
+    def step(self, lam: Tensor, lam_next: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """The times t and t_next ≤ t of step i, (B,) each."""
+        t = self.time(lam)
+        if i + 1 == self._to_data:
+            return t, self.end.expand(len(t))
+        t_next = self.time(lam_next)
+        # A sample that is at the end already stays there: a step of rounding size has no sign.
+        return t, torch.where(t - t_next > 1e-12 * self.sde.T, t_next, t)
+
+    def time(self, lam: Tensor) -> Tensor:
+        """t(λ) of each sample, or the level in whose cell it falls."""
+        if len(self._knots) == 1:  # a single step to the data
+            return self._times.expand(len(lam))
+        k = torch.searchsorted(self._knots, lam).clamp(1, len(self._knots) - 1)
+        low, high = self._knots[k - 1], self._knots[k]
+        t = torch.lerp(self._times[k - 1], self._times[k], (lam - low) / (high - low))
+        return self.sde.to_levels(t)

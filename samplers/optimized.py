@@ -1,0 +1,99 @@
+"""Steps chosen for a solver: the grid on which it carries Gaussian data best."""
+
+from collections import deque
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from torch import Tensor
+
+from sde import SDE
+
+from .grid import Grid, last_time
+from .solver import Solver, advance, depth, draws_noise, fold
+
+MOST_STEPS = 64
+
+
+class OptimizedGrid(Grid):
+    """The N steps that make a solver's error on Gaussian data least.
+
+        min over λ_1 … λ_{N−1} of Σ_ℓ (x_N(ℓ) − √(α² ℓ + σ²))²
+
+    x_N(ℓ) is where the solver carries one standard deviation of data N(0, ℓ), whose probability
+    flow is known exactly, for 24 variances ℓ. Nothing but the process, the solver and the number
+    of steps enters, so the grid is found once, in about a second, before the first evaluation.
+
+    Args:
+        solver: Deterministic solver that will run on the grid.
+        smallest: Smallest ℓ > 0: that of the details of the data.
+        largest: Largest ℓ: that of the data as a whole.
+        eps: Last time in (0, T); the process's own `sampling_eps` where not given.
+
+    Raises:
+        ValueError: A solver that draws noise, more than 64 steps, or not 0 < smallest < largest.
+
+    Reference: Xue et al. 2024, arXiv:2402.17376, minimize a bound of the error in this way; the
+    Gaussian law in its place makes the error exact.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        smallest: float = 0.01,
+        largest: float = 2.0,
+        eps: float | None = None,
+    ) -> None:
+        if not 0 < smallest < largest < float("inf"):
+            raise ValueError(f"variances need 0 < smallest < largest, got {smallest}, {largest}")
+        self.solver, self.eps = solver, eps
+        self.variances = torch.logspace(
+            np.log10(smallest), np.log10(largest), 24, dtype=torch.float64
+        )
+        self._found: dict[tuple[SDE, int], Tensor] = {}
+
+    def place(self, sde: SDE, steps: int) -> Tensor:
+        """Times of the process, or the levels nearest to them."""
+        if steps > MOST_STEPS:
+            raise ValueError(
+                f"steps are optimized up to {MOST_STEPS}, got {steps}; use grid=log_snr, which "
+                "costs nothing and is as good for many steps"
+            )
+        if (sde, steps) not in self._found:
+            self._found[sde, steps] = self._search(sde, steps)
+        return sde.to_grid(self._found[sde, steps])
+
+    def _search(self, sde: SDE, steps: int) -> Tensor:
+        ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
+        first, last = sde.log_snr(ends).tolist()
+
+        def times(logits: np.ndarray) -> Tensor:
+            shares = np.exp(logits - logits.max())
+            lam = first + (last - first) * np.cumsum(shares)[:-1] / shares.sum()
+            return torch.cat([ends[:1], sde.time_of_log_snr(torch.from_numpy(lam)), ends[1:]])
+
+        even = np.zeros(steps)
+        if draws_noise(self.solver.plan(sde, times(even))):
+            raise ValueError(
+                "steps are optimized for deterministic solvers, and this one draws noise; "
+                "use grid=log_snr"
+            )
+        if steps == 1:
+            return ends
+        found = least_squares(lambda u: self._errors(sde, times(u)), even, max_nfev=40)
+        return times(found.x)
+
+    def _errors(self, sde: SDE, times: Tensor) -> np.ndarray:
+        """Where the solver ends beside where the flow does, for each ℓ."""
+
+        def spread(t: Tensor) -> Tensor:
+            return (sde.alpha(t).square() * self.variances + sde.sigma(t).square())[:, None]
+
+        def score(x: Tensor, t: Tensor) -> Tensor:
+            return -x / spread(t)
+
+        steps = fold(self.solver.plan(sde, times))
+        x, memory = spread(times[0]).sqrt(), deque[Tensor](maxlen=depth(steps))
+        for step in steps:
+            x, _ = advance(step, score, x, memory, torch.zeros_like)
+        return (x - spread(times[-1]).sqrt()).flatten().numpy()

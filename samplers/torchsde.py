@@ -1,0 +1,268 @@
+"""The reverse process, solved by the torchsde package."""
+
+import math
+import warnings
+from collections import deque
+from types import ModuleType
+
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+from sde import SDE, ReverseSDE, Score, expand
+from sde.base import check_steps
+from sde.integrate import check_resolution
+
+from .base import Run, Sampler
+from .grid import last_time
+
+# Whether a solver is one for Itô's calculus or Stratonovich's, which agree where the diffusion does
+# not depend on the state. There log_ode is midpoint with an area of (B, D, D) numbers multiplied
+# by 0. reversible_heun is left out: it keeps a second state whose distance from the first nothing
+# damps, and the flow is stiff near the data. With 200 steps on VP it gives data of standard
+# deviation 0.20 one of 0.34, and with 50 steps one of 19.
+CALCULUS = {
+    "euler": "ito",
+    "milstein": "ito",
+    "srk": "ito",
+    "heun": "stratonovich",
+    "midpoint": "stratonovich",
+    "euler_heun": "stratonovich",
+}
+VARIABLES = ("log_snr", "time")
+
+
+class TorchSDE(Sampler):
+    """Samples by torchsde's solvers on the reverse SDE, or on the probability flow (η = 0).
+
+        dx = [f x − ½ (1 + η²) g² s(x, t)] dt + η g dw̄
+
+    `srk` (Rößler's SRA1, 2 evaluations a step) has strong order 1.5, `heun` and `midpoint` (2),
+    `euler`, `milstein` and `euler_heun` (1) have order 1, as the diffusion does not depend on the
+    state. Sampling ends at eps, with the noise that is left there: no last step denoises. The
+    package draws its own noise, from one number that the generator gives it.
+
+    Args:
+        method: `euler`, `milstein`, `srk`, `heun`, `midpoint` or `euler_heun`.
+        steps: Number of equal steps N ≥ 1; with adaptive steps, the first alone is so long.
+        adaptive: Choose steps, one for the whole batch, by comparing each with two of half its
+            length; kept states are then interpolated linearly between them.
+        rtol: Relative tolerance > 0 of an adaptive step.
+        atol: Absolute tolerance > 0 of an adaptive step.
+        eta: Stochasticity η ≥ 0.
+        variable: What the steps divide: `log_snr` (λ), by which few steps do on any process, or
+            `time`, which costs no inversion of λ but needs many where σ(t) is large, as EDM's is.
+        eps: Last time; the process's `sampling_eps` where not given.
+
+    Raises:
+        ValueError: Unknown method or variable, steps not an integer ≥ 1, tolerances not > 0 or
+            finer than the state's type resolves, eta < 0, eps outside (0, T), or what the package
+            cannot do: a constraint, noise that is shared, latents of data with η > 0.
+        ImportError: torchsde is not installed.
+        RuntimeError: Adaptive steps became too short, or not a number.
+
+    Reference: Li et al. 2020, arXiv:2001.01328; Kidger et al. 2021, arXiv:2105.13493; Rößler 2010,
+    SIAM J. Numer. Anal. 48 (3).
+    """
+
+    def __init__(
+        self,
+        method: str = "srk",
+        steps: int = 200,
+        adaptive: bool = False,
+        rtol: float = 1e-2,
+        atol: float = 1e-2,
+        eta: float = 1.0,
+        variable: str = "log_snr",
+        eps: float | None = None,
+    ) -> None:
+        if method not in CALCULUS:
+            raise ValueError(f"unknown method '{method}'. Available: {', '.join(CALCULUS)}")
+        if variable not in VARIABLES:
+            raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
+        if not (rtol > 0 and atol > 0):
+            raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
+        if not 0 <= eta < math.inf:
+            raise ValueError(f"eta must be finite and ≥ 0, got {eta}")
+        self.method, self.steps, self.adaptive = method, check_steps(steps), adaptive
+        self.rtol, self.atol, self.eta, self.eps = rtol, atol, eta, eps
+        self.variable = variable
+
+    def check(self, sde: SDE, dtype: torch.dtype) -> None:
+        """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
+        _package()
+        last_time(sde, self.eps)
+        if self.adaptive:
+            check_resolution(self.rtol, dtype)
+
+    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+        """Carry x from T to eps, or back where latents are asked for."""
+        self.check(sde, x.dtype)
+        self._refuse(run)
+        ends = (sde.T, last_time(sde, self.eps))
+        ends = ends[::-1] if run.encode else ends
+        run.begin(100, x)
+        reverse, calculus = sde.reverse(score, self.eta), CALCULUS[self.method]
+        equation = _Equation(reverse, x, ends, calculus, self.variable, run)
+        clock = self._clock(equation, run.keep)
+        states = self._solve(equation, clock, x, run).reshape(-1, *x.shape)
+        for i, (tau, state) in enumerate(zip(clock[1:-1], states[1:-1], strict=True), start=1):
+            run.frames.append(state)
+            if run.callback is not None:
+                run.callback(i, equation.time(tau), state)
+        if run.keep:
+            run.frames.append(states[-1])
+        return states[-1]
+
+    def _refuse(self, run: Run) -> None:
+        if run.constraint is not None:
+            raise ValueError(
+                "torchsde takes no constraint; use PredictorCorrector, which obeys it at each step"
+            )
+        if run.encode and self.eta > 0:
+            raise ValueError("a solver that draws noise cannot encode; use TorchSDE(eta=0)")
+        if run.source is not None and self.eta > 0:
+            raise ValueError(
+                "torchsde draws its own noise; use generator= in place of noise=, "
+                "or PredictorCorrector(SRA1())"
+            )
+
+    def _clock(self, equation: "_Equation", keep: int) -> Tensor:
+        """Times τ of the kept states, of which the first and the last are the ends."""
+        share = torch.linspace(0, 1, max(keep, 2), dtype=torch.float64)
+        if not self.adaptive:  # a path cut between two steps would be smoother than the law
+            share = (share * self.steps).round().unique() / self.steps
+        start, end = equation.clock()
+        return start + (end - start) * share
+
+    def _solve(self, equation: "_Equation", clock: Tensor, x: Tensor, run: Run) -> Tensor:
+        """States at some times τ, shape (K, B, D)."""
+        torchsde = _package()
+        # Longer by so little that N rounded steps do not fall short, which would cost one more.
+        dt = float(clock[-1] - clock[0]) / self.steps * (1 + 1e-9)
+        y = x.flatten(1)
+        brownian = torchsde.BrownianInterval(
+            float(clock[0]),
+            float(clock[-1]),
+            tuple(y.shape),
+            dtype=y.dtype,
+            device=y.device,
+            dt=None if self.adaptive else dt,
+            entropy=_entropy(run.generator),
+            levy_area_approximation="space-time" if self.method == "srk" else "none",
+        )
+        try:
+            with warnings.catch_warnings():
+                # torchsde would accept the step, whatever its error.
+                warnings.filterwarnings("error", message="Hitting minimum allowed step size")
+                return torchsde.sdeint(
+                    equation,
+                    y,
+                    clock,
+                    bm=brownian,
+                    method=self.method,
+                    dt=dt,
+                    adaptive=self.adaptive,
+                    rtol=self.rtol,
+                    atol=self.atol,
+                    dt_min=1e-7 * float(clock[-1] - clock[0]),
+                )
+        except (UserWarning, AssertionError) as error:
+            raise RuntimeError(
+                f"adaptive solver stopped: {error} Loosen rtol or atol, or use adaptive=False"
+            ) from error
+
+
+class _Equation:
+    """A reverse process as torchsde asks for one: a time τ that rises, states of shape (B, D).
+
+        dx/dτ = ± v drift,   noise √v η g,   v = |dt/dτ|
+
+    τ = −t on the way to the data and τ = t on the way back, or else τ = ± λ(t). The noise is
+    additive and given by its product, so that srk needs neither other stages nor a (B, D, D)
+    diffusion.
+    """
+
+    noise_type = "additive"
+
+    def __init__(
+        self,
+        reverse: ReverseSDE,
+        x: Tensor,
+        ends: tuple[float, float],
+        calculus: str,
+        variable: str,
+        run: Run,
+    ) -> None:
+        self.sde_type = calculus
+        self._reverse, self._shape, self._ends, self._run = reverse, x.shape, ends, run
+        self._sign = 1.0 if ends[1] > ends[0] else -1.0
+        self._warp = self._warped() if variable == "log_snr" else None
+        # torchsde evaluates the start once to see its shape, srk evaluates its first stage twice,
+        # and an adaptive step begins where its first half begins.
+        self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=2)
+
+    def clock(self) -> Tensor:
+        """τ at both ends, shape (2,)."""
+        t = torch.tensor(self._ends, dtype=torch.float64)
+        return self._sign * (t if self._warp is None else -self._reverse.sde.log_snr(t))
+
+    def time(self, tau: Tensor) -> Tensor:
+        """t of τ; torchsde's sums can end a rounding below a chain's lowest level."""
+        t = self._sign * tau
+        if self._warp is not None:
+            t = torch.tensor(float(self._warp(float(tau))), dtype=torch.float64)
+        return t.clamp(min(self._ends), max(self._ends))
+
+    def f(self, tau: Tensor, y: Tensor) -> Tensor:
+        """Drift dx/dτ."""
+        for time, state, slope in self._seen:
+            if state is y and time == tau:
+                return slope
+        t, (start, end) = self.time(tau), self._ends
+        self._run.advance(float((t - start) / (end - start)))
+        drift = self._reverse.drift(y.reshape(self._shape), t).flatten(1)
+        slope = expand(self._sign * self._rate(tau), drift) * drift
+        self._seen.append((tau, y, slope))
+        return slope
+
+    def g_prod(self, tau: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Diffusion, as hot as the run asks for, times increments v of the Brownian path."""
+        t = self.time(tau)
+        scale = self._run.temperature * self._rate(tau).sqrt() * self._reverse.diffusion(t)
+        return expand(scale, v) * v
+
+    def _rate(self, tau: Tensor) -> Tensor:
+        """v = |dt/dτ|."""
+        if self._warp is None:
+            return torch.ones_like(tau)
+        return torch.tensor(abs(float(self._warp(float(tau), 1))), dtype=torch.float64)
+
+    def _warped(self) -> PchipInterpolator:
+        """t(τ) by a monotone interpolant, since to invert λ at each stage takes milliseconds.
+
+        The process is none the less exact, as v is the interpolant's own derivative.
+        """
+        t = torch.tensor(self._ends, dtype=torch.float64)
+        first, last = (-self._sign * self._reverse.sde.log_snr(t)).tolist()
+        tau = torch.linspace(first, last, 1025, dtype=torch.float64)
+        times = self._reverse.sde.time_of_log_snr(-self._sign * tau)
+        times[0], times[-1] = t  # not a rounding away from them
+        return PchipInterpolator(tau.numpy(), times.numpy())
+
+
+def _package() -> ModuleType:
+    try:
+        import torchsde
+    except ImportError as error:
+        raise ImportError(
+            "TorchSDE needs the package torchsde, which is not installed; "
+            'run pip install "score-sde-toolkit[torchsde]", or use sampler=pc'
+        ) from error
+    return torchsde
+
+
+def _entropy(generator: torch.Generator | None) -> int:
+    """A seed for torchsde's own random numbers, drawn from ours."""
+    source = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=source))

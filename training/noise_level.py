@@ -1,0 +1,63 @@
+"""The loss of an estimator of the noise level."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+from sde.base import check_floating
+
+
+class NoiseLevelLoss:
+    """The squared error of an estimate of λ, over all noise levels of a process alike.
+
+        E_λ E_{x_0, z} (λ̂(x_t) − λ(t))²,   t = t(λ),   λ ~ U[λ(T), λ(ε)]
+
+    Its minimum is λ̂ = E[λ | x_t] under that prior. λ is uniform rather than t, because steps are
+    planned in λ: uniform times of VP, say, would leave a tenth of the draws to the lower half of
+    the noise levels, where most of the steps are. On a chain t is the level in whose cell it falls.
+
+    Args:
+        sde: Process.
+
+    Reference: San-Roman, Nachmani & Wolf 2021, arXiv:2104.02600 (section 3.2).
+    """
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+        ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
+        self._first, self._last = sde.log_snr(ends).tolist()
+
+    def __call__(
+        self,
+        estimator: Callable[[Tensor], Tensor],
+        x0: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Estimate the loss from one draw of λ and z for each sample; shape ().
+
+        Args:
+            estimator: λ̂(x), shape (B,).
+            x0: Data, shape (B, *), floating point.
+            generator: Source of λ and z, on x0's device.
+        """
+        u = torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
+        x, lam = self.perturb(x0, u, generator)
+        return (estimator(x) - lam).square().mean()
+
+    def perturb(
+        self, x0: Tensor, share: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Noisy states and the true λ of each, shapes (B, *) and (B,).
+
+        Args:
+            x0: Data, shape (B, *), floating point.
+            share: Where λ lies between λ(T), 0, and λ(ε), 1; float64, shape (B,).
+            generator: Source of z, on x0's device.
+        """
+        check_floating("x0", x0)
+        lam = self._first + (self._last - self._first) * share
+        t = self.sde.to_levels(self.sde.time_of_log_snr(lam))
+        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        return self.sde.perturb(x0, t, z), self.sde.log_snr(t)

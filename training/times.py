@@ -1,0 +1,72 @@
+"""Distributions of the time at which training looks at a process."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+
+from .weighting import half_width
+
+TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Tensor]
+"""(sde, n, generator, device) → times, float64, shape (n,)."""
+
+
+def uniform_times(
+    sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Times uniform on [eps, T]; on a chain, levels drawn uniformly.
+
+    Args:
+        sde: Process.
+        n: Number of times.
+        generator: Source of the draw.
+        device: Where the times live.
+    """
+    u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
+    return sde.to_levels(sde.T + (sde.eps - sde.T) * u)  # u < 1, so that eps itself is never drawn
+
+
+class LogNormalTimes:
+    """Times at which the noise of a process is log-normal; on a chain, the levels nearest to them.
+
+        ln σ̃(t) ~ N(mean, std²),   σ̃ = σ/(α h)
+
+    h is half the width of the data range, so that σ̃ is the noise beside data in [−1, 1]. Noise
+    that the process does not have becomes the least or the most that it has on [eps, T].
+
+    Args:
+        mean: Mean of ln σ̃.
+        std: Standard deviation of ln σ̃, > 0.
+        data_range: Interval of the data, or None for data of no fixed range (h = 1).
+
+    Raises:
+        ValueError: mean is not finite, std not finite and > 0, or an empty data range.
+
+    Reference: Karras et al. 2022, arXiv:2206.00364 (table 1, section 5).
+    """
+
+    def __init__(
+        self,
+        mean: float = -1.2,
+        std: float = 1.2,
+        data_range: tuple[float, float] | None = None,
+    ) -> None:
+        if not -math.inf < mean < math.inf:
+            raise ValueError(f"mean of log-normal times must be finite, got {mean}")
+        if not 0 < std < math.inf:
+            raise ValueError(f"std of log-normal times must be finite and > 0, got {std}")
+        self.mean, self.std, self._log_half = mean, std, math.log(half_width(data_range))
+
+    def __call__(
+        self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
+    ) -> Tensor:
+        """Draw n times; arguments as for `uniform_times`."""
+        z = torch.randn(n, generator=generator, dtype=torch.float64, device=device)
+        last, first = sde.log_snr(
+            torch.tensor([sde.T, sde.eps], dtype=torch.float64, device=device)
+        ).unbind()
+        log_snr = -(self.mean + self.std * z + self._log_half).clamp(-first, -last)
+        return sde.to_levels(sde.time_of_log_snr(log_snr).clamp(sde.eps, sde.T))
