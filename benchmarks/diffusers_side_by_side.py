@@ -1,6 +1,6 @@
 """Ours and the installed diffusers' schedulers, from the same latents with the same exact score.
 
-python benchmarks/diffusers_side_by_side.py
+python -m benchmarks.diffusers_side_by_side
 
 Both follow the probability flow of VP (β 0.1 → 20) from T to 1e-3 on a two-dimensional mixture of
 three Gaussians, on grids of the same times, in float64; the error is the mean distance of the end
@@ -9,12 +9,8 @@ grid's own σ/α, so that no rounding to integer time steps stands between the t
 """
 
 import logging
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from sde import SDE
 
-from .exponential import Nodes, Segment, adams
 from .prediction import NoisePrediction
 from .runge_kutta import TABLEAUS
+from .segment import Nodes, Segment, adams
 from .solver import Solver, Stage, Step, tabulate, up_to_data
 
 _KIND = NoisePrediction()

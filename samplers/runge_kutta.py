@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sde import SDE
 
-from .exponential import Nodes
+from .segment import Nodes
 from .solver import Solver, Stage, Step, tabulate, up_to_data
 
 

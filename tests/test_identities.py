@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.laws import PROCESSES, gaussian, problem, run
 from samplers import (
     DDIM,
     SRA1,
@@ -23,7 +24,6 @@ from samplers import (
 )
 from samplers.presets import PRESETS
 from tests.conftest import CHAINS
-from tests.laws import PROCESSES, gaussian, problem, run
 
 SDES = PROCESSES | CHAINS
 SOLVERS = {

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+from benchmarks.laws import PROCESSES, gaussian, moments, problem, run, slopes, weak_error
 from samplers import (
     DDIM,
     SRA1,
@@ -25,7 +26,6 @@ from samplers import (
     UniformGrid,
 )
 from samplers.presets import PRESETS, dpm_solver_pp
-from tests.laws import PROCESSES, gaussian, moments, problem, run, slopes, weak_error
 
 pytestmark = pytest.mark.orders
 

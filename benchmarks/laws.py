@@ -5,13 +5,15 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.problem import Problem, mixture
 from models import GaussianScore
-from samplers import LogSNRGrid, PredictorCorrector
-from sde import EDM, VE, VP, CosineSchedule, SubVP
+from samplers import Grid, LogSNRGrid, PredictorCorrector, Solver
+from samplers.solver import Noise
+from sde import EDM, SDE, VE, VP, CosineSchedule, Score, SubVP
 
-PROCESSES = {
+PROCESSES: dict[str, SDE] = {
     "vp": VP(),
     "vp_cosine": VP(schedule=CosineSchedule()),
     "subvp": SubVP(),
@@ -31,29 +33,40 @@ def problem(name: str) -> Problem:
     return _PROBLEMS[name]
 
 
-def run(solver, sde, score, x, steps, *, grid=None, noise=None):
+def run(
+    solver: Solver,
+    sde: SDE,
+    score: Score,
+    x: Tensor,
+    steps: int,
+    *,
+    grid: Grid | None = None,
+    noise: Noise | None = None,
+) -> Tensor:
     """The end of a run from x, with its last noise."""
     sampler = PredictorCorrector(solver, steps=steps, grid=grid or LogSNRGrid(), denoise=False)
     return sampler(sde, score, tuple(x.shape), x_init=x, noise=noise).x
 
 
-def slopes(errors):
+def slopes(errors: list[float]) -> list[float]:
     """Orders between runs of N, 2 N, 4 N, … steps."""
     return [math.log2(a / b) for a, b in pairwise(errors)]
 
 
-def gaussian(sde):
+def gaussian(sde: SDE) -> GaussianScore:
     """The score of an anisotropic, correlated Gaussian."""
     return GaussianScore(sde, MEAN, COVARIANCE)
 
 
-def marginal(sde, t):
+def marginal(sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance of p_t for that Gaussian."""
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64)
 
 
-def moments(solver, sde, score, steps, *, grid=None):
+def moments(
+    solver: Solver, sde: SDE, score: Score, steps: int, *, grid: Grid | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and covariance at the end of a run from p_T, without a single random number.
 
     With a Gaussian target the whole run is affine, x′ = B x + b + Σ C_i z_i. Its matrices are read
@@ -61,7 +74,7 @@ def moments(solver, sde, score, steps, *, grid=None):
     """
     draws = 0
 
-    def count(x):
+    def count(x: Tensor) -> Tensor:
         nonlocal draws
         draws += 1
         return torch.zeros_like(x)
@@ -71,7 +84,7 @@ def moments(solver, sde, score, steps, *, grid=None):
     x[1:3] = torch.eye(2)
     row = 3
 
-    def basis(x):
+    def basis(x: Tensor) -> Tensor:
         nonlocal row
         z = torch.zeros_like(x)
         z[row : row + 2] = torch.eye(2)
@@ -85,7 +98,9 @@ def moments(solver, sde, score, steps, *, grid=None):
     return mean @ state + shift, state.T @ covariance @ state + noises.T @ noises
 
 
-def wasserstein(mean, covariance, other_mean, other_covariance) -> float:
+def wasserstein(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
+) -> float:
     """W₂ between two Gaussians, W₂² = |Δm|² + tr(P + Q − 2 (P^½ Q P^½)^½)."""
     p, q = covariance.numpy(), other_covariance.numpy()
     root = _root(p)
@@ -95,12 +110,12 @@ def wasserstein(mean, covariance, other_mean, other_covariance) -> float:
     return math.sqrt(max(distance, 0.0) + (mean - other_mean).square().sum().item())
 
 
-def _root(matrix):
+def _root(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     return vectors @ np.diag(np.sqrt(values.clip(min=0))) @ vectors.T
 
 
-def weak_error(solver, sde, steps, *, grid=None) -> float:
+def weak_error(solver: Solver, sde: SDE, steps: int, *, grid: Grid | None = None) -> float:
     """W₂ between the law of a run from p_T and p_eps."""
     mean, covariance = moments(solver, sde, gaussian(sde), steps, grid=grid)
     return wasserstein(mean, covariance, *marginal(sde, torch.tensor(sde.sampling_eps).double()))

@@ -1,0 +1,105 @@
+"""The solvers that are measured, and how many steps a number of evaluations buys."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from samplers import (
+    DDIM,
+    SRA1,
+    Ancestral,
+    EDMHeun,
+    EulerMaruyama,
+    ExponentialMultistep,
+    ExponentialSinglestep,
+    LogSNRGrid,
+    OptimizedGrid,
+    PredictorCorrector,
+    ProbabilityFlowEuler,
+    ReverseDiffusion,
+    RungeKutta,
+    Sampler,
+    Solver,
+    StochasticHeun,
+)
+from samplers.optimized import MOST_STEPS
+from samplers.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A solver to be measured.
+
+    Attributes:
+        name: What it is called.
+        solver: Makes it.
+        per_step: Evaluations of a step.
+        start: Evaluations beyond that, of a start-up.
+        stochastic: Whether it draws noise.
+        optimized: Whether it runs on steps optimized for it, and not on steps equal in λ.
+    """
+
+    name: str
+    solver: Callable[[], Solver]
+    per_step: int = 1
+    start: int = 0
+    stochastic: bool = False
+    optimized: bool = False
+
+    def sampler(self, budget: int) -> Sampler | None:
+        """The sampler that spends at most so many evaluations; None where none can."""
+        steps = (budget - self.start) // self.per_step
+        if steps < 1 or (self.optimized and steps > MOST_STEPS):
+            return None
+        solver = self.solver()
+        grid = OptimizedGrid(solver) if self.optimized else LogSNRGrid()
+        return PredictorCorrector(solver, steps=steps, grid=grid)
+
+
+def _adams_v(settle_below: int = 0) -> Solver:
+    return ExponentialMultistep(3, "v", corrector=True, settle_below=settle_below)
+
+
+ENTRIES = [
+    Entry("DDIM", DDIM),
+    Entry("flow, Euler in t", ProbabilityFlowEuler),
+    Entry("flow, Heun in t", lambda: RungeKutta("heun", "time"), 2),
+    Entry("EDM Heun", EDMHeun, 2),
+    Entry("midpoint in σ", lambda: RungeKutta("midpoint", "sigma"), 2),
+    Entry("RK4 in σ", lambda: RungeKutta("rk4", "sigma"), 4),
+    Entry("DPM-Solver-2", PRESETS["dpm_solver_2"], 2),
+    Entry("DPM-Solver-3", PRESETS["dpm_solver_3"], 3),
+    Entry("DPM-Solver++ 2S", PRESETS["dpmpp_2s"], 2),
+    Entry("DPM-Solver++ 2M", PRESETS["dpmpp_2m"]),
+    Entry("DPM-Solver++ 3M as published", PRESETS["dpmpp_3m_published"]),
+    Entry("DPM-Solver++ 3M", PRESETS["dpmpp_3m"]),
+    Entry("UniPC-1", PRESETS["unipc_1"]),
+    Entry("UniPC-2", PRESETS["unipc_2"]),
+    Entry("UniPC-3", PRESETS["unipc_3"]),
+    Entry("DEIS 2", PRESETS["deis_2"]),
+    Entry("DEIS 3", PRESETS["deis_3"]),
+    Entry("DEIS-tAB 3", PRESETS["deis_tab_3"]),
+    Entry("iPNDM 3", PRESETS["ipndm_3"]),
+    Entry("iPNDM 4", PRESETS["ipndm_4"]),
+    Entry("PNDM", PRESETS["pndm"], start=9),
+    Entry("LMS", PRESETS["lms_4"]),
+    Entry("Adams noise 4, corrected", lambda: ExponentialMultistep(4, "noise", corrector=True)),
+    Entry("Adams v 3, corrected", _adams_v),
+    Entry("DDIM, optimized steps", DDIM, optimized=True),
+    Entry("iPNDM 3, optimized steps", PRESETS["ipndm_3"], optimized=True),
+    Entry("DPM-Solver++ 3M, optimized steps", PRESETS["dpmpp_3m"], optimized=True),
+    Entry("Adams v 3, corrected, optimized steps", _adams_v, optimized=True),
+    Entry("Euler–Maruyama", EulerMaruyama, stochastic=True),
+    Entry("reverse diffusion", ReverseDiffusion, stochastic=True),
+    Entry("ancestral", Ancestral, stochastic=True),
+    Entry("SDE-DPM-Solver++ 2M", PRESETS["sde_dpmpp_2m"], stochastic=True),
+    Entry("SA-Solver", PRESETS["sa_solver"], stochastic=True),
+    Entry("stochastic Heun", StochasticHeun, 2, stochastic=True),
+    Entry("SRA1", SRA1, 2, stochastic=True),
+    Entry(
+        "exponential midpoint, noise",
+        lambda: ExponentialSinglestep(2, "noise", tau=1.0),
+        2,
+        stochastic=True,
+    ),
+    Entry("EDM Heun with churn", lambda: EDMHeun(churn=10.0), 2, stochastic=True),
+]

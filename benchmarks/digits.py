@@ -1,0 +1,59 @@
+"""A trained model of the digits, and the Fréchet distance of what a sampler draws from it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from evaluation.features import DigitClassifier
+from evaluation.metrics import frechet_distance, stratified_halves
+from experiments.build import build
+from experiments.resume import find_start
+from experiments.train import train
+from samplers import Sampler, draw
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = 500
+
+
+def train_digits(folder: Path) -> Path:
+    """Train the default network on the digits with VP, into a folder."""
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "sde=vp", "sampler=dpmpp"]
+    settings = ["evaluate.likelihood=false", f"hydra.run.dir={folder}"]
+    subprocess.run([*command, *settings], check=True)
+    return folder
+
+
+class Digits:
+    """The averaged model of a run, ready to sample.
+
+    Args:
+        folder: Run folder, or one of its checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("config", overrides=["sde=vp", f"checkpoint='{folder}'"])
+        self.parts = build(cfg)
+        self.model, _ = train(self.parts, folder, find_start(self.parts, folder), [])
+        data = self.parts.data
+        if data.levels is None or data.train_labels is None or data.test_labels is None:
+            raise ValueError(f"the run in {folder} is not of labelled images; use data=digits")
+        images = torch.cat([data.train, data.test]).numpy()
+        labels = torch.cat([data.train_labels, data.test_labels]).numpy()
+        first, held_out = stratified_halves(labels, len(images), np.random.default_rng(0))
+        self.reader = DigitClassifier(data.levels, 0).fit(images[first], labels[first])
+        self.reference = self.reader.features(images[first])
+        real = self.reader.features(images[held_out][:SAMPLES])
+        self.floor = frechet_distance(self.reference, real)
+
+    def frechet(self, sampler: Sampler) -> float:
+        """Fréchet distance of 500 digits from half of the real ones, always from equal latents."""
+        data, generator = self.parts.data, torch.Generator().manual_seed(0)
+        shape = (SAMPLES, *data.shape)
+        samples = draw(sampler, self.parts.sde, self.model, shape, SAMPLES, generator=generator)
+        drawn = self.reader.features(data.quantize(samples.x).numpy())
+        return frechet_distance(self.reference, drawn)

@@ -1,0 +1,183 @@
+"""The one integral of exponential methods: a prediction over a step.
+
+A prediction k (of noise, data or v) varies slowly along the reverse process, and everything else
+is known: in the coordinates of `prediction.py` a step from s to t is one integral,
+
+    x_t = e^{A_s − A_t} (m_t/m_s) x_s + Σ_j W_j k_j + std z,
+    W_j = ∫_{λ_s}^{λ_t} m_t w(λ) (1 + τ²) e^{A(λ) − A_t} ℓ_j(λ) dλ
+
+with ℓ_j the Lagrange polynomials of the nodes at which k is known. All W_j come from Gauss–Legendre
+quadrature in float64 before the first evaluation, so that no constant of any method is typed in.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde import SDE
+
+from .prediction import Prediction
+
+_NODES, _WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(64))
+"""Gauss–Legendre on [−1, 1]: 64 points resolve e^λ over the whole range of any process."""
+
+VARIABLES = ("lambda", "rho", "time", "index")
+"""In what a prediction is taken to be a polynomial: λ, ρ = σ/α, t, or the number of the step."""
+
+
+class Nodes(NamedTuple):
+    """Times of a process with what a step needs to know there, shape (N,) each."""
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    lam: Tensor
+
+    @classmethod
+    def at(cls, sde: SDE, t: Tensor) -> "Nodes":
+        """The nodes at times t."""
+        return cls(t, sde.alpha(t), sde.sigma(t), sde.log_snr(t))
+
+    def part(self, part: slice) -> "Nodes":
+        """Some of the nodes."""
+        return Nodes(*(column[part] for column in self))
+
+
+class Segment:
+    """The steps from some nodes to others, N at once, for one prediction and stochasticity.
+
+    Args:
+        sde: Process.
+        kind: Prediction that is integrated.
+        start: Where the steps begin.
+        end: Where they end.
+        tau: τ ≥ 0 of each step, shape (N,).
+    """
+
+    def __init__(self, sde: SDE, kind: Prediction, start: Nodes, end: Nodes, tau: Tensor) -> None:
+        self.sde, self.kind, self.start, self.end, self.tau = sde, kind, start, end, tau
+
+    def factor(self) -> Tensor:
+        """Weight of the state, e^{A_s − A_t} m_t/m_s."""
+        start, end = self.start, self.end
+        shrink = self.kind.decay(start.lam) - self.kind.decay(end.lam)
+        ratio = self.kind.scale(end.alpha, end.sigma) / self.kind.scale(start.alpha, start.sigma)
+        return ratio * torch.exp(self.tau.square() * shrink)
+
+    def std(self) -> Tensor:
+        """Standard deviation of the noise."""
+        end = self.end
+        return self.kind.variance(self.start.lam, end.alpha, end.sigma, self.tau).sqrt()
+
+    def weights(self, nodes: Sequence[Nodes], variable: str = "lambda") -> list[Tensor]:
+        """W_j for a polynomial through the evaluations at some nodes, (N,) each.
+
+        Args:
+            nodes: Nodes of the evaluations.
+            variable: One of `VARIABLES`; `index` takes them to be equally spaced, the newest of
+                them where the step begins, and weights the whole integral like an equal step.
+        """
+        if variable == "index":
+            (whole,) = self.weights(nodes[:1])
+            return [whole * share for share in adams(len(nodes))]
+        lam, u, measure = self._quadrature(variable)
+        inner = measure * self._integrand(lam)
+        known = [_variable(variable, node.t, node.lam)[:, None] for node in nodes]
+        return [(inner * basis).sum(1) for basis in lagrange(known, u)]
+
+    def _integrand(self, lam: Tensor) -> Tensor:
+        """m_t w(λ) (1 + τ²) e^{A − A_t} at points (N, Q)."""
+        end, tau2 = self.end, self.tau.square()[:, None]
+        grown = tau2 * (self.kind.decay(lam) - self.kind.decay(end.lam)[:, None])
+        scale = self.kind.weight(lam, end.alpha[:, None], end.sigma[:, None])
+        return (1 + tau2) * scale * torch.exp(grown)
+
+    def _quadrature(self, variable: str) -> tuple[Tensor, Tensor, Tensor]:
+        """λ, u and dλ at the points of the rule, shape (N, Q) each."""
+        if variable == "time":
+            t, dt = _rule(self.start.t, self.end.t)
+            rate = -0.5 * (self.sde.g(t) / self.sde.sigma(t)).square()
+            return self.sde.log_snr(t), t, rate * dt
+        lam, measure = _rule(self.start.lam, self.end.lam)
+        return lam, _variable(variable, lam, lam), measure
+
+
+def lagrange(known: Sequence[Tensor], u: Tensor) -> list[Tensor]:
+    """Lagrange polynomials ℓ_j of some nodes at the points u.
+
+    Args:
+        known: Nodes u_j, (N, 1) each.
+        u: Points, (N, Q).
+    """
+    basis = []
+    for j, node in enumerate(known):
+        value = torch.ones_like(u)
+        for i, other in enumerate(known):
+            if i != j:
+                value = value * (u - other) / (node - other)
+        basis.append(value)
+    return basis
+
+
+def adams(order: int, ahead: int = 0) -> list[float]:
+    """Adams weights for equal steps, newest first: ∫_0^1 ℓ_j.
+
+    Args:
+        order: Number of nodes 0, −1, … of Adams–Bashforth.
+        ahead: 1 for the node 1 before them, of Adams–Moulton.
+    """
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    u, measure = _rule(zero, one)
+    places = range(ahead, -order, -1)
+    known = [torch.full((1, 1), float(place), dtype=torch.float64) for place in places]
+    return [(basis * measure).sum().item() for basis in lagrange(known, u)]
+
+
+def dpm_weights(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
+    """The weights of DPM-Solver++ 2M and 3M as published, of three libraries' code too.
+
+        2M: W (k_0 + ½ D),   3M: W k_0 + W′ D_1 + ½ W″ D_2
+
+    W, W′, W″ are the integrals of 1, u, u² with u the part of the step, D the first difference in
+    u, D_1 and D_2 the first and second divided differences at the start of the step.
+
+    Args:
+        segment: Steps.
+        nodes: Nodes of two or three evaluations, newest first.
+
+    Reference: Lu et al. 2022, arXiv:2211.01095 (algorithm 2).
+    """
+    (whole,) = segment.weights(nodes[:1])
+    h = segment.end.lam - segment.start.lam
+    ratio = (nodes[0].lam - nodes[1].lam) / h
+    if len(nodes) == 2:
+        return [whole * (1 + 0.5 / ratio), -whole * 0.5 / ratio]
+    older = (nodes[1].lam - nodes[2].lam) / h
+    # Moments of u through the exact weights of a parabola: k = 1, u, u² at u = 0, −r, −r − r′.
+    exact = segment.weights(nodes)
+    second = -ratio - older
+    first_moment = -exact[1] * ratio + exact[2] * second
+    second_moment = exact[1] * ratio.square() + exact[2] * second.square()
+    # Divided differences at 0 as weights of (k_0, k_1, k_2).
+    span = ratio + older
+    bend = (1 / (ratio * span), -1 / (ratio * older), 1 / (older * span))
+    slope = (1 / ratio + ratio * bend[0], -1 / ratio + ratio * bend[1], ratio * bend[2])
+    weights = [
+        first_moment * d1 + 0.5 * second_moment * d2 for d1, d2 in zip(slope, bend, strict=True)
+    ]
+    return [whole + weights[0], *weights[1:]]
+
+
+def _rule(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Points and weights of the quadrature between two columns, (N, Q) each."""
+    half = 0.5 * (end - start)[:, None]
+    return 0.5 * (start + end)[:, None] + half * _NODES, half * _WEIGHTS
+
+
+def _variable(variable: str, t: Tensor, lam: Tensor) -> Tensor:
+    if variable == "time":
+        return t
+    return torch.exp(-lam) if variable == "rho" else lam

@@ -1,0 +1,232 @@
+"""Change each coefficient and each sign of the solvers in turn; some test must notice.
+
+python -m tests.mutants [FILE …]        (or `make mutants`)
+
+A mutant is one file of the tree with one change: a number 1 % larger, a returned coefficient or a
+weight of a stage 1 % larger, a sum turned into a difference, a sign dropped. Each runs in a process
+of its own, in memory, against the tests of its file; the sources on disk are never touched. The
+survivors are listed at the end, and there should be none.
+"""
+
+import ast
+import copy
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.abc import MetaPathFinder
+from importlib.machinery import SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 240  # seconds after which a mutant counts as noticed: it does not end
+
+ORDERS = ["tests/test_identities.py", "tests/test_orders.py", "tests/test_presets.py"]
+PLANS = [*ORDERS, "tests/test_cells.py"]
+# Functions that hold coefficients, and the tests that must notice a change in them.
+TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
+    "samplers/prediction.py": (("evaluation", "scale", "weight", "decay", "variance"), PLANS),
+    "samplers/segment.py": (
+        (
+            *("factor", "std", "weights", "_integrand", "_quadrature", "lagrange", "adams"),
+            *("dpm_weights", "_rule", "_variable"),
+        ),
+        PLANS,
+    ),
+    "samplers/exponential.py": (
+        ("_steps", "_columns", "_weights", "_SCHEMES", "choose_tau"),
+        PLANS,
+    ),
+    "samplers/runge_kutta.py": (
+        ("TABLEAUS", "_in_time", "plan", "sigma_stages", "_between", "_after"),
+        PLANS,
+    ),
+    "samplers/stochastic.py": (("_steps",), PLANS),
+    "samplers/pndm.py": (("_steps", "_start", "_transfer"), PLANS),
+    "samplers/restart.py": (("plan",), PLANS),
+    "samplers/predictors.py": (
+        ("coefficients", "_loss", "calibrate", "transition", "step"),
+        ["tests/test_samplers.py", "tests/test_golden_samplers.py", *PLANS],
+    ),
+    "samplers/solver.py": (("advance", "fold", "denoising_step"), PLANS),
+    "samplers/correctors.py": (
+        ("step", "step_size", "levels"),
+        ["tests/test_samplers.py", "tests/test_golden_samplers.py"],
+    ),
+    "samplers/adaptive.py": (("_trial", "_error", "_bridge"), ["tests/test_adaptive_sde.py"]),
+}
+
+
+class _Sites(ast.NodeTransformer):
+    """Makes the change number `wanted` within the functions named; counts them all."""
+
+    def __init__(self, names: tuple[str, ...], wanted: int | None) -> None:
+        self.names, self.wanted, self.count = names, wanted, 0
+        self.inside, self.change = 0, ""
+
+    def _here(self, node: ast.AST, change: str) -> bool:
+        """Whether this is the site to change."""
+        self.count += 1
+        if self.count - 1 != self.wanted:
+            return False
+        self.change = f"line {getattr(node, 'lineno', 0)}: {change}"
+        return True
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        entered = node.name in self.names or self.inside > 0
+        self.inside += entered
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        if entered:
+            node.body = node.body[: len(node.body) - len(body)] + [self.visit(s) for s in body]
+        else:
+            self.generic_visit(node)
+        self.inside -= entered
+        return node
+
+    def _visit_named(self, node: ast.Assign | ast.AnnAssign, target: ast.expr) -> ast.AST:
+        entered = isinstance(target, ast.Name) and target.id in self.names
+        self.inside += entered
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        self.inside -= entered
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        return self._visit_named(node, node.targets[0])
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        return self._visit_named(node, node.target)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        node.value = self.visit(node.value)  # an index is no coefficient
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        number = type(node.value) in (int, float) and node.value != 0
+        if self.inside and number and self._here(node, f"{node.value} × 1.01"):
+            return ast.copy_location(ast.Constant(node.value * 1.01), node)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        change = f"the sign of «{ast.unparse(node)}»"
+        sum_ = self.inside and isinstance(node.op, ast.Add | ast.Sub)
+        if sum_ and self._here(node, change):
+            node.op = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        negative = self.inside and isinstance(node.op, ast.USub)
+        return node.operand if negative and self._here(node, f"«{ast.unparse(node)}»") else node
+
+    def visit_Return(self, node: ast.Return) -> ast.AST:
+        self.generic_visit(node)
+        if self.inside and node.value is not None:
+            node.value = self._scaled(node.value)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if self.inside and isinstance(node.func, ast.Name) and node.func.id == "Stage":
+            node.args = [self._scaled(argument) for argument in node.args]
+        return node
+
+    def _scaled(self, node: ast.expr) -> ast.expr:
+        """An expression, or one element of it, 1 % larger, where it is arithmetic."""
+        if isinstance(node, ast.Tuple | ast.List):
+            node.elts = [self._scaled(element) for element in node.elts]
+            return node
+        kinds = ast.BinOp | ast.Name | ast.Attribute | ast.UnaryOp | ast.Call
+        if isinstance(node, kinds) and self._here(node, f"«{ast.unparse(node)}» × 1.01"):
+            return ast.BinOp(node, ast.Mult(), ast.Constant(1.01))
+        return node
+
+
+def mutants(file: str) -> Iterator[tuple[str, str]]:
+    """Each mutant of a file: what was changed, and its source."""
+    names, _ = TARGETS[file]
+    tree = ast.parse((ROOT / file).read_text())
+    census = _Sites(names, None)
+    census.visit(copy.deepcopy(tree))
+    for number in range(census.count):
+        site = _Sites(names, number)
+        changed = ast.fix_missing_locations(site.visit(copy.deepcopy(tree)))
+        yield site.change, ast.unparse(changed)
+
+
+class _Mutated(MetaPathFinder, SourceFileLoader):
+    """Finds one module in a source held in memory."""
+
+    def __init__(self, file: str, source: str) -> None:
+        self.module = file.removesuffix(".py").replace("/", ".")
+        SourceFileLoader.__init__(self, self.module, str(ROOT / file))
+        self.source = source
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.module:
+            return None
+        return spec_from_file_location(name, self.path, loader=self)
+
+    def get_code(self, name):
+        return compile(self.source, self.path, "exec")
+
+
+def survives(file: str, source: str) -> bool:
+    """Run the tests of a file on a mutant of it, in a child of this process."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        import pytest
+
+        sys.meta_path.insert(0, _Mutated(file, source))
+        os.chdir(ROOT)
+        selected = ["-k", "not (subvp or vp_cosine or edm_chain or subvp_chain or ddpm_cosine)"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *selected]
+        os._exit(int(pytest.main([*options, *TARGETS[file][1]])))
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def main() -> int:
+    """Try all mutants, two at a time; the number of survivors is the exit code."""
+    import hypothesis  # noqa: F401 — what every child needs is loaded once, before the forks
+    import pytest  # noqa: F401
+    import sklearn  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    files = sys.argv[1:] or list(TARGETS)
+    jobs = [(file, change, source) for file in files for change, source in mutants(file)]
+    survivors, begun = [], time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda job: survives(job[0], job[2]), jobs)
+        for done, ((file, change, _), lived) in enumerate(zip(jobs, results, strict=True), 1):
+            if lived:
+                survivors.append(f"{file}, {change}")
+                print(f"SURVIVES {survivors[-1]}", flush=True)
+            if done % 20 == 0 or done == len(jobs):
+                minutes = (time.monotonic() - begun) / 60
+                print(
+                    f"{done}/{len(jobs)} mutants, {len(survivors)} alive, {minutes:.0f} min",
+                    flush=True,
+                )
+    return min(len(survivors), 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
