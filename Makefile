@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint format clean
+.PHONY: run test lint mutants format clean
 
 run: $(INSTALLED)
 	$(BIN)/python experiments/run.py sde=vp sampler=pc $(ARGS)
@@ -17,6 +17,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Every coefficient and sign of the solvers changed in turn: half an hour, not part of CI.
+mutants: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -38,7 +38,9 @@ class Digits:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("config", overrides=["sde=vp", f"checkpoint='{folder}'"])
         self.parts = build(cfg)
-        self.model, _ = train(self.parts, folder, find_start(self.parts, folder), [])
+        # Nothing is written: the start is looked for on behalf of a folder that does not exist.
+        start = find_start(self.parts, folder / "unwritten")
+        self.model, _ = train(self.parts, folder, start, [])
         data = self.parts.data
         if data.levels is None or data.train_labels is None or data.test_labels is None:
             raise ValueError(f"the run in {folder} is not of labelled images; use data=digits")

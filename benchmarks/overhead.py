@@ -52,7 +52,12 @@ def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
 
 def draws(x: Tensor) -> Callable[[], object]:
     """As many draws of noise as there are steps."""
-    return lambda: [torch.randn_like(x) for _ in range(STEPS)]
+
+    def draw() -> None:
+        for _ in range(STEPS):
+            torch.randn_like(x)
+
+    return draw
 
 
 def main() -> None:
