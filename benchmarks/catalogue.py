@@ -55,8 +55,8 @@ class Entry:
         return PredictorCorrector(solver, steps=steps, grid=grid)
 
 
-def _adams_v(settle_below: int = 0) -> Solver:
-    return ExponentialMultistep(3, "v", corrector=True, settle_below=settle_below)
+def _adams_v() -> Solver:
+    return ExponentialMultistep(3, "v", corrector=True)
 
 
 ENTRIES = [

@@ -5,6 +5,7 @@ from .base import Sampler, Samples, draw
 from .correctors import AnnealedLangevinStep, Corrector, Langevin
 from .exponential import ExponentialMultistep, ExponentialSinglestep
 from .grid import FixedGrid, Grid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from .latent import interpolate
 from .noise_adaptive import NoiseAdaptive
 from .ode import ProbabilityFlowODE
 from .optimized import OptimizedGrid
@@ -63,4 +64,5 @@ __all__ = [
     "TorchSDE",
     "UniformGrid",
     "draw",
+    "interpolate",
 ]

@@ -56,7 +56,7 @@ class ExponentialMultistep(Solver):
         tau_range: tuple[float, float] | None = None,
         variable: str = "lambda",
         weights: str = "exact",
-        settle_below: int = 8,
+        settle_below: int = 0,
     ) -> None:
         if order not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order!r}")
@@ -246,4 +246,4 @@ def choose_tau(
     """τ of each step: inside the interval, where the middle of the step in λ lies there."""
     low, high = tau_range or (0.0, float("inf"))
     middle = torch.exp(-0.5 * (start.lam + end.lam))
-    return torch.where((middle >= low) & (middle <= high), tau, 0.0).double()
+    return tau * ((middle >= low) & (middle <= high)).double()

@@ -84,12 +84,12 @@ def deis(order: int = 3, variable: str = "lambda") -> Solver:
 
 def ipndm(order: int = 4) -> Solver:
     """Improved PNDM without a start-up (Zhang & Chen 2022, arXiv:2204.13902, appendix H)."""
-    return ExponentialMultistep(order, "noise", variable="index", settle_below=0)
+    return ExponentialMultistep(order, "noise", variable="index")
 
 
 def lms(order: int = 4) -> Solver:
     """Linear multistep in σ/α (Karras et al. 2022's flow with Adams–Bashforth of any steps)."""
-    return ExponentialMultistep(order, "noise", variable="rho", settle_below=0)
+    return ExponentialMultistep(order, "noise", variable="rho")
 
 
 def pndm() -> Solver:

@@ -125,7 +125,7 @@ class EDMHeun(Solver):
                 return tabulate(times, *sigma_stages(sde, TABLEAUS["heun"], start, end))
             sigma = torch.exp(-start.lam)
             churned = (sigma >= self.s_min) & (sigma <= self.s_max)
-            rise = torch.where(churned, gamma, 0.0).double().log1p()
+            rise = (gamma * churned.double()).log1p()
             lowest = sde.log_snr(torch.tensor(sde.T, dtype=torch.float64))
             lam = torch.maximum(start.lam - rise, lowest)
             raised = Nodes.at(sde, torch.where(lam < start.lam, sde.time_of_log_snr(lam), start.t))

@@ -83,8 +83,9 @@ class Segment:
         if variable == "index":
             (whole,) = self.weights(nodes[:1])
             return [whole * share for share in adams(len(nodes))]
-        lam, u, measure = self._quadrature(variable)
-        inner = measure * self._integrand(lam)
+        lam, measure = _rule(self.start.lam, self.end.lam)
+        t = self.sde.time_of_log_snr(lam) if variable == "time" else lam  # t is read there alone
+        inner, u = measure * self._integrand(lam), _variable(variable, t, lam)
         known = [_variable(variable, node.t, node.lam)[:, None] for node in nodes]
         return [(inner * basis).sum(1) for basis in lagrange(known, u)]
 
@@ -94,15 +95,6 @@ class Segment:
         grown = tau2 * (self.kind.decay(lam) - self.kind.decay(end.lam)[:, None])
         scale = self.kind.weight(lam, end.alpha[:, None], end.sigma[:, None])
         return (1 + tau2) * scale * torch.exp(grown)
-
-    def _quadrature(self, variable: str) -> tuple[Tensor, Tensor, Tensor]:
-        """λ, u and dλ at the points of the rule, shape (N, Q) each."""
-        if variable == "time":
-            t, dt = _rule(self.start.t, self.end.t)
-            rate = -0.5 * (self.sde.g(t) / self.sde.sigma(t)).square()
-            return self.sde.log_snr(t), t, rate * dt
-        lam, measure = _rule(self.start.lam, self.end.lam)
-        return lam, _variable(variable, lam, lam), measure
 
 
 def lagrange(known: Sequence[Tensor], u: Tensor) -> list[Tensor]:

@@ -21,6 +21,7 @@ from samplers import (
     RungeKutta,
     StochasticHeun,
     UniformGrid,
+    interpolate,
 )
 from samplers.presets import PRESETS
 from tests.conftest import CHAINS
@@ -214,6 +215,24 @@ def test_what_draws_noise_does_not_encode(sampler):
     sde = PROCESSES["vp"]
     with pytest.raises(ValueError, match="this sampler draws noise; use ProbabilityFlowODE"):
         sampler.encode(sde, gaussian(sde), torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_latents_between_two_lie_on_the_circle():
+    """Ends exact, norms between those of the ends, equal angles; equal latents stay."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 1, 8, 8, generator=generator, dtype=torch.float64)
+    b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).reshape(3, 1, 1, 1)
+    path = interpolate(a, b, 4)
+    assert path.shape == (5, 3, 1, 8, 8)
+    same(path[0], a)
+    same(path[-1], b)
+    norms = path.flatten(2).norm(dim=2)
+    torch.testing.assert_close(norms, norms[:1].expand(5, 3), rtol=1e-12, atol=0)
+    chords = path.diff(dim=0).flatten(2).norm(dim=2)
+    torch.testing.assert_close(chords, chords[:1].expand(4, 3), rtol=1e-10, atol=0)
+    same(interpolate(a, a, 3), a.expand(4, *a.shape))
+    with pytest.raises(ValueError, match="b must have a's shape"):
+        interpolate(a, b[:1], 3)
 
 
 def test_temperature_scales_all_noise():

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from benchmarks.laws import PROCESSES
 from benchmarks.problem import mixture
 from samplers import (
     DDIM,
@@ -14,6 +15,7 @@ from samplers import (
     ExponentialMultistep,
     ExponentialSinglestep,
     FixedGrid,
+    KarrasGrid,
     LogSNRGrid,
     OptimizedGrid,
     PredictorCorrector,
@@ -25,6 +27,35 @@ from samplers.presets import PRESETS, deis, dpm_solver_pp
 from samplers.segment import adams
 from samplers.solver import draws_noise, is_multistep
 from sde import VE, VP
+
+EXACT = {
+    **{
+        f"{kind} {order} {variable}": ExponentialMultistep(order, kind, variable=variable)
+        for kind in ("noise", "data")
+        for order in (1, 2, 3, 4)
+        for variable in ("lambda", "rho", "time", "index")
+    },
+    **{
+        f"{kind} {order} corrected": ExponentialMultistep(order, kind, corrector=True)
+        for kind in ("noise", "data")
+        for order in (1, 2, 3, 4)
+    },
+    **{
+        f"{kind} {order} within the step": ExponentialSinglestep(order, kind)
+        for kind in ("noise", "data")
+        for order in (1, 2, 3)
+    },
+    **{
+        name: PRESETS[name]()
+        for name in ("dpmpp_2m", "dpmpp_3m", "dpmpp_3m_published", "unipc_2", "unipc_3", "pndm")
+    },
+    "ddim": DDIM(),
+    **{
+        f"{method} in σ": RungeKutta(method, "sigma")
+        for method in ("euler", "midpoint", "heun", "rk4")
+    },
+    "edm": EDMHeun(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +91,52 @@ def rows(solver, sde, steps, grid=None):
     return times, [step.rows[0] for step in solver.plan(sde, times)]
 
 
+POINT = torch.tensor([0.4, -0.7], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("grid", [LogSNRGrid(), UniformGrid(), KarrasGrid()])
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_data_of_one_point_are_drawn_exactly(process, name, grid):
+    """Of one datum μ the noise and the datum are predicted right from anywhere, so that x_t =
+    α_t μ + σ_t z for one z: every method that holds either of them in a polynomial is exact."""
+    sde, z = PROCESSES[process], torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+
+    def score(x, t):
+        return -(x - sde.alpha(t) * POINT) / sde.sigma(t).square()
+
+    times = grid(sde, 9)
+    first, last = (sde.alpha(t) * POINT + sde.sigma(t) * z for t in times[[0, -1]])
+    end = PredictorCorrector(EXACT[name], steps=9, grid=grid)(sde, score, (1, 2), x_init=first).x
+    # The rounding of a state at σ = 80 is 1e-14; four nodes with a corrector multiply it by 1000.
+    torch.testing.assert_close(end, last, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [ExponentialMultistep, ExponentialSinglestep])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("tau", [0.3, 1.0])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_noise_shrinks_by_the_right_factor(process, tau, order, make):
+    """Of one datum, without draws, x_t − α_t μ = σ_t/σ_s (α_s σ_t/(α_t σ_s))^{τ²} (x_s − α_s μ)."""
+    sde, times = PROCESSES[process], LogSNRGrid()(PROCESSES[process], 6)
+    x = torch.tensor([[1.0, -2.0]], dtype=torch.float64) * sde.sigma(times[0])
+
+    def score(x, t):
+        return -(x - sde.alpha(t) * POINT) / sde.sigma(t).square()
+
+    sampler = PredictorCorrector(make(order, "data", tau=tau), steps=6, grid=LogSNRGrid())
+    end = sampler(sde, score, (1, 2), x_init=x, noise=torch.zeros_like).x
+    (a, a_end), (s, s_end) = sde.alpha(times[[0, -1]]), sde.sigma(times[[0, -1]])
+    factor = s_end / s * (a * s_end / (a_end * s)) ** tau**2
+    expected = a_end * POINT + factor * (x - a * POINT)
+    torch.testing.assert_close(end, expected, rtol=0, atol=3e-12)
+
+
 def test_weights_are_those_of_dpm_solver_pp_2m_and_3m():
     """Algorithm 2 of the paper and its third-order extension, in the paper's own symbols."""
     sde, times = VP(), torch.tensor([1.0, 0.8, 0.55, 0.3, 0.1], dtype=torch.float64)
     lam, alpha = sde.log_snr(times).tolist(), sde.alpha(times).tolist()
-    solver = ExponentialMultistep(3, weights="dpmpp-published", settle_below=0)
+    solver = ExponentialMultistep(3, weights="dpmpp-published")
     _, plan = rows(solver, sde, 4, FixedGrid(times))
     # Step 1 is of order 2, step 3 of order 3.
     h, h0 = lam[2] - lam[1], lam[1] - lam[0]
@@ -85,7 +157,7 @@ def test_weights_are_those_of_dpm_solver_pp_2m_and_3m():
 
     expected = [combine(*unit) for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
     assert [w for _, w in plan[3].k] == pytest.approx(expected, rel=1e-10)
-    true = ExponentialMultistep(3, weights="dpmpp", settle_below=0)
+    true = ExponentialMultistep(3, weights="dpmpp")
     _, plan = rows(true, sde, 4, FixedGrid(times))
     w2 *= 2  # the second difference whole
     expected = [combine(*unit) for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
@@ -124,7 +196,7 @@ def test_a_run_of_few_steps_ends_with_falling_orders():
 
 def test_the_order_falls_where_a_step_outgrows_its_memory():
     """The last steps of a grid equal in t are long in λ; of one equal in λ none is."""
-    solver = ExponentialMultistep(3, settle_below=0)
+    solver = ExponentialMultistep(3)
     _, plan = rows(solver, VP(), 20, UniformGrid())
     assert len(plan[-1].k) == 1 and len(plan[8].k) == 3
     _, plan = rows(solver, VP(), 20)
@@ -186,7 +258,7 @@ def test_presets_say_what_they_are(name):
 @pytest.mark.parametrize("steps", [5, 10, 20])
 def test_optimized_steps_are_better_than_equal_ones(problem, steps):
     """Of Adams in v, corrected, the error on the mixture falls by 1.5 at least; of DDIM too."""
-    for solver in (ExponentialMultistep(3, "v", corrector=True, settle_below=0), DDIM()):
+    for solver in (ExponentialMultistep(3, "v", corrector=True), DDIM()):
         grid = OptimizedGrid(solver)
         times = grid(problem.sde, steps)
         assert times[0] == problem.sde.T and times[-1] == problem.sde.sampling_eps
@@ -195,7 +267,7 @@ def test_optimized_steps_are_better_than_equal_ones(problem, steps):
 
 def test_ten_evaluations_are_three_times_better_than_dpm_solver_pp_2m(problem):
     """Its published form, as another library ships it, on steps equal in λ: 0.062 on average."""
-    solver = ExponentialMultistep(3, "v", corrector=True, settle_below=0)
+    solver = ExponentialMultistep(3, "v", corrector=True)
     theirs = error(problem, PRESETS["dpmpp_2m"](), 10)
     assert error(problem, solver, 10, OptimizedGrid(solver)) < theirs / 3
 
