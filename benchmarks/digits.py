@@ -46,10 +46,11 @@ class Digits:
             raise ValueError(f"the run in {folder} is not of labelled images; use data=digits")
         images = torch.cat([data.train, data.test]).numpy()
         labels = torch.cat([data.train_labels, data.test_labels]).numpy()
-        first, held_out = stratified_halves(labels, len(images), np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        first, held_out = stratified_halves(labels, len(images), rng)
         self.reader = DigitClassifier(data.levels, 0).fit(images[first], labels[first])
         self.reference = self.reader.features(images[first])
-        real = self.reader.features(images[held_out][:SAMPLES])
+        real = self.reader.features(images[rng.permutation(held_out)[:SAMPLES]])
         self.floor = frechet_distance(self.reference, real)
 
     def frechet(self, sampler: Sampler) -> float:

@@ -18,7 +18,7 @@ def plot_errors(rows: Sequence[Any], budgets: Sequence[int], path: Path) -> None
         budgets: Budgets of evaluations.
         path: PNG to write.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(14, 7), sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(17, 7), sharex=True)
     titles = ("probability flow: mean distance from the exact ends", "SDE: W₂ from exact draws")
     for axis, stochastic, title in zip(axes, (False, True), titles, strict=True):
         chosen = [row for row in rows if row.entry.stochastic is stochastic]
@@ -27,13 +27,14 @@ def plot_errors(rows: Sequence[Any], budgets: Sequence[int], path: Path) -> None
             points = [(n, v) for n, v in zip(row.nfe, values, strict=True) if n and v]
             style = ("-", "--", ":")[i // 10 % 3]
             width = 2.5 if row.entry.optimized else 1.2
-            axis.plot(*zip(*points, strict=True), style, lw=width, color=f"C{i % 10}")
-            last = points[-1]
-            axis.annotate(row.entry.name, last, xytext=(4, 0), textcoords="offset points", size=6)
+            color, name = f"C{i % 10}", row.entry.name
+            axis.plot(*zip(*points, strict=True), style, lw=width, color=color, label=name)
         axis.set(xscale="log", yscale="log", xlabel="evaluations", title=title)
         axis.set_xticks(budgets, [str(budget) for budget in budgets])
-        axis.set_xlim(budgets[0] * 0.9, budgets[-1] * 2.6)
+        axis.set_xlim(budgets[0] * 0.95, budgets[-1] * 1.05)
+        axis.set_ylim(top=3)  # a few steps of a method over the whole way can end anywhere
         axis.grid(alpha=0.3)
+        axis.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

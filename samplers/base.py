@@ -47,6 +47,7 @@ class Run:
     source: Noise | None = None
     temperature: float = 1.0
     encode: bool = False
+    drawn: bool = False  # whether the first state was drawn from the prior
     frames: list[Tensor] = field(default_factory=list)
     nfe: float = 0.0
     _bar: tqdm | None = None
@@ -58,7 +59,7 @@ class Run:
             z = self.source(x)
         else:
             z = standard_normal(x.shape, self.generator, x.dtype, x.device)
-        return z if self.temperature == 1 else z.mul_(self.temperature)
+        return z if self.temperature == 1 else z * self.temperature
 
     def begin(self, steps: int, x: Tensor) -> None:
         """Announce a loop of `steps` steps from state x."""
@@ -160,8 +161,10 @@ class Sampler(ABC):
                 on this process.
             TypeError: x_init is not floating point.
         """
-        if not shape or shape[0] < 1:
-            raise ValueError(f"shape must be (B, *) with B ≥ 1, got {tuple(shape)}")
+        if len(shape) < 2 or min(shape) < 1:
+            raise ValueError(
+                f"shape must be (B, *) with B ≥ 1 and a coordinate at least, got {tuple(shape)}"
+            )
         if trajectory < 0 or trajectory == 1:
             raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
         if not 0 <= temperature < float("inf"):
@@ -175,7 +178,16 @@ class Sampler(ABC):
             sde,
             score,
             x,
-            Run(generator, constraint, callback, progress, trajectory, noise, temperature),
+            Run(
+                generator,
+                constraint,
+                callback,
+                progress,
+                trajectory,
+                noise,
+                temperature,
+                drawn=x_init is None,
+            ),
         )
 
     @torch.no_grad()
@@ -212,6 +224,8 @@ class Sampler(ABC):
         arXiv:2011.13456 (appendix D.3).
         """
         x = _check_state("x0", x0, tuple(x0.shape))
+        if x.ndim < 2 or x.numel() == 0:
+            raise ValueError(f"x0 must be (B, *) with B ≥ 1, got {tuple(x.shape)}")
         return self._follow(
             sde, score, x, Run(None, None, callback, progress, trajectory, encode=True)
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE
+from sde.base import check_switch
 
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights
@@ -58,7 +59,7 @@ class ExponentialMultistep(Solver):
         weights: str = "exact",
         settle_below: int = 0,
     ) -> None:
-        if order not in (1, 2, 3, 4):
+        if not isinstance(order, int) or order not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order!r}")
         if variable not in VARIABLES:
             raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
@@ -70,7 +71,8 @@ class ExponentialMultistep(Solver):
             raise ValueError(f"weights={weights} needs variable=lambda, got variable={variable}")
         if isinstance(settle_below, bool) or not isinstance(settle_below, int) or settle_below < 0:
             raise ValueError(f"settle_below must be an integer ≥ 0, got {settle_below!r}")
-        self.order, self.kind, self.corrector = order, choose_prediction(prediction), corrector
+        self.order, self.kind = order, choose_prediction(prediction)
+        self.corrector = check_switch(corrector, "corrector")
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
         self.variable, self.weights, self.settle_below = variable, weights, settle_below
 
@@ -235,7 +237,8 @@ def check_tau(tau: float, tau_range: tuple[float, float] | None) -> float:
     """
     if not 0 <= tau < float("inf"):
         raise ValueError(f"tau must be finite and ≥ 0, got {tau}")
-    if tau_range is not None and not 0 <= tau_range[0] < tau_range[1]:
+    pair = tau_range is None or (isinstance(tau_range, tuple | list) and len(tau_range) == 2)
+    if not pair or (tau_range is not None and not 0 <= tau_range[0] < tau_range[1]):
         raise ValueError(f"tau_range must be (low, high) with 0 ≤ low < high, got {tau_range}")
     return tau
 

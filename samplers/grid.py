@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE
-from sde.base import check_steps
+from sde.base import check_steps, check_switch
 
 
 class Grid(ABC):
@@ -139,7 +139,7 @@ class KarrasGrid(Grid):
         if sigma_min is not None and eps is not None:
             raise ValueError("got both sigma_min and eps, which both end the grid; give one")
         self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
-        self.eps, self.to_data = eps, to_data
+        self.eps, self.to_data = eps, check_switch(to_data, "to_data")
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""

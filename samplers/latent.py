@@ -12,7 +12,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:
         z(u) = sin((1 − u) φ)/sin φ a + sin(u φ)/sin φ b,   cos φ = ⟨a, b⟩/(‖a‖ ‖b‖)
 
     Between two draws of a Gaussian a straight line passes where no draw ever lies; on the circle
-    every z(u) has a norm between those of a and b.
+    between latents of equal norm every z(u) has that norm.
 
     Args:
         a: Latents at u = 0, shape (B, *), such as `sampler.encode` returns.
@@ -23,7 +23,8 @@ def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:
         Latents, shape (steps + 1, B, *), to be given to a sampler as `x_init`.
 
     Raises:
-        ValueError: Other shapes, or steps not an integer ≥ 1.
+        ValueError: Other shapes, steps not an integer ≥ 1, or latents in opposite directions,
+            between which there are many circles.
         TypeError: Latents that are not floating point.
 
     Reference: Shoemake 1985; Song, Meng & Ermon 2021, arXiv:2010.02502 (appendix D.5).
@@ -36,6 +37,8 @@ def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:
     u = u.reshape(-1, *[1] * a.ndim)
     flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1, 1)
+    if (cosine < -1 + 1e-12).any():
+        raise ValueError("a and b lie in opposite directions, between which no circle is the one")
     angle = cosine.acos().reshape(1, -1, *[1] * (a.ndim - 1))
     # sin(u φ)/sin φ is u where φ is 0; sinc keeps the quotient exact there.
     unit = torch.sinc(angle / torch.pi)

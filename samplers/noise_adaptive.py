@@ -1,18 +1,19 @@
 """Schedules that look at the state: how noisy it is decides which steps are left to take."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
-from sde.base import check_steps
+from sde.base import check_steps, check_switch
 
 from .base import Run, Sampler
 from .grid import Grid, UniformGrid
 from .predictors import Predictor
-from .solver import draws_noise
+from .solver import NotCalibrated, draws_noise
 
 Estimator = Callable[[Tensor], Tensor]
 """estimator(x) → λ̂, half the log signal-to-noise ratio of each state, shape (B,)."""
@@ -75,11 +76,19 @@ class NoiseAdaptive(Sampler):
             )
         self.predictor, self.estimator = predictor, estimator
         self.steps, self.every = check_steps(steps), check_steps(every, "every")
-        self.grid, self.denoise = grid or UniformGrid(), denoise
+        self.grid, self.denoise = grid or UniformGrid(), check_switch(denoise, "denoise")
+
+    def calibrate(
+        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Let the predictor measure what it needs; see `Sampler.calibrate`."""
+        self.predictor.calibrate(sde, score, x0, generator)
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the predictor not on it."""
-        self.predictor.plan(sde, self.grid(sde, self.steps))
+        times = self.grid(sde, self.steps)
+        with suppress(NotCalibrated):
+            self.predictor.plan(sde, times)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, each sample by its own times."""

@@ -75,7 +75,7 @@ class ProbabilityFlowODE(Sampler):
         if run.constraint is not None:
             raise ValueError(
                 "an adaptive solver takes no constraint; "
-                "use PredictorCorrector(ProbabilityFlowHeun()), which has fixed steps"
+                "use PredictorCorrector(RungeKutta()), which has fixed steps"
             )
         save_at = torch.linspace(*ends, run.keep, dtype=torch.float64)[1:-1]
         run.begin(100, x)

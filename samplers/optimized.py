@@ -10,7 +10,7 @@ from torch import Tensor
 from sde import SDE
 
 from .grid import Grid, last_time
-from .solver import Solver, advance, depth, draws_noise, fold
+from .solver import NotCalibrated, Solver, advance, depth, draws_noise, fold
 
 MOST_STEPS = 64
 
@@ -32,6 +32,7 @@ class OptimizedGrid(Grid):
 
     Raises:
         ValueError: A solver that draws noise, more than 64 steps, or not 0 < smallest < largest.
+        TypeError: solver is not a Solver.
 
     Reference: Xue et al. 2024, arXiv:2402.17376, minimize a bound of the error in this way; the
     Gaussian law in its place makes the error exact.
@@ -46,6 +47,8 @@ class OptimizedGrid(Grid):
     ) -> None:
         if not 0 < smallest < largest < float("inf"):
             raise ValueError(f"variances need 0 < smallest < largest, got {smallest}, {largest}")
+        if not isinstance(solver, Solver):
+            raise TypeError(f"steps are optimized for a Solver, got {solver!r}; use grid=log_snr")
         self.solver, self.eps = solver, eps
         self.variances = torch.logspace(
             np.log10(smallest), np.log10(largest), 24, dtype=torch.float64
@@ -73,7 +76,7 @@ class OptimizedGrid(Grid):
             return torch.cat([ends[:1], sde.time_of_log_snr(torch.from_numpy(lam)), ends[1:]])
 
         even = np.zeros(steps)
-        if draws_noise(self.solver.plan(sde, times(even))):
+        if self._is_random(sde, times(even)):
             raise ValueError(
                 "steps are optimized for deterministic solvers, and this one draws noise; "
                 "use grid=log_snr"
@@ -82,6 +85,12 @@ class OptimizedGrid(Grid):
             return ends
         found = least_squares(lambda u: self._errors(sde, times(u)), even, max_nfev=40)
         return times(found.x)
+
+    def _is_random(self, sde: SDE, times: Tensor) -> bool:
+        try:
+            return draws_noise(self.solver.plan(sde, times))
+        except NotCalibrated:  # what it would measure is the variance of its noise
+            return True
 
     def _errors(self, sde: SDE, times: Tensor) -> np.ndarray:
         """Where the solver ends beside where the flow does, for each ℓ."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score
-from sde.base import check_steps
+from sde.base import check_steps, check_switch
 
 from .base import Run, Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level
@@ -77,7 +77,7 @@ class PredictorCorrector(Sampler):
             raise TypeError(f"corrector must be a Corrector or None, got {corrector!r}")
         self.predictor, self.corrector = predictor, corrector
         self.steps, self.grid = check_steps(steps), grid or UniformGrid()
-        self.order, self.denoise = order, denoise
+        self.order, self.denoise = order, check_switch(denoise, "denoise")
 
     @torch.no_grad()
     def calibrate(
@@ -89,12 +89,15 @@ class PredictorCorrector(Sampler):
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver not on it."""
+        times = self.grid(sde, self.steps)
         with suppress(NotCalibrated):  # what it misses it gets from data, before the run
-            self._plan(sde, self.grid(sde, self.steps))
+            self._plan(sde, times)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, or back where latents are asked for."""
         times = self.grid(sde, self.steps)
+        if run.drawn:
+            _check_prior(sde, times[0])
         steps = fold(self._plan(sde, self._towards_noise(sde, times) if run.encode else times))
         before, after = self._levels(sde, steps)
         memory, mean = deque[Tensor](maxlen=depth(steps)), x
@@ -149,7 +152,29 @@ class PredictorCorrector(Sampler):
                 "encoding follows a deterministic path, and this sampler draws noise; use "
                 "ProbabilityFlowODE, or PredictorCorrector(DDIM()) without a corrector"
             )
-        return times[sde.sigma(times) > 0].flip(0)
+        noisy = times[sde.sigma(times) > 0]
+        if len(noisy) < 2:
+            raise ValueError(
+                f"a grid of {len(times) - 1} steps has only {len(noisy)} times with noise, and "
+                "encoding needs two; use more steps"
+            )
+        return noisy.flip(0)
+
+
+def _check_prior(sde: SDE, t: Tensor) -> None:
+    """Refuse to start a draw from the prior at a time where states are not as wide.
+
+    Where α² + σ² = 1 throughout, any time will do.
+    """
+    here, top = (
+        (sde.alpha(s).square() + sde.sigma(s).square()).sqrt().item()
+        for s in (t, torch.as_tensor(sde.T, dtype=t.dtype))
+    )
+    if abs(here / top - 1) > 0.01:
+        raise ValueError(
+            f"the grid begins at t={t.item():g}, below T={sde.T:g}, where states are not as wide "
+            "as the prior; begin at T, or give a state at that time as x_init"
+        )
 
 
 class AnnealedLangevin(Sampler):
@@ -184,7 +209,7 @@ class AnnealedLangevin(Sampler):
     ) -> None:
         self.corrector = AnnealedLangevinStep(snr, n_steps)
         self.levels = PredictorCorrector(Rescale(), self.corrector, steps, grid=grid, denoise=False)
-        self.denoise = denoise
+        self.denoise = check_switch(denoise, "denoise")
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process."""

@@ -6,7 +6,6 @@ predictor is one formula for every process and every chain.
 
 from abc import abstractmethod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,7 +118,7 @@ class Ancestral(Predictor):
                 f"unknown variance '{variance}'. Available: posterior, forward, analytic"
             )
         self.variance = variance
-        self._table: tuple[np.ndarray, np.ndarray] | None = None
+        self._table: tuple[float, float, Tensor] | None = None
 
     def calibrate(
         self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
@@ -139,7 +138,7 @@ class Ancestral(Predictor):
             z = standard_normal(tuple(x0.shape), generator, x0.dtype, x0.device)
             s = expand(sde.sigma(t), x0) * score(sde.perturb(x0, t, z), t)
             losses.append((z + s).double().square().mean().item())
-        self._table = lam.numpy(), np.log(losses)
+        self._table = first, last, torch.tensor(losses, dtype=torch.float64).log()
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
         """c, w and std of the step; see `Predictor.coefficients`."""
@@ -158,9 +157,11 @@ class Ancestral(Predictor):
                 "variance=analytic needs the norm of the score: call "
                 "sampler.calibrate(sde, score, x0) with data x0 first, or use variance=posterior"
             )
-        lam = sde.log_snr(t)
-        losses = np.exp(np.interp(lam.cpu().numpy(), *self._table))
-        return torch.as_tensor(losses, dtype=lam.dtype, device=lam.device)
+        first, last, table = self._table
+        lam, table = sde.log_snr(t), table.to(t.device)
+        place = ((lam - first) / (last - first)).clamp(0, 1) * (len(table) - 1)
+        below = place.floor().clamp(max=len(table) - 2).long()
+        return torch.lerp(table[below], table[below + 1], place.double() - below).exp().to(lam)
 
 
 class DDIM(Predictor):

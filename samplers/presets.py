@@ -45,6 +45,7 @@ def dpm_solver_pp(order: int = 3, as_published: bool = False) -> Solver:
         as_published: Give 3M the published weights, which other libraries ship, and which miss
             its third order.
     """
+    _check_order(order, (2, 3))
     weights = "dpmpp-published" if as_published else "dpmpp"
     # Where 3M has its third order, letting it fall at the end pays only in the shortest runs.
     settle = 8 if order == 3 and not as_published else 15
@@ -53,6 +54,7 @@ def dpm_solver_pp(order: int = 3, as_published: bool = False) -> Solver:
 
 def sde_dpm_solver_pp(order: int = 2) -> Solver:
     """SDE-DPM-Solver++ of order 1 or 2 (Lu et al. 2022, arXiv:2211.01095, section 5)."""
+    _check_order(order, (1, 2))
     return ExponentialMultistep(order, "data", tau=1.0, weights="dpmpp", settle_below=15)
 
 
@@ -62,6 +64,7 @@ def unipc(order: int = 3) -> Solver:
     With its corrector order p converges like h^{p+1}. Other libraries let the order fall at the end
     of every run, which is free for p = 2, but limits p = 3 to order 2: here only short runs do.
     """
+    _check_order(order, (1, 2, 3))
     weights, settle = {1: ("exact", 0), 2: ("dpmpp", _ALWAYS), 3: ("dpmpp", 25)}[order]
     return ExponentialMultistep(order, "data", corrector=True, weights=weights, settle_below=settle)
 
@@ -95,6 +98,11 @@ def lms(order: int = 4) -> Solver:
 def pndm() -> Solver:
     """PNDM with its Runge–Kutta start-up (Liu et al. 2022, arXiv:2202.09778)."""
     return PNDM()
+
+
+def _check_order(order: int, allowed: tuple[int, ...]) -> None:
+    if not isinstance(order, int) or order not in allowed:
+        raise ValueError(f"order must be one of {', '.join(map(str, allowed))}, got {order!r}")
 
 
 PRESETS: dict[str, Callable[[], Solver]] = {

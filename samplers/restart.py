@@ -6,7 +6,7 @@ from torch import Tensor
 from sde import SDE, Score
 from sde.base import check_steps
 
-from .solver import Solver, Stage, Step, tabulate
+from .solver import Solver, Stage, Step, draws_noise, tabulate
 
 
 class Restart(Solver):
@@ -19,13 +19,15 @@ class Restart(Solver):
     the grid's own.
 
     Args:
-        solver: Solver of the way down, restarted too.
+        solver: Deterministic solver of the way down, restarted too.
         restarts: K ≥ 1.
         sigma_min: Where the restarts begin.
         sigma_max: Where they lead to, > sigma_min.
 
     Raises:
-        ValueError: A constant out of its range, or a grid without two times with noise.
+        ValueError: A constant out of its range, a solver that draws noise itself, or a grid
+            without two times with noise.
+        TypeError: solver is not a Solver.
 
     Reference: Xu et al. 2023, arXiv:2306.14878 (algorithm 1).
     """
@@ -41,6 +43,8 @@ class Restart(Solver):
             raise ValueError(
                 f"a restart needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
             )
+        if not isinstance(solver, Solver):
+            raise TypeError(f"solver must be a Solver, got {solver!r}")
         self.solver, self.restarts = solver, check_steps(restarts, "restarts")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
@@ -57,6 +61,11 @@ class Restart(Solver):
         a, b = sde.transition(times[bottom], times[top])
         up = tabulate(again[[-1, 0]], Stage(a, (), [b]))
         steps = self.solver.plan(sde, times[: bottom + 1])
+        if draws_noise(steps):
+            raise ValueError(
+                "restarts are the noise of a deterministic solver, and this one draws its own; "
+                "use Restart(EDMHeun()), or the solver without restarts"
+            )
         for _ in range(self.restarts):
             steps = steps + up + self.solver.plan(sde, again)
         rest = times[bottom:]

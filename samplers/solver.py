@@ -100,7 +100,7 @@ def tabulate(times: Tensor, *stages: Stage) -> list[Step]:
 def advance(
     step: Step, score: Score, x: Tensor, memory: Memory, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """Take one step: the new state, and its mean (the state without the last noise).
+    """Take one step: the new state, and its mean (the state without noise that no one evaluated).
 
     Args:
         step: Step of a plan.
@@ -122,10 +122,13 @@ def advance(
         y = mean = x * row.x
         for lag, weight in row.k:
             mean.add_(memory[lag], alpha=weight)
+        known = len(draws)
         for i, weight in row.z:
-            if i == len(draws):
+            if i < known:
+                mean.add_(draws[i], alpha=weight)  # evaluations have seen it: it is no last noise
+            else:
                 draws.append(noise(x))
-            y = torch.add(y, draws[i], alpha=weight)
+                y = torch.add(y, draws[i], alpha=weight)
     return y, mean
 
 
@@ -191,20 +194,22 @@ def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], list[Step
 
 
 def fold(steps: Sequence[Step]) -> list[Step]:
-    """The same plan with evaluations k/p = y + (q/p) s, or k/q = s, at one operation each or none.
+    """The same plan with evaluations k/p = y + (q/p) s, at one operation each instead of two.
 
-    Their factors move into all weights, of later steps too.
+    Their factors move into all weights, of later steps too. Where no evaluation is remembered,
+    k/q = s costs none at all; elsewhere the product is the copy that memory needs, since a score
+    may give back the same tensor every time.
 
     Args:
         steps: Whole plan, from its first step on.
     """
-    scales, folded = list[float](), list[Step]()
+    scales, folded, forgets = list[float](), list[Step](), depth(steps) == 1
     for step in steps:
         rows = []
         for t, p, q, x, k, z in step.rows:
             if t is not None:
-                scales.append(p or q)
-                p, q = (1.0, q / p) if p else (0.0, 1.0)
+                scales.append(p or (q if forgets else 1.0))
+                p, q = (1.0, q / p) if p else (0.0, q / scales[-1])
             k = tuple((lag, weight * scales[-1 - lag]) for lag, weight in k)
             rows.append(Row(t, p, q, x, k, z))
         folded.append(Step(step.t, step.t_next, tuple(rows)))

@@ -321,6 +321,17 @@ def check_floating(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float()")
 
 
+def check_switch(value: bool, name: str) -> bool:
+    """Return a switch, refusing all but True and False: 'no' and 'off' would count as true.
+
+    Raises:
+        ValueError: The value is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
 def check_steps(steps: int, name: str = "steps") -> int:
     """Return `steps` as an int, refusing all but integers ≥ 1."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

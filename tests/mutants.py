@@ -205,7 +205,10 @@ def launch(file: str, source: str) -> int:
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *selected]
     status = 1
     try:
-        status = int(pytest.main([*options, *TARGETS[file][1]]))
+        for suite in TARGETS[file][1]:  # one after another: most mutants die in the first
+            status = int(pytest.main([*options, suite]))
+            if status:
+                break
     finally:
         os._exit(status)
 

@@ -257,6 +257,45 @@ def test_temperature_scales_all_noise():
         sampler(sde, score, (5, 2), temperature=-1)
 
 
+def test_a_temperature_leaves_shared_draws_alone():
+    """Draws that a caller keeps are his: two runs with the same ones are the same."""
+    sde, x = PROCESSES["vp"], torch.ones(3, 2, dtype=torch.float64)
+    draws = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sampler, ends = PredictorCorrector(DDIM(1.0), steps=5), []
+    for _ in range(2):
+        queue = iter(draws)
+        noise = lambda x, queue=queue: next(queue)  # noqa: E731
+        score = gaussian(sde)
+        ends.append(sampler(sde, score, (3, 2), x_init=x, noise=noise, temperature=0.5).x)
+    same(ends[1], ends[0], 0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_score_may_give_back_the_same_tensor_every_time(solver):
+    """As compiled networks do: what a solver remembers is its own copy."""
+    sde, buffer = PROCESSES["vp"], torch.empty(6, 2, dtype=torch.float64)
+    x = sde.prior((6, 2)).sample(torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact, noise = gaussian(sde), scripted(4)
+    rows = torch.arange(6)
+    reused = run(
+        SOLVERS[solver], sde, lambda x, t: buffer.copy_(exact(x, t)), x, 9, noise=noise(rows)
+    )
+    same(reused, run(SOLVERS[solver], sde, exact, x, 9, noise=noise(rows)), 0)
+
+
+@pytest.mark.parametrize("solver", [StochasticHeun(), SRA1(), EDMHeun(churn=9.0)])
+def test_the_mean_keeps_noise_that_was_evaluated(solver):
+    """Without its last noise a state is nearer to the data, never farther: of one datum."""
+    sde, x = PROCESSES["vp"], torch.zeros(2000, 2, dtype=torch.float64)
+    ends = []
+    for denoise in (True, False):
+        sampler = PredictorCorrector(solver, steps=40, denoise=denoise)
+        generator = torch.Generator().manual_seed(0)
+        score = lambda x, t: -x / sde.sigma(t).square()  # noqa: E731
+        ends.append(sampler(sde, score, (2000, 2), x_init=x, generator=generator).x.std().item())
+    assert ends[0] <= 1.001 * ends[1]
+
+
 def test_a_corrector_beside_a_multistep_solver_is_refused():
     sampler = PredictorCorrector(PRESETS["dpmpp_2m"](), Langevin(), steps=5)
     with pytest.raises(ValueError, match="use a single-step predictor beside it"):

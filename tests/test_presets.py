@@ -23,7 +23,7 @@ from samplers import (
     RungeKutta,
     UniformGrid,
 )
-from samplers.presets import PRESETS, deis, dpm_solver_pp
+from samplers.presets import PRESETS, deis, dpm_solver_pp, unipc
 from samplers.segment import adams
 from samplers.solver import draws_noise, is_multistep
 from sde import VE, VP
@@ -317,7 +317,26 @@ def test_namesakes_in_diffusers_are_no_better(problem, grid, steps):
         (lambda: OptimizedGrid(DDIM(), 2.0, 1.0), "variances need 0 < smallest < largest"),
         (lambda: OptimizedGrid(DDIM())(VP(), 100), "steps are optimized up to 64, got 100; use"),
         (lambda: OptimizedGrid(DDIM(1.0))(VP(), 5), "this one draws noise; use grid=log_snr"),
-        (lambda: PRESETS["unipc_3"]() and dpm_solver_pp(7), "order must be 1, 2, 3 or 4, got 7"),
+        (lambda: dpm_solver_pp(7), "order must be one of 2, 3, got 7"),
+        (lambda: unipc(4), "order must be one of 1, 2, 3, got 4"),
+        (lambda: ExponentialMultistep(tau_range=[0.05]), "tau_range must be"),
+        (lambda: ExponentialMultistep(corrector="no"), "corrector must be true or false, got 'no'"),
+        (
+            lambda: Restart(DDIM(1.0)).plan(VP(), LogSNRGrid()(VP(), 20)),
+            "this one draws its own; use Restart",
+        ),
+        (
+            lambda: PredictorCorrector(DDIM(), steps=5, grid=KarrasGrid(sigma_max=10.0))(
+                VE(), None, (3, 2)
+            ),
+            "where states are not as wide as the prior; begin at T, or give",
+        ),
+        (
+            lambda: PredictorCorrector(DDIM(), steps=1, grid=KarrasGrid(to_data=True)).encode(
+                VP(), None, torch.zeros(3, 2)
+            ),
+            "has only 1 times with noise, and encoding needs two",
+        ),
         (lambda: deis(3, "sigma"), "unknown variable 'sigma'"),
     ],
 )

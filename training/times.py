@@ -17,7 +17,7 @@ TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Te
 def uniform_times(
     sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
-    """Times uniform on [eps, T]; on a chain, levels drawn uniformly.
+    """Times uniform on [eps, T] in the process's own clock t^{1/ρ}; on a chain, uniform levels.
 
     Args:
         sde: Process.
@@ -26,7 +26,8 @@ def uniform_times(
         device: Where the times live.
     """
     u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
-    return sde.to_levels(sde.T + (sde.eps - sde.T) * u)  # u < 1, so that eps itself is never drawn
+    first, last = sde.T ** (1 / sde.rho), sde.eps ** (1 / sde.rho)
+    return sde.to_levels((first + (last - first) * u) ** sde.rho)  # u < 1: eps is never drawn
 
 
 class LogNormalTimes:
