@@ -43,9 +43,10 @@ def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
     steps = fold(solver.plan(sde, LogSNRGrid()(sde, STEPS)))
 
     def take() -> None:
-        y, memory = x, deque[Tensor](maxlen=depth(steps))
+        y, memory, spare = x, deque[Tensor](maxlen=depth(steps)), None
         for step in steps:
-            y, _ = advance(step, lambda y, t: s, y, memory, torch.randn_like)
+            y, mean = advance(step, lambda y, t: s, y, memory, torch.randn_like, spare)
+            spare = mean if mean is not y else None
 
     return take
 

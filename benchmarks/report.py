@@ -32,8 +32,9 @@ digits are 500 draws of one network trained by `experiments/run.py sde=vp`, in f
 _TAIL = """
 What the table says:
 
-- Order is not quality. At ten evaluations iPNDM, of order 2, beats most third orders, and with steps
-  optimized for it (`sampler=fast`) it is among the best at five and ten, on the mixture and on digits.
+- Order is not quality. At ten evaluations iPNDM, of order 2, beats most third orders, and with
+  steps optimized for it (`sampler=fast`) it is among the best at five and ten, on the mixture and
+  on digits.
 - Methods that take several evaluations a step, or that expand the noise to a high order, need some
   twenty evaluations before they are any good.
 - A third order that three popular libraries ship, DPM-Solver++ 3M, has order 2: half of its second

@@ -56,7 +56,7 @@ class Run:
     def noise(self, x: Tensor) -> Tensor:
         """A normal draw of x's shape, whose standard deviation is the temperature."""
         if self.source is not None:
-            z = self.source(x)
+            z = self.source(x).clone()  # the caller may keep his
         else:
             z = standard_normal(x.shape, self.generator, x.dtype, x.device)
         return z if self.temperature == 1 else z * self.temperature

@@ -100,14 +100,15 @@ class PredictorCorrector(Sampler):
             _check_prior(sde, times[0])
         steps = fold(self._plan(sde, self._towards_noise(sde, times) if run.encode else times))
         before, after = self._levels(sde, steps)
-        memory, mean = deque[Tensor](maxlen=depth(steps)), x
+        memory, mean, spare = deque[Tensor](maxlen=depth(steps)), x, None
         run.begin(len(steps), x)
         for i, step in enumerate(steps):
             if self.corrector is not None and (level := before[i]):
                 x, mean = self.corrector.step(level, score, x, run.noise)
                 x = run.constrain(x, step.t)
             if step.rows:
-                x, mean = advance(step, score, x, memory, run.noise)
+                x, mean = advance(step, score, x, memory, run.noise, spare)
+                spare = mean if mean is not x else None  # nobody else has seen a mean beside noise
                 x = run.constrain(x, step.t_next)
             if self.corrector is not None and (level := after[i]):
                 x, mean = self.corrector.step(level, score, x, run.noise)

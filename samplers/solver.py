@@ -98,7 +98,12 @@ def tabulate(times: Tensor, *stages: Stage) -> list[Step]:
 
 
 def advance(
-    step: Step, score: Score, x: Tensor, memory: Memory, noise: Noise
+    step: Step,
+    score: Score,
+    x: Tensor,
+    memory: Memory,
+    noise: Noise,
+    spare: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Take one step: the new state, and its mean (the state without noise that no one evaluated).
 
@@ -107,7 +112,8 @@ def advance(
         score: s(x, t).
         x: State at the start of the step, shape (B, *).
         memory: Evaluations so far, to which those of this step are added.
-        noise: Draws z of x's shape.
+        noise: Draws z of x's shape, tensors that are nobody else's.
+        spare: Tensor of x's shape that may be overwritten: fresh memory costs more than arithmetic.
     """
     y = mean = x
     draws: list[Tensor] = []
@@ -119,8 +125,14 @@ def advance(
             elif row.q != 1:
                 k = k * row.q
             memory.appendleft(k)
-        y = mean = x * row.x
-        for lag, weight in row.k:
+        terms = row.k
+        if terms and terms[0][1] == 1:
+            y = mean = torch.add(memory[terms[0][0]], x, alpha=row.x, out=spare)
+            terms = terms[1:]
+        else:
+            y = mean = torch.mul(x, row.x, out=spare)
+        spare = None
+        for lag, weight in terms:
             mean.add_(memory[lag], alpha=weight)
         known = len(draws)
         for i, weight in row.z:
@@ -128,7 +140,8 @@ def advance(
                 mean.add_(draws[i], alpha=weight)  # evaluations have seen it: it is no last noise
             else:
                 draws.append(noise(x))
-                y = torch.add(y, draws[i], alpha=weight)
+                used_again = row is not step.rows[-1]
+                y = torch.add(y, draws[i], alpha=weight, out=None if used_again else draws[i])
     return y, mean
 
 
@@ -194,23 +207,24 @@ def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], list[Step
 
 
 def fold(steps: Sequence[Step]) -> list[Step]:
-    """The same plan with evaluations k/p = y + (q/p) s, at one operation each instead of two.
+    """The same plan at fewer operations: evaluations are scaled, and all their weights with them.
 
-    Their factors move into all weights, of later steps too. Where no evaluation is remembered,
-    k/q = s costs none at all; elsewhere the product is the copy that memory needs, since a score
-    may give back the same tensor every time.
+    k/p = y + (q/p) s costs one operation instead of two. Where p = 0 and no evaluation is
+    remembered, k/q = s costs none; elsewhere k is scaled to enter its own row with weight 1, for
+    the product is the copy that memory needs: a score may give back the same tensor every time.
 
     Args:
         steps: Whole plan, from its first step on.
     """
-    scales, folded, forgets = list[float](), list[Step](), depth(steps) == 1
+    divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1
     for step in steps:
         rows = []
         for t, p, q, x, k, z in step.rows:
             if t is not None:
-                scales.append(p or (q if forgets else 1.0))
-                p, q = (1.0, q / p) if p else (0.0, q / scales[-1])
-            k = tuple((lag, weight * scales[-1 - lag]) for lag, weight in k)
+                own = next((weight for lag, weight in k if lag == 0), 1.0)
+                divisors.append(1 / p if p else 1 / q if forgets else own)
+                p, q = (1.0, q / p) if p else (0.0, 1.0 if forgets else q * own)
+            k = tuple((lag, weight / divisors[-1 - lag]) for lag, weight in k)
             rows.append(Row(t, p, q, x, k, z))
         folded.append(Step(step.t, step.t_next, tuple(rows)))
     return folded
