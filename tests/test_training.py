@@ -24,7 +24,8 @@ def data(n, seed=1):
 def smallest_loss(sde, weight):
     """∫ w(t) Σ_i α² ℓ_i/(α² ℓ_i + σ²) / D over the times of training, by a fine sum."""
     u = (torch.arange(200_000, **DOUBLE) + 0.5) / 200_000
-    t = sde.to_levels(sde.eps + (sde.T - sde.eps) * u)
+    first, last = sde.eps ** (1 / sde.rho), sde.T ** (1 / sde.rho)
+    t = sde.to_levels((first + (last - first) * u) ** sde.rho)  # the process's own clock
     signal = sde.alpha(t).square()[:, None] * VARIANCE
     return (weight(t) * (signal / (signal + sde.sigma(t).square()[:, None])).mean(1)).mean()
 
@@ -54,10 +55,13 @@ def test_likelihood_weighting_is_g_squared_over_sigma_squared(name, generator):
 
 
 def test_times_are_uniform_on_the_process(sde, generator):
-    """Continuous times fill [eps, T]; a chain's are its levels, each equally often."""
+    """Continuous times fill [eps, T] in t^{1/ρ}; a chain's are its levels, each equally often."""
     t = uniform_times(sde, 40_000, generator, torch.device("cpu"))
     assert t.dtype == torch.float64 and t.min() >= sde.eps and t.max() <= sde.T
-    assert abs(t.mean().item() - 0.5 * (sde.T + sde.eps)) < 5 * sde.T / math.sqrt(12 * 40_000)
+    first, last, clock = (s ** (1 / sde.rho) for s in (sde.eps, sde.T, t))
+    error = (last - first) / math.sqrt(12 * 40_000)
+    assert abs(clock.mean().item() - 0.5 * (first + last)) < 5 * error
+    assert abs(clock.std().item() - (last - first) / math.sqrt(12)) < 0.02 * (last - first)
     if len(t.unique()) < 2000:
         counts = torch.bincount(sde.label(t).round().long())
         expected = 40_000 / len(counts)

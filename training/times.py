@@ -27,7 +27,8 @@ def uniform_times(
     """
     u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
     first, last = sde.T ** (1 / sde.rho), sde.eps ** (1 / sde.rho)
-    return sde.to_levels((first + (last - first) * u) ** sde.rho)  # u < 1: eps is never drawn
+    t = (first + (last - first) * u) ** sde.rho  # u < 1, so that eps itself is never drawn
+    return sde.to_levels(t.clamp(sde.eps, sde.T))  # which a power may miss by a rounding
 
 
 class LogNormalTimes:
