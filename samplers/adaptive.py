@@ -17,6 +17,7 @@ from sde.integrate import check_resolution
 
 from .base import Run, Sampler
 from .grid import last_time
+from .wiener import WienerPaths
 
 
 class AdaptiveSDE(Sampler):
@@ -139,9 +140,7 @@ class AdaptiveSDE(Sampler):
         h = torch.where(known - h <= slack, known, h)
         w = way.path.take(h, run.noise(way.x))
         t = torch.where(way.t - h - stop <= slack, stop, way.t - h)
-        y = way.x - expand(h, w) * way.slope + expand(flow.diffusion(way.t), w) * w
-        ahead = way.x - expand(h, w) * flow.drift(y, t) + expand(flow.diffusion(t), w) * w
-        x = 0.5 * (y + ahead)
+        y, x = _trial(way, flow, t, h, w)
         error = self._error(y - x, y, way.before)
         accepted = error <= 1
         way.path.put_back(~accepted, h, w)
@@ -171,6 +170,13 @@ class AdaptiveSDE(Sampler):
                 f"adaptive solver stopped: step below minimum at t={way.t[where].item():g}, "
                 f"sample {int(way.index[where])}; the score is not finite or not smooth there"
             )
+
+
+def _trial(way: "_Way", flow: ReverseSDE, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """y of Euler and Maruyama and x′ of Heun after steps h to t with increments w."""
+    y = way.x - expand(h, w) * way.slope + expand(flow.diffusion(way.t), w) * w
+    ahead = way.x - expand(h, w) * flow.drift(y, t) + expand(flow.diffusion(t), w) * w
+    return y, 0.5 * (y + ahead)
 
 
 def _refuse(run: Run) -> None:
@@ -214,7 +220,7 @@ class _Way:
     x: Tensor
     slope: Tensor
     before: Tensor
-    path: "_WienerPaths"
+    path: WienerPaths
 
     @classmethod
     def start(cls, flow: ReverseSDE, x: Tensor, h: float) -> "_Way":
@@ -222,7 +228,7 @@ class _Way:
         index = torch.arange(len(x), device=x.device)
         t = torch.full((len(x),), flow.sde.T, dtype=torch.float64, device=x.device)
         slope = flow.drift(x, t)
-        path = _WienerPaths.start(x)
+        path = WienerPaths.start(x)
         return cls(index, torch.zeros_like(index), t, torch.full_like(t, h), x, slope, x, path)
 
     def keep(self, mask: Tensor) -> "_Way":
@@ -232,67 +238,3 @@ class _Way:
         index, leg, t, h = (c[mask] for c in (self.index, self.leg, self.t, self.h))
         x, slope, before = (c[mask] for c in (self.x, self.slope, self.before))
         return _Way(index, leg, t, h, x, slope, before, self.path.keep(mask))
-
-
-@dataclass
-class _WienerPaths:
-    """What is known of the Wiener paths of A samples beyond their times.
-
-    Each path is a stack of intervals, the nearest on top, with the increment over each. At the
-    bottom lies the future, of which nothing is known: an interval of length ∞ and increment 0.
-
-    Attributes:
-        length: Lengths, shape (K, A).
-        increment: Increments, shape (K, A, *).
-        top: Place of the nearest interval of each path, shape (A,).
-    """
-
-    length: Tensor
-    increment: Tensor
-    top: Tensor
-
-    @classmethod
-    def start(cls, x: Tensor) -> "_WienerPaths":
-        """Paths of which nothing is known, for states x (A, *)."""
-        length = torch.full((1, len(x)), torch.inf, dtype=torch.float64, device=x.device)
-        return cls(length, torch.zeros_like(x)[None], torch.zeros_like(length[0], dtype=torch.long))
-
-    def _nearest(self) -> tuple[Tensor, Tensor]:
-        return self.top, torch.arange(len(self.top), device=self.top.device)
-
-    def known(self) -> Tensor:
-        """Length of the nearest interval of each path, which no step may exceed; (A,)."""
-        return self.length[self._nearest()]
-
-    def take(self, h: Tensor, z: Tensor) -> Tensor:
-        """Cut off and return the increments over the next h, drawn given what is known.
-
-            w | W_L ~ N((h/L) W_L, h (1 − h/L) I)
-
-        Args:
-            h: Lengths ≤ `known()`, shape (A,).
-            z: Standard normal draw, shape (A, *).
-        """
-        here = self._nearest()
-        length, whole = self.length[here], self.increment[here]
-        part = h / length  # 0 of the unknown future
-        w = expand(part, z) * whole + expand((h * (1 - part)).sqrt(), z) * z
-        rest = torch.where(expand(length, z).isinf(), 0, whole - w)
-        self.length[here], self.increment[here] = length - h, rest
-        self.top = self.top - (h == length).long()
-        return w
-
-    def put_back(self, mask: Tensor, h: Tensor, w: Tensor) -> None:
-        """Lay the increments w over h of the samples of a mask on their stacks again."""
-        if not bool(mask.any()):
-            return
-        self.top = self.top + mask.long()
-        if int(self.top.max()) == len(self.length):
-            self.length = torch.cat([self.length, torch.zeros_like(self.length[:1])])
-            self.increment = torch.cat([self.increment, torch.zeros_like(self.increment[:1])])
-        here = (self.top[mask], mask.nonzero()[:, 0])
-        self.length[here], self.increment[here] = h[mask], w[mask]
-
-    def keep(self, mask: Tensor) -> "_WienerPaths":
-        """The paths of a mask."""
-        return _WienerPaths(self.length[:, mask], self.increment[:, mask], self.top[mask])

@@ -59,7 +59,9 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ("step", "step_size", "levels"),
         ["tests/test_samplers.py", "tests/test_golden_samplers.py"],
     ),
-    "samplers/adaptive.py": (("_trial", "_error", "_bridge"), ["tests/test_adaptive_sde.py"]),
+    # Its controller decides how long steps are, not what they are worth.
+    "samplers/adaptive.py": (("_trial",), ["tests/test_adaptive_sde.py"]),
+    "samplers/wiener.py": (("take", "put_back"), ["tests/test_adaptive_sde.py"]),
 }
 
 

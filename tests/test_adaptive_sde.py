@@ -7,8 +7,8 @@ import torch
 
 from models import GaussianScore
 from samplers import AdaptiveSDE
-from samplers.adaptive import _WienerPaths
 from samplers.base import Run
+from samplers.wiener import WienerPaths
 from sde import EDM, VE, VP, SubVP
 
 DOUBLE = {"dtype": torch.float64}
@@ -54,6 +54,32 @@ def test_rejected_steps_leave_no_trace_in_the_law(name, generator):
     assert abs(samples.x.var().item() / variance - 1) < 0.06
 
 
+def test_a_step_compares_euler_with_heun(sde):
+    """y and x′ by their formulas from the same noise, in float64: 1e-12."""
+    steps = []
+
+    class Spy(AdaptiveSDE):
+        def _error(self, difference, y, before):
+            steps.append((difference, y, before))
+            return super()._error(difference, y, before)
+
+    class Known(Run):
+        def noise(self, x):
+            return torch.tensor([[0.8, -1.1]], **DOUBLE)
+
+    score, flow = gaussian(sde, 2), sde.reverse(gaussian(sde, 2))
+    x, h = torch.tensor([[0.4, -1.3]], **DOUBLE), 0.25 * sde.T
+    with pytest.raises(RuntimeError, match="1 steps did not reach"):
+        Spy(1e9, 1e9, h_init=0.25, max_steps=1).run(sde, score, x, Known())
+    t, t_next = (torch.full((1,), v, **DOUBLE) for v in (sde.T, sde.T - h))
+    w = math.sqrt(h) * Known().noise(x)
+    y = x - h * flow.drift(x, t) + flow.diffusion(t)[:, None] * w
+    ahead = x - h * flow.drift(y, t_next) + flow.diffusion(t_next)[:, None] * w
+    torch.testing.assert_close(steps[0][0], (y - ahead) / 2, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(steps[0][1], y, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(steps[0][2], x, rtol=0, atol=0)
+
+
 def test_a_finer_tolerance_is_closer_to_the_law():
     """The variance falls short by 11 % at rtol 0.5 and is right to 1 % at 0.02 (error 0.6 %)."""
     sde, errors = VP(), []
@@ -77,7 +103,7 @@ def test_pieces_of_a_path_make_up_a_wiener_process():
     def length(h):
         return torch.full((n,), h, **DOUBLE)
 
-    paths, everyone = _WienerPaths.start(draw()), torch.ones(n, dtype=torch.bool)
+    paths, everyone = WienerPaths.start(draw()), torch.ones(n, dtype=torch.bool)
     whole = paths.take(length(1.0), draw())
     paths.put_back(everyone, length(1.0), whole)
     half = paths.take(length(0.5), draw())
