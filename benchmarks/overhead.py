@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from samplers import LogSNRGrid, ReverseDiffusion, Solver
+from samplers.folding import fold, merge
 from samplers.presets import PRESETS
-from samplers.solver import advance, depth, fold
+from samplers.solver import advance, depth
 from sde import VP
 
 STEPS, ROUNDS = 200, 11
@@ -40,7 +41,7 @@ def microseconds(action: Callable[[], object], count: int) -> float:
 def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
     """All steps of a solver from x, planned beforehand."""
     sde, s = VP(), torch.randn_like(x)
-    steps = fold(solver.plan(sde, LogSNRGrid()(sde, STEPS)))
+    steps = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
 
     def take() -> None:
         y, memory, spare = x, deque[Tensor](maxlen=depth(steps)), None

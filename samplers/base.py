@@ -61,6 +61,11 @@ class Run:
             z = standard_normal(x.shape, self.generator, x.dtype, x.device)
         return z if self.temperature == 1 else z * self.temperature
 
+    @property
+    def watched(self) -> bool:
+        """Whether anyone sees the states between the first and the last, or changes them."""
+        return bool(self.keep) or self.callback is not None or self.constraint is not None
+
     def begin(self, steps: int, x: Tensor) -> None:
         """Announce a loop of `steps` steps from state x."""
         # disable=None: no bar where nobody is looking at a terminal.

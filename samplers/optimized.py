@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sde import SDE
 
+from .folding import fold
 from .grid import Grid, last_time
-from .solver import NotCalibrated, Solver, advance, depth, draws_noise, fold
+from .solver import NotCalibrated, Solver, advance, depth, draws_noise
 
 MOST_STEPS = 64
 

@@ -11,6 +11,7 @@ from sde.base import check_steps, check_switch
 
 from .base import Run, Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level
+from .folding import fold, merge
 from .grid import Grid, UniformGrid
 from .predictors import Rescale
 from .solver import (
@@ -20,7 +21,6 @@ from .solver import (
     advance,
     depth,
     draws_noise,
-    fold,
     is_multistep,
     tabulate,
 )
@@ -98,7 +98,8 @@ class PredictorCorrector(Sampler):
         times = self.grid(sde, self.steps)
         if run.drawn:
             _check_prior(sde, times[0])
-        steps = fold(self._plan(sde, self._towards_noise(sde, times) if run.encode else times))
+        steps = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
+        steps = fold(steps if run.watched else merge(steps))
         before, after = self._levels(sde, steps)
         memory, mean, spare = deque[Tensor](maxlen=depth(steps)), x, None
         run.begin(len(steps), x)

@@ -206,30 +206,6 @@ def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], list[Step
     return head + denoising_step(sde, times[-2:])
 
 
-def fold(steps: Sequence[Step]) -> list[Step]:
-    """The same plan at fewer operations: evaluations are scaled, and all their weights with them.
-
-    k/p = y + (q/p) s costs one operation instead of two. Where p = 0 and no evaluation is
-    remembered, k/q = s costs none; elsewhere k is scaled to enter its own row with weight 1, for
-    the product is the copy that memory needs: a score may give back the same tensor every time.
-
-    Args:
-        steps: Whole plan, from its first step on.
-    """
-    divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1
-    for step in steps:
-        rows = []
-        for t, p, q, x, k, z in step.rows:
-            if t is not None:
-                own = next((weight for lag, weight in k if lag == 0), 1.0)
-                divisors.append(1 / p if p else 1 / q if forgets else own)
-                p, q = (1.0, q / p) if p else (0.0, 1.0 if forgets else q * own)
-            k = tuple((lag, weight / divisors[-1 - lag]) for lag, weight in k)
-            rows.append(Row(t, p, q, x, k, z))
-        folded.append(Step(step.t, step.t_next, tuple(rows)))
-    return folded
-
-
 def depth(steps: Sequence[Step]) -> int:
     """How many evaluations a plan looks back to, its newest included."""
     lags = [lag for step in steps for row in step.rows for lag, _ in row.k]

@@ -54,7 +54,8 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ("coefficients", "_loss", "calibrate", "transition", "step"),
         ["tests/test_samplers.py", "tests/test_golden_samplers.py", *PLANS],
     ),
-    "samplers/solver.py": (("advance", "fold", "denoising_step"), PLANS),
+    "samplers/solver.py": (("advance", "denoising_step"), PLANS),
+    "samplers/folding.py": (("fold", "merge", "_combine", "_sum"), PLANS),
     "samplers/correctors.py": (
         ("step", "step_size", "levels"),
         ["tests/test_samplers.py", "tests/test_golden_samplers.py"],

@@ -23,7 +23,10 @@ from samplers import (
     UniformGrid,
     interpolate,
 )
+from samplers.folding import merge
 from samplers.presets import PRESETS
+from samplers.solver import depth
+from sde import VP
 from tests.conftest import CHAINS
 
 SDES = PROCESSES | CHAINS
@@ -96,6 +99,37 @@ def test_steps_before_the_corrector_acts_are_the_predictors(name, order):
         for c in (False, True)
     )
     same(corrected, plain)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10])
+@pytest.mark.parametrize("kind", ["noise", "data", "v"])
+@pytest.mark.parametrize("name", SDES)
+def test_merged_corrections_are_those_made_one_by_one(name, kind, steps):
+    """One combination a step, where nobody looks at the states between, and the same ends.
+
+    In three steps and fewer numbers grow by up to 1/α_T = 150.
+    """
+    sde, solver = SDES[name], ExponentialMultistep(3, kind, corrector=True)
+    x = sde.prior((6, 2)).sample(torch.Generator().manual_seed(0), dtype=torch.float64)
+    watched, alone = (
+        PredictorCorrector(solver, steps=steps, grid=LogSNRGrid())(
+            sde, gaussian(sde), (6, 2), x_init=x, trajectory=kept
+        )
+        for kept in (2, 0)
+    )
+    assert watched.nfe == alone.nfe
+    same(alone.x, watched.x, 1e-12 if steps == 10 else 1e-10)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_merged_plan_has_one_combination_a_step_or_is_the_same(name):
+    steps = SOLVERS[name].plan(VP(), LogSNRGrid()(VP(), 8))
+    merged = merge(steps)
+    if name.startswith("unipc"):
+        assert [len(step.rows) for step in merged] == [1] * 8
+        assert depth(merged) <= 4
+    else:
+        assert merged == steps
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
