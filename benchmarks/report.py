@@ -10,10 +10,10 @@ import torch
 
 _HEAD = """# Solvers, measured
 
-Written by `python -m benchmarks.solvers` in {minutes:.0f} minutes on {machine}. All solvers follow
-VP (β from 0.1 to 20) from t = 1 to 10⁻³ on steps equal in λ = log(α/σ), unless their steps are
-optimized for them, in float64 with the exact score of three unequal Gaussians in the plane; the
-digits are 500 draws of one network trained by `experiments/run.py sde=vp`, in float32.
+Written by `python -m benchmarks.solvers` in {minutes:.0f} minutes on {machine}.
+All solvers follow VP (β from 0.1 to 20) from t = 1 to 10⁻³ on steps equal in λ = log(α/σ), unless
+their steps are optimized for them, in float64 with the exact score of three unequal Gaussians in
+the plane; the digits are 500 draws of one network trained by `experiments/run.py sde=vp`, in float32.
 
 - **Order**: slope of the error between 128, 256 and 512 steps; for an SDE the weak order, by W₂
   between the exact law of the run and p_eps. `pytest -m orders` measures it on five processes.
@@ -35,8 +35,8 @@ What the table says:
 - Order is not quality. At ten evaluations iPNDM, of order 2, beats most third orders, and with
   steps optimized for it (`sampler=fast`) it is among the best at five and ten, on the mixture and
   on digits.
-- Methods that take several evaluations a step, or that expand the noise to a high order, need some
-  twenty evaluations before they are any good.
+- Most methods that take several evaluations a step, or that expand the noise to a high order, need
+  twenty evaluations or more before they are any good.
 - A third order that three popular libraries ship, DPM-Solver++ 3M, has order 2: half of its second
   difference is missing. Ours has order 3; `as_published=true` gives theirs.
 - A multistep method lets its order fall in a step that is long beside those before it, where
