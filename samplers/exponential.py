@@ -132,7 +132,7 @@ class ExponentialMultistep(Solver):
             usual = sum(abs(w) for w in adams(order, ahead))
             # No order is taken over one that is not trusted.
             taken = (trusted[rows] == order - 1) & (highest[rows] >= order)
-            taken &= (spread <= self.kind.reach * usual) | (order == 1)
+            taken &= spread <= self.kind.reach * usual
             for j, weight in enumerate(weights):
                 columns[j, rows] = torch.where(taken, weight, columns[j, rows])
             trusted[rows] += taken

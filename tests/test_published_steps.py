@@ -1,0 +1,140 @@
+"""Steps of published algorithms, written out by hand in their own symbols."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.laws import PROCESSES, gaussian
+from samplers import (
+    EDMHeun,
+    ExponentialMultistep,
+    ExponentialSinglestep,
+    KarrasGrid,
+    LogSNRGrid,
+    PredictorCorrector,
+)
+from samplers.presets import PRESETS
+from sde import EDM, VP
+
+DOUBLE = {"dtype": torch.float64}
+
+
+@pytest.fixture(params=list(PROCESSES))
+def sde(request):
+    return PROCESSES[request.param]
+
+
+def start(sde, n=5):
+    return sde.prior((n, 2)).sample(torch.Generator().manual_seed(0), **DOUBLE)
+
+
+def same(a, b):
+    """Equal to rounding: both are a few products of the same numbers."""
+    torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def coefficients(sde, t):
+    return sde.alpha(t), sde.sigma(t), sde.log_snr(t)
+
+
+def test_dpm_solver_3(sde):
+    """Lu et al. 2022, arXiv:2206.00927, algorithm 2, with r_1 = 1/3 and r_2 = 2/3."""
+    score, x, r1, r2 = gaussian(sde), start(sde), 1 / 3, 2 / 3
+    times = LogSNRGrid()(sde, 4)
+    sampler = PredictorCorrector(
+        PRESETS["dpm_solver_3"](), steps=4, grid=LogSNRGrid(), denoise=False
+    )
+    frames = sampler(sde, score, (5, 2), x_init=x, trajectory=5).trajectory
+
+    def noise(x, t):
+        return -sde.sigma(t) * score(x, t)
+
+    for s, t, before, after in zip(times[:-1], times[1:], frames[:-1], frames[1:], strict=True):
+        alpha, _, lam = coefficients(sde, s)
+        h = sde.log_snr(t) - lam
+        s1, s2 = (sde.time_of_log_snr(lam + r * h) for r in (r1, r2))
+        (a1, b1, _), (a2, b2, _), (a, b, _) = (coefficients(sde, u) for u in (s1, s2, t))
+        e = noise(before, s)
+        u1 = a1 / alpha * before - b1 * torch.expm1(r1 * h) * e
+        d1 = noise(u1, s1) - e
+        phi = torch.expm1(r2 * h) / (r2 * h) - 1
+        u2 = a2 / alpha * before - b2 * torch.expm1(r2 * h) * e - b2 * r2 / r1 * phi * d1
+        d2 = noise(u2, s2) - e
+        phi = torch.expm1(h) / h - 1
+        same(after, a / alpha * before - b * torch.expm1(h) * e - b / r2 * phi * d2)
+
+
+def test_unipc_2_corrects_its_first_step_by_the_trapezoid(sde):
+    """Zhao et al. 2023, arXiv:2302.04867: UniC with B(h) = e^h − 1 and one evaluation behind it."""
+    score, x = gaussian(sde), start(sde)
+    solver = ExponentialMultistep(2, "data", corrector=True, weights="dpmpp")
+    sampler = PredictorCorrector(solver, steps=2, grid=LogSNRGrid(), denoise=False)
+    _, corrected, last = sampler(sde, score, (5, 2), x_init=x, trajectory=3).trajectory
+    times = LogSNRGrid()(sde, 2)
+    (_, b0, l0), (a1, b1, l1), (a2, b2, l2) = (coefficients(sde, t) for t in times)
+
+    def data(x, t):
+        return (x + sde.sigma(t) ** 2 * score(x, t)) / sde.alpha(t)
+
+    weight = -a1 * torch.expm1(l0 - l1)
+    d0 = data(x, times[0])
+    predicted = b1 / b0 * x + weight * d0
+    d1 = data(predicted, times[1])
+    same(corrected, b1 / b0 * x + weight * (d0 + d1) / 2)
+    slope = (l2 - l1) / (l1 - l0) * (d1 - d0)
+    same(last, b2 / b1 * corrected - a2 * torch.expm1(l1 - l2) * (d1 + slope / 2))
+
+
+@pytest.mark.parametrize("churn", [0.6, 30.0], ids=["below the limit", "at the limit"])
+@pytest.mark.parametrize("name", ["edm", "vp"])
+def test_edm_churn(name, churn):
+    """Karras et al. 2022, arXiv:2206.00364, algorithm 2, in x/α and σ/α; S in [0.05, 5]."""
+    sde = {"edm": EDM(), "vp": VP()}[name]
+    score, x, n = gaussian(sde), start(sde), 6
+    z = torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(1), **DOUBLE)
+    script = iter(z)
+    grid = KarrasGrid()
+    sampler = PredictorCorrector(
+        EDMHeun(churn, 0.05, 5.0, 1.007), steps=n, grid=grid, denoise=False
+    )
+    frames = sampler(
+        sde, score, (5, 2), x_init=x, trajectory=n + 1, noise=lambda x: next(script)
+    ).trajectory
+    times = grid(sde, n)
+    gamma, used = min(churn / n, math.sqrt(2) - 1), 0
+
+    def slope(y, sigma):  # d(x/α)/d(σ/α) = −σ s
+        t = sde.time_of_log_snr(-sigma.log())
+        return -sde.sigma(t) * score(sde.alpha(t) * y, t)
+
+    for i in range(n):
+        sigma, end = (torch.exp(-sde.log_snr(t)) for t in times[i : i + 2])
+        y = frames[i] / sde.alpha(times[i])
+        if 0.05 <= sigma <= 5:
+            raised = (1 + gamma) * sigma
+            y = y + (raised**2 - sigma**2).sqrt() * 1.007 * z[used]
+            sigma, used = raised, used + 1
+        d = slope(y, sigma)
+        guess = y + (end - sigma) * d
+        expected = y + (end - sigma) * (d + slope(guess, end)) / 2
+        same(frames[i + 1], sde.alpha(times[i + 1]) * expected)
+    assert 1 <= used < n
+
+
+@pytest.mark.parametrize("make", [ExponentialMultistep, ExponentialSinglestep])
+def test_stochasticity_acts_where_it_is_told_to(sde, make):
+    """A step is random where its middle in λ has σ/α in the interval, to 1e-9 of its ends."""
+    times = LogSNRGrid()(sde, 10)
+    lam = sde.log_snr(times)
+    middle = torch.exp(-(lam[:-1] + lam[1:]) / 2)
+    low, high = middle[6].item() * (1 - 1e-9), middle[3].item() * (1 + 1e-9)
+    random = [
+        [
+            any(row.z for row in step.rows)
+            for step in make(2, tau=1.0, tau_range=ends).plan(sde, times)
+        ]
+        for ends in ((low, high), (low * (1 + 2e-9), high * (1 - 2e-9)))
+    ]
+    assert random[0] == [3 <= i <= 6 for i in range(10)]
+    assert random[1] == [3 < i < 6 for i in range(10)]
