@@ -13,7 +13,8 @@ _HEAD = """# Solvers, measured
 Written by `python -m benchmarks.solvers` in {minutes:.0f} minutes on {machine}.
 All solvers follow VP (β from 0.1 to 20) from t = 1 to 10⁻³ on steps equal in λ = log(α/σ), unless
 their steps are optimized for them, in float64 with the exact score of three unequal Gaussians in
-the plane; the digits are 500 draws of one network trained by `experiments/run.py sde=vp`, in float32.
+the plane; the digits are 500 draws of one network trained by `experiments/run.py sde=vp`, in
+float32.
 
 - **Order**: slope of the error between 128, 256 and 512 steps; for an SDE the weak order, by W₂
   between the exact law of the run and p_eps. `pytest -m orders` measures it on five processes.
