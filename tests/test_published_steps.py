@@ -88,7 +88,7 @@ def test_unipc_2_corrects_its_first_step_by_the_trapezoid(sde):
 
 @pytest.mark.parametrize("churn", [0.6, 30.0], ids=["below the limit", "at the limit"])
 @pytest.mark.parametrize("name", ["edm", "vp"])
-def test_edm_churn(name, churn):
+def test_churned_heun(name, churn):
     """Karras et al. 2022, arXiv:2206.00364, algorithm 2, in x/α and σ/α; S in [0.05, 5]."""
     sde = {"edm": EDM(), "vp": VP()}[name]
     score, x, n = gaussian(sde), start(sde), 6
