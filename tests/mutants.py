@@ -88,6 +88,16 @@ EQUIVALENT = {
         "if r == 1:",
         "1 × 1.01",
     ): "the end of a step found by inverting λ is that end, to rounding",
+    (
+        "samplers/runge_kutta.py",
+        "if part == 1:",
+        "1 × 1.01",
+    ): "the same",
+    (
+        "samplers/runge_kutta.py",
+        "stage.x * churn.x, stage.k, [stage.x * d for d in churn.z], stage.t, stage.p, stage.q",
+        "«stage.p» × 1.01",
+    ): "p is 0: methods in σ evaluate the noise alone",
 }
 
 

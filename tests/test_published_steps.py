@@ -7,12 +7,14 @@ import torch
 
 from benchmarks.laws import PROCESSES, gaussian
 from samplers import (
+    SRA1,
     EDMHeun,
     ExponentialMultistep,
     ExponentialSinglestep,
     KarrasGrid,
     LogSNRGrid,
     PredictorCorrector,
+    StochasticHeun,
 )
 from samplers.presets import PRESETS
 from sde import EDM, VP
@@ -138,3 +140,36 @@ def test_stochasticity_acts_where_it_is_told_to(sde, make):
     ]
     assert random[0] == [3 <= i <= 6 for i in range(10)]
     assert random[1] == [3 < i < 6 for i in range(10)]
+
+
+@pytest.mark.parametrize("method", ["heun", "sra1"])
+def test_stochastic_steps(sde, method):
+    """Heun's method and Rößler 2010, table 6.2 (SRA1), for dx = (f x − g² s) dt + g dw̄."""
+    solver = {"heun": StochasticHeun(), "sra1": SRA1()}[method]
+    score, x, n = gaussian(sde), start(sde), 5
+    z = torch.randn(2 * n, 5, 2, generator=torch.Generator().manual_seed(1), **DOUBLE)
+    script = iter(z)
+    sampler = PredictorCorrector(solver, steps=n, grid=LogSNRGrid(), denoise=False)
+    frames = sampler(
+        sde, score, (5, 2), x_init=x, trajectory=n + 1, noise=lambda x: next(script)
+    ).trajectory
+    times, draws = LogSNRGrid()(sde, n), iter(z)
+
+    def a(x, t):
+        return sde.f(t) * x - sde.g(t) ** 2 * score(x, t)
+
+    for s, t, before, after in zip(times[:-1], times[1:], frames[:-1], frames[1:], strict=True):
+        h, g, g_next = t - s, sde.g(s), sde.g(t)
+        first, z1 = a(before, s), next(draws)
+        if method == "heun":
+            noise = (h.abs() * (g**2 + g_next**2) / 2).sqrt() * z1
+            second = a(before + h * first + noise, t)
+            expected = before + h * (first + second) / 2 + noise
+        else:
+            mean = h.abs().sqrt() * (z1 + next(draws) / math.sqrt(3)) / 2
+            second = a(before + 0.75 * h * first + 1.5 * g_next * mean, s + 0.75 * h)
+            expected = before + h * (first / 3 + 2 * second / 3)
+            expected = expected + g_next * h.abs().sqrt() * z1 + (g - g_next) * mean
+        torch.testing.assert_close(
+            after, expected, rtol=1e-11, atol=1e-11 * after.abs().max().item()
+        )
