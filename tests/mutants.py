@@ -98,6 +98,36 @@ EQUIVALENT = {
         "stage.x * churn.x, stage.k, [stage.x * d for d in churn.z], stage.t, stage.p, stage.q",
         "«stage.p» × 1.01",
     ): "p is 0: methods in σ evaluate the noise alone",
+    (
+        "samplers/pndm.py",
+        "return steps + tabulate(rest, Stage(factor, columns, (), rest[:-1], p, q))",
+        "«p» × 1.01",
+    ): "p is 0: PNDM evaluates the noise alone",
+    (
+        "samplers/pndm.py",
+        "stages.append(Stage(factor, weights, (), at, p, q))",
+        "«p» × 1.01",
+    ): "p is 0: PNDM evaluates the noise alone",
+    (
+        "samplers/restart.py",
+        "return steps + self.solver.plan(sde, rest) if len(rest) > 1 else steps",
+        "1 × 1.01",
+    ): "no number of times lies between",
+    (
+        "samplers/solver.py",
+        "k = torch.add(y if row.p == 1 else y * row.p, k, alpha=row.q)",
+        "1 × 1.01",
+    ): "a product with 1 that is left out",
+    (
+        "samplers/solver.py",
+        "elif row.q != 1:",
+        "1 × 1.01",
+    ): "a product with 1 that is left out",
+    (
+        "samplers/solver.py",
+        "if terms and terms[0][1] == 1:",
+        "1 × 1.01",
+    ): "two operations in place of one",
 }
 
 

@@ -203,6 +203,15 @@ def test_the_order_falls_where_a_step_outgrows_its_memory():
     assert all(len(row.k) == 3 for row in plan[2:])
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_plan_goes_through_every_time_of_its_grid(name, steps):
+    times = LogSNRGrid()(VP(), steps)
+    plan = PRESETS[name]().plan(VP(), times)
+    torch.testing.assert_close(torch.stack([step.t for step in plan]), times[:-1])
+    torch.testing.assert_close(torch.stack([step.t_next for step in plan]), times[1:])
+
+
 def test_pndm_starts_with_runge_kutta_and_remembers_its_path(problem):
     """Three steps of four evaluations, then Adams–Bashforth over the evaluations on the path."""
     plan = PRESETS["pndm"]().plan(problem.sde, LogSNRGrid()(problem.sde, 6))

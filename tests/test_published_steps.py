@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.laws import PROCESSES, gaussian
 from samplers import (
+    DDIM,
     SRA1,
     EDMHeun,
     ExponentialMultistep,
@@ -17,7 +18,7 @@ from samplers import (
     StochasticHeun,
 )
 from samplers.presets import PRESETS
-from sde import EDM, VP
+from sde import EDM, VE, VP
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -173,3 +174,15 @@ def test_stochastic_steps(sde, method):
         torch.testing.assert_close(
             after, expected, rtol=1e-11, atol=1e-11 * after.abs().max().item()
         )
+
+
+@pytest.mark.parametrize("solver", [DDIM(), SRA1(), EDMHeun(), PRESETS["unipc_3"]()])
+@pytest.mark.parametrize("base", [VP(), VE()], ids=["vp", "ve"])
+def test_the_last_step_of_a_chain_is_the_posterior_mean(base, solver):
+    """(x + σ² s)/α at the lowest level (Ho et al. 2020, arXiv:2006.11239, eq. 15)."""
+    chain, score = base.discretize(50), gaussian(base.discretize(50))
+    sampler = PredictorCorrector(solver, steps=50, denoise=False)
+    frames = sampler(chain, score, (5, 2), x_init=start(chain), trajectory=51).trajectory
+    t = chain.times[0]
+    mean = (frames[-2] + chain.sigma(t) ** 2 * score(frames[-2], t)) / chain.alpha(t)
+    same(frames[-1], mean)
