@@ -128,6 +128,16 @@ EQUIVALENT = {
         "if terms and terms[0][1] == 1:",
         "1 × 1.01",
     ): "two operations in place of one",
+    (
+        "samplers/folding.py",
+        "divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1",
+        "1 × 1.01",
+    ): "another scale of the evaluations, which their weights undo",
+    (
+        "samplers/folding.py",
+        "own = next((weight for lag, weight in k if lag == 0), 1.0)",
+        "1.0 × 1.01",
+    ): "the same",
 }
 
 

@@ -121,9 +121,10 @@ def test_merged_corrections_are_those_made_one_by_one(name, kind, steps):
     same(alone.x, watched.x, 1e-12 if steps == 10 else 1e-10)
 
 
+@pytest.mark.parametrize("sde", [VP(), VP().discretize(50)], ids=["continuous", "chain"])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_merged_plan_has_one_combination_a_step_or_is_the_same(name):
-    steps = SOLVERS[name].plan(VP(), LogSNRGrid()(VP(), 8))
+def test_a_merged_plan_has_one_combination_a_step_or_is_the_same(name, sde):
+    steps = SOLVERS[name].plan(sde, UniformGrid()(sde, 8))
     merged = merge(steps)
     if name.startswith("unipc"):
         assert [len(step.rows) for step in merged] == [1] * 8
