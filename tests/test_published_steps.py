@@ -9,12 +9,16 @@ from benchmarks.laws import PROCESSES, gaussian
 from samplers import (
     DDIM,
     SRA1,
+    Ancestral,
     EDMHeun,
+    EulerMaruyama,
     ExponentialMultistep,
     ExponentialSinglestep,
+    FixedGrid,
     KarrasGrid,
     LogSNRGrid,
     PredictorCorrector,
+    ReverseDiffusion,
     StochasticHeun,
 )
 from samplers.presets import PRESETS
@@ -186,3 +190,16 @@ def test_the_last_step_of_a_chain_is_the_posterior_mean(base, solver):
     t = chain.times[0]
     mean = (frames[-2] + chain.sigma(t) ** 2 * score(frames[-2], t)) / chain.alpha(t)
     same(frames[-1], mean)
+
+
+@pytest.mark.parametrize("predictor", [ReverseDiffusion(), Ancestral(), EulerMaruyama(), DDIM(1.0)])
+def test_one_step_of_a_predictor_is_its_formula(sde, predictor):
+    """x′ = c x + w s + std z, alone and as the sampler takes it."""
+    x, t, t_next = start(sde), *(torch.tensor(v * sde.T, **DOUBLE) for v in (0.6, 0.5))
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), **DOUBLE)
+    c, w, std = predictor.coefficients(sde, t, t_next)
+    moved, mean = predictor.step(sde, gaussian(sde), x, t, t_next, lambda x: z)
+    same(mean, c * x + w * gaussian(sde)(x, t))
+    same(moved, mean + std * z)
+    sampler = PredictorCorrector(predictor, steps=1, grid=FixedGrid([t, t_next]), denoise=False)
+    same(sampler(sde, gaussian(sde), (5, 2), x_init=x, noise=lambda x: z).x, moved)
