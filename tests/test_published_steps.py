@@ -203,3 +203,16 @@ def test_one_step_of_a_predictor_is_its_formula(sde, predictor):
     same(moved, mean + std * z)
     sampler = PredictorCorrector(predictor, steps=1, grid=FixedGrid([t, t_next]), denoise=False)
     same(sampler(sde, gaussian(sde), (5, 2), x_init=x, noise=lambda x: z).x, moved)
+
+
+def test_the_analytic_variance_goes_on_below_what_was_measured():
+    """Between sampling_eps and the data the loss is that of sampling_eps."""
+    sde, predictor = VP(), Ancestral("analytic")
+    x0 = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    predictor.calibrate(sde, gaussian(sde), x0, torch.Generator().manual_seed(0))
+    t, s = torch.tensor([1e-4, sde.sampling_eps], **DOUBLE), torch.tensor([5e-5, 5e-5], **DOUBLE)
+    a, b = sde.transition(s, t)
+    _, _, std = predictor.coefficients(sde, t, s)
+    plain = (b * sde.sigma(s) / sde.sigma(t)).square()
+    loss = (std.square() - plain) / (b.square() / (a * sde.sigma(t))).square()
+    torch.testing.assert_close(loss[0], loss[1], rtol=1e-9, atol=0)
