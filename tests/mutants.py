@@ -53,13 +53,17 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "samplers/restart.py": (("plan",), PLANS),
     "samplers/predictors.py": (
         ("coefficients", "_loss", "calibrate", "transition", "step"),
-        ["tests/test_samplers.py", "tests/test_golden_samplers.py", *PLANS],
+        [*PLANS, "tests/test_samplers.py", "tests/test_golden_samplers.py"],
     ),
     "samplers/solver.py": (("advance", "denoising_step"), PLANS),
     "samplers/folding.py": (("fold", "merge", "_combine", "_sum"), PLANS),
     "samplers/correctors.py": (
         ("step", "step_size", "levels"),
-        ["tests/test_samplers.py", "tests/test_golden_samplers.py"],
+        [
+            "tests/test_published_steps.py",
+            "tests/test_samplers.py",
+            "tests/test_golden_samplers.py",
+        ],
     ),
     # Its controller decides how long steps are, not what they are worth.
     "samplers/adaptive.py": (("_trial",), ["tests/test_adaptive_sde.py"]),

@@ -16,6 +16,7 @@ from samplers import (
     ExponentialSinglestep,
     FixedGrid,
     KarrasGrid,
+    Langevin,
     LogSNRGrid,
     PredictorCorrector,
     ReverseDiffusion,
@@ -205,14 +206,53 @@ def test_one_step_of_a_predictor_is_its_formula(sde, predictor):
     same(sampler(sde, gaussian(sde), (5, 2), x_init=x, noise=lambda x: z).x, moved)
 
 
-def test_the_analytic_variance_goes_on_below_what_was_measured():
-    """Between sampling_eps and the data the loss is that of sampling_eps."""
-    sde, predictor = VP(), Ancestral("analytic")
+def test_the_analytic_variance_is_the_loss_that_was_measured():
+    """At the 100 λ where it is measured, between two of them, and below the last (Bao et al.)."""
+    sde, predictor, n = VP(), Ancestral("analytic"), 100
     x0 = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
     predictor.calibrate(sde, gaussian(sde), x0, torch.Generator().manual_seed(0))
-    t, s = torch.tensor([1e-4, sde.sampling_eps], **DOUBLE), torch.tensor([5e-5, 5e-5], **DOUBLE)
-    a, b = sde.transition(s, t)
-    _, _, std = predictor.coefficients(sde, t, s)
-    plain = (b * sde.sigma(s) / sde.sigma(t)).square()
-    loss = (std.square() - plain) / (b.square() / (a * sde.sigma(t))).square()
-    torch.testing.assert_close(loss[0], loss[1], rtol=1e-9, atol=0)
+    ends = sde.log_snr(torch.tensor([sde.T, sde.sampling_eps], **DOUBLE))
+    nodes = sde.time_of_log_snr(torch.linspace(*ends.tolist(), n, **DOUBLE))
+    generator, losses = torch.Generator().manual_seed(0), []
+    for t in nodes:
+        z = torch.randn(200, 2, generator=generator, **DOUBLE)
+        x = sde.alpha(t) * x0 + sde.sigma(t) * z
+        losses.append((z + sde.sigma(t) * gaussian(sde)(x, t)).square().mean())
+    losses = torch.stack(losses)
+
+    def loss(t):
+        s = 0.9 * t
+        a, b = sde.transition(s, t)
+        plain = (b * sde.sigma(s) / sde.sigma(t)).square()
+        variance = predictor.coefficients(sde, t, s)[2].square()
+        return (variance - plain) / (b.square() / (a * sde.sigma(t))).square()
+
+    torch.testing.assert_close(loss(nodes), losses, rtol=1e-6, atol=0)
+    middle = sde.time_of_log_snr((sde.log_snr(nodes[1:]) + sde.log_snr(nodes[:-1])) / 2)
+    torch.testing.assert_close(loss(middle), (losses[1:] * losses[:-1]).sqrt(), rtol=1e-6, atol=0)
+    below = loss(torch.tensor([1e-4, 2e-5], **DOUBLE))
+    torch.testing.assert_close(below, losses[-1:].expand(2), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["sample", "batch"])
+@pytest.mark.parametrize("dim", [4, 64])
+def test_langevin_steps(dim, norm):
+    """Song et al. 2021, algorithms 4 and 5; of a sample's own norms the window [1/w, w]."""
+    sde, corrector = VP(), Langevin(0.16, norm=norm)
+    t, t_next = (torch.tensor([v], **DOUBLE) for v in (0.5, 0.4))
+    (level,) = corrector.levels(sde, t, t_next)
+    sigma = sde.sigma(t)
+    generator = torch.Generator().manual_seed(0)
+    x, z, s = torch.randn(3, 6, dim, generator=generator, **DOUBLE).unbind()
+    s = s * torch.logspace(-2, 2, 6, **DOUBLE)[:, None]  # inside the window and far out of it
+    moved, mean = corrector.step(level, lambda x, t: s, x, lambda x: z)
+    size, pull = z.norm(dim=1), s.norm(dim=1)
+    if norm == "batch":
+        delta = 2 * (level.a * 0.16) ** 2 * (size.mean() / pull.mean()) ** 2
+        delta = delta.expand(6, 1)
+    else:
+        window = 1 + (dim / 32) ** 2
+        ratio = ((size / (sigma * pull)) ** 2).clamp(1 / window, window)
+        delta = (2 * (level.a * 0.16 * sigma) ** 2 * ratio)[:, None]
+    same(mean, x + delta * s)
+    same(moved, x + delta * s + (2 * delta).sqrt() * z)
