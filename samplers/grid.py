@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE
-from sde.base import check_steps, check_switch
+from sde.base import check_steps, check_switch, powers
 
 
 class Grid(ABC):
@@ -56,8 +56,7 @@ class UniformGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
-        times = powers(sde.T, last_time(sde, self.eps), sde.rho, steps)
-        return sde.to_grid(times)
+        return sde.equal_times(steps, last_time(sde, self.eps))
 
 
 class LogSNRGrid(Grid):
@@ -193,21 +192,6 @@ class FixedGrid(Grid):
                 f"use steps={len(self.times) - 1}"
             )
         return self.times
-
-
-def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
-    """Numbers from first to last, equally spaced in their power 1/ρ; shape (steps + 1,).
-
-    Args:
-        first: First number, ≥ 0.
-        last: Last number, ≥ 0.
-        rho: ρ > 0.
-        steps: Number of steps.
-    """
-    roots = torch.linspace(first ** (1 / rho), last ** (1 / rho), steps + 1, dtype=torch.float64)
-    numbers = roots**rho
-    numbers[0], numbers[-1] = first, last  # not a rounding away from them
-    return numbers
 
 
 def last_time(sde: SDE, eps: float | None) -> float:

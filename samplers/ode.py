@@ -9,7 +9,7 @@ from scipy.sparse import identity, kron
 from torch import Tensor
 
 from sde import SDE, Score, integrate
-from sde.integrate import check_resolution
+from sde.integrate import check_resolution, error_norm
 from sde.tableau import PAIRS
 
 from .base import Run, Sampler
@@ -39,11 +39,14 @@ class ProbabilityFlowODE(Sampler):
         method: `bosh3`, `dopri5` or `dop853`; SciPy's `RK23`, `RK45`, `DOP853`, `Radau`, `BDF` or
             `LSODA`.
         eps: Last time; the process's `sampling_eps` where not given.
+        norm: What a sample's tolerances bound at each step of `bosh3`, `dopri5` and `dop853`: the
+            `mean` of its coordinates' errors (root mean square), or their `sum`, as in likelihoods,
+            with which encoding and decoding lead back to within some rtol of the sample.
 
     Raises:
-        ValueError: Unknown method, tolerances not > 0 or finer than the state's type resolves, eps
-            outside (0, T), a constraint, which an adaptive step cannot obey, or a batch whose
-            Jacobian is too large for an implicit method.
+        ValueError: Unknown method or norm, tolerances not > 0 or finer than the state's type
+            resolves, eps outside (0, T), a constraint, which an adaptive step cannot obey, or a
+            batch whose Jacobian is too large for an implicit method.
         RuntimeError: The solver did not reach the end.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 13, section 4.3).
@@ -55,12 +58,17 @@ class ProbabilityFlowODE(Sampler):
         atol: float = 1e-5,
         method: str = "dopri5",
         eps: float | None = None,
+        norm: str = "mean",
     ) -> None:
+        if norm not in ("mean", "sum"):
+            raise ValueError(f"unknown norm '{norm}'. Available: mean, sum")
+        if norm == "sum" and method in METHODS and method not in PAIRS:
+            raise ValueError(f"method {method} has no norm={norm}; use {', '.join(PAIRS)}")
         if method not in METHODS:
             raise ValueError(f"unknown method '{method}'. Available: {', '.join(METHODS)}")
         if not (rtol > 0 and atol > 0):
             raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
-        self.rtol, self.atol, self.method, self.eps = rtol, atol, method, eps
+        self.rtol, self.atol, self.method, self.eps, self.norm = rtol, atol, method, eps, norm
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
@@ -104,6 +112,7 @@ class ProbabilityFlowODE(Sampler):
             *ends,
             rtol=self.rtol,
             atol=self.atol,
+            norm=error_norm(self.rtol, self.atol, self.norm),
             tableau=PAIRS[self.method],
             save_at=save_at if len(save_at) else None,
             on_step=run.advance if run.progress else None,  # it waits for the device

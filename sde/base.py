@@ -216,6 +216,18 @@ class SDE(ABC):
         """
         return t
 
+    def equal_times(self, steps: int, eps: float | None = None) -> Tensor:
+        """Times that are equally spaced in the process's own clock, or the levels nearest to them.
+
+            t_i^{1/ρ} = T^{1/ρ} + (eps^{1/ρ} − T^{1/ρ}) i/N
+
+        Args:
+            steps: Number of steps N ≥ 1.
+            eps: Last time in (0, T); `sampling_eps` where not given.
+        """
+        last = self.check_end(self.sampling_eps if eps is None else eps)
+        return self.to_grid(powers(self.T, last, self.rho, steps))
+
     def check_end(self, eps: float) -> float:
         """Return a last time of a path towards the data, refusing one that is not in (0, T)."""
         if not 0 < eps < self.T:
@@ -313,6 +325,21 @@ def standard_normal(
     source = device if generator is None else generator.device
     z = torch.randn(shape, generator=generator, dtype=dtype, device=source)
     return z.to(source if device is None else device)
+
+
+def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
+    """Numbers from first to last, equally spaced in their power 1/ρ; shape (steps + 1,).
+
+    Args:
+        first: First number, ≥ 0.
+        last: Last number, ≥ 0.
+        rho: ρ > 0.
+        steps: Number of steps.
+    """
+    roots = torch.linspace(first ** (1 / rho), last ** (1 / rho), steps + 1, dtype=torch.float64)
+    numbers = roots**rho
+    numbers[0], numbers[-1] = first, last  # not a rounding away from them
+    return numbers
 
 
 def check_floating(name: str, x: Tensor) -> None:

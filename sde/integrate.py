@@ -6,7 +6,7 @@ that the mean number of evaluations is paid, not that of the slowest sample.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from .tableau import DORMAND_PRINCE, Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """field(t, y, index) = dy/dt for the samples `index` (A,) at times t (A,), y and dy/dt (A, D)."""
+
+LocalError = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""size(t, y, slope, error) of the estimated error of a step to (t, y), each (A, D) but t → (A,)."""
 
 ErrorNorm = Callable[[Tensor, Tensor, Tensor], Tensor]
 """norm(error, y, y_next) of each sample, (A, D) each → (A,): a step is accepted up to 1."""
@@ -28,11 +31,13 @@ class Solution:
     Attributes:
         y: State at the last time, shape (B, D).
         nfe: Evaluations of the field that each sample took part in, shape (B,).
+        error: Sum of the sizes of the errors of all steps, shape (B,); 0 where nobody measures.
         frames: States at the times of `save_at`, shape (K, B, D), or None.
     """
 
     y: Tensor
     nfe: Tensor
+    error: Tensor
     frames: Tensor | None
 
 
@@ -41,11 +46,15 @@ def scaled(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -
     return error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))
 
 
-def scaled_rms(rtol: float, atol: float) -> ErrorNorm:
-    """The usual norm: root mean square over a sample of the scaled error."""
+def error_norm(rtol: float, atol: float, kind: str = "mean") -> ErrorNorm:
+    """Norm of a sample's scaled errors: their root mean square, or with `sum` their length.
+
+    `mean` is the usual one; `sum` is as strict with a sample of many coordinates as with each.
+    """
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
-        return scaled(error, y, y_next, rtol, atol).square().mean(1).sqrt()
+        squares = scaled(error, y, y_next, rtol, atol).square()
+        return (squares.mean(1) if kind == "mean" else squares.sum(1)).sqrt()
 
     return norm
 
@@ -75,6 +84,7 @@ def integrate(
     tableau: Tableau = DORMAND_PRINCE,
     save_at: Tensor | None = None,
     max_steps: int = 10_000,
+    local_error: LocalError | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> Solution:
     """Integrate dy/dt = field from t0 to t1, forwards or backwards, with steps for each sample.
@@ -93,6 +103,7 @@ def integrate(
         tableau: Embedded pair, one of `sde.tableau`.
         save_at: Times between t0 and t1 at which states are kept, shape (K,).
         max_steps: Most steps, accepted or not, before giving up.
+        local_error: Size of the error of a step, to be summed over the steps of each sample.
         on_step: Called after each round with the share of the way that all samples have gone.
 
     Raises:
@@ -104,15 +115,19 @@ def integrate(
         raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
     if y0.ndim != 2:
         raise ValueError(f"y0 must have shape (B, D), got {tuple(y0.shape)}")
-    norm = norm or scaled_rms(rtol, atol)
+    norm = norm or error_norm(rtol, atol)
     state = _State.start(field, y0, t0, t1, norm, tableau)
     frames = None if save_at is None else y0.repeat(len(save_at), 1, 1)
     result, nfe = y0.clone(), torch.full((len(y0),), 2, device=y0.device)
+    errors = torch.zeros(len(y0), dtype=torch.float64, device=y0.device)
     for _ in range(max_steps):
         if len(state.index) == 0:
-            return Solution(result, nfe, frames)
+            return Solution(result, nfe, errors, frames)
         nfe[state.index] += len(tableau.c)
         before, accepted, slopes = state.step(field, norm, tableau)
+        if local_error is not None:
+            size = local_error(state.t, state.y, state.slope, state.last_error)
+            errors[state.index] += torch.where(accepted, size.double(), 0)
         if save_at is not None and frames is not None:
             times = save_at.to(before.t)
             shown = _interpolate(field, tableau, frames, times, before, state, slopes)
@@ -133,14 +148,29 @@ _Trial = tuple["_State", Tensor, list[Tensor]]
 
 @dataclass
 class _State:
-    """The samples still under way: their numbers, times, states, slopes, steps, last errors."""
+    """The samples under way, A of them.
+
+    Attributes:
+        index: Their numbers in the batch.
+        t: Times.
+        y: States.
+        lost: What rounding has taken from y, given back by the next step (Kahan 1965): sums over
+            hundreds of steps stay as exact as one.
+        slope: dy/dt.
+        h: Next steps.
+        error: Norms of the last errors.
+        last_error: Estimated errors of the last steps.
+        t1: Where they are going.
+    """
 
     index: Tensor
     t: Tensor
     y: Tensor
+    lost: Tensor
     slope: Tensor
     h: Tensor
     error: Tensor
+    last_error: Tensor
     t1: float
 
     @classmethod
@@ -161,30 +191,37 @@ class _State:
         trial = torch.where(
             fastest <= 1e-15, h.abs() * 1e-3, (0.01 / fastest) ** (1 / tableau.order)
         )
-        h = torch.copysign(torch.minimum(100 * h.abs(), trial).clamp(max=abs(way)), h)
-        return cls(index, t, y0, slope, h, torch.full_like(h, 1e-4), t1)
+        h = torch.copysign(torch.minimum(100 * h.abs(), trial).clamp(max=abs(way)), h).detach()
+        none = torch.zeros_like(y0)
+        return cls(index, t, y0, none, slope, h, torch.full_like(h, 1e-4), none, t1)
 
     def keep(self, mask: Tensor) -> "_State":
         """The samples of a mask."""
         if bool(mask.all()):
             return self
-        index, t, y = self.index[mask], self.t[mask], self.y[mask]
-        return _State(index, t, y, self.slope[mask], self.h[mask], self.error[mask], self.t1)
+        index, t, y, lost = self.index[mask], self.t[mask], self.y[mask], self.lost[mask]
+        slope, h, last = self.slope[mask], self.h[mask], self.last_error[mask]
+        return _State(index, t, y, lost, slope, h, self.error[mask], last, self.t1)
 
     def step(self, field: Field, norm: ErrorNorm, tableau: Tableau) -> _Trial:
         """Try one step for each sample; return the state before, who accepted, and the slopes."""
-        before = _State(self.index, self.t, self.y, self.slope, self.h, self.error, self.t1)
+        before = replace(self)
         last = (self.t1 - self.t - self.h) * self.h.sign() <= 1e-14 * abs(self.t1)
         h = torch.where(last, self.t1 - self.t, self.h)
         self._check_resolved(h)
-        y_next, slopes = _stages(field, self, h.to(self.y)[:, None], tableau)
-        error = _error(norm, tableau, slopes, h.to(self.y)[:, None], self.y, y_next).double()
+        length = h.to(self.y)[:, None]
+        step, slopes = _stages(field, self, length, tableau)
+        step = step + self.lost
+        y_next = self.y + step
+        self.last_error = (length * _combine(tableau.e, slopes)).detach()
+        error = _error(norm, tableau, slopes, length, self.last_error, self.y, y_next).double()
         error = torch.where(error.isfinite(), error, torch.inf).clamp(min=1e-10)
         accepted = error <= 1
         t_next = torch.where(last, torch.full_like(self.t, self.t1), self.t + h)
         row = accepted[:, None]
         self.t = torch.where(accepted, t_next, self.t)
         self.y = torch.where(row, y_next, self.y)
+        self.lost = torch.where(row, step - (y_next - before.y), self.lost)
         self.slope = torch.where(row, slopes[-1], self.slope)
         self.h = h * self._growth(error, accepted, tableau.order)
         self.error = torch.where(accepted, error.clamp(min=1e-4), self.error)
@@ -219,17 +256,23 @@ def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def _error(
-    norm: ErrorNorm, tableau: Tableau, slopes: list[Tensor], h: Tensor, y: Tensor, y_next: Tensor
+    norm: ErrorNorm,
+    tableau: Tableau,
+    slopes: list[Tensor],
+    h: Tensor,
+    error: Tensor,
+    y: Tensor,
+    y_next: Tensor,
 ) -> Tensor:
     """Norm of the estimated error of a step, (A,).
 
     Where there are two companions it is e · e/√(e² + 0.01 e_coarse²), which is close to e while
     the steps are too long for the powers of h to count (Hairer et al. 1993, II.10).
     """
-    fine = norm(_combine(tableau.e, slopes) * h, y, y_next)
+    fine = norm(error, y, y_next).detach()
     if not tableau.e_coarse:
         return fine
-    coarse = norm(_combine(tableau.e_coarse, slopes) * h, y, y_next)
+    coarse = norm(_combine(tableau.e_coarse, slopes) * h, y, y_next).detach()
     # Where both vanish the step is exact; 0/0 would refuse it.
     return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30)
 
@@ -237,13 +280,13 @@ def _error(
 def _stages(
     field: Field, state: _State, h: Tensor, tableau: Tableau
 ) -> tuple[Tensor, list[Tensor]]:
-    """Solution after a step h (A, 1) and the slopes of all stages."""
+    """Change of y in a step h (A, 1) and the slopes of all stages."""
     slopes = [state.slope]
-    y = state.y
+    change = torch.zeros_like(state.y)
     for c, row in zip(tableau.c, tableau.a, strict=True):
-        y = state.y + h * _combine(row, slopes)
-        slopes.append(field(state.t + c * h[:, 0].double(), y, state.index))
-    return y, slopes
+        change = h * _combine(row, slopes)
+        slopes.append(field(state.t + c * h[:, 0].double(), state.y + change, state.index))
+    return change, slopes
 
 
 def _interpolate(
