@@ -1,15 +1,32 @@
-"""Evaluation: likelihood, sample quality, plots and reports."""
+"""Evaluation: likelihood and its bounds, sample quality, plots and reports."""
 
-from .likelihood import Likelihood, bits_per_dim, log_likelihood
+from .control import GaussianControl
+from .dequantization import Cells, TruncatedNormal, Uniform, Variational
+from .divergence import Exact, Hutchinson, HutchPlusPlus
+from .likelihood import log_likelihood
 from .metrics import maximum_mean_discrepancy, sample_quality
+from .quantized import quantized_likelihood
 from .report import result_table, results_table
+from .result import Likelihood
+from .variational import VariationalBound, elbo, variational_bound
 
 __all__ = [
+    "Cells",
+    "Exact",
+    "GaussianControl",
+    "HutchPlusPlus",
+    "Hutchinson",
     "Likelihood",
-    "bits_per_dim",
+    "TruncatedNormal",
+    "Uniform",
+    "Variational",
+    "VariationalBound",
+    "elbo",
     "log_likelihood",
     "maximum_mean_discrepancy",
+    "quantized_likelihood",
     "result_table",
     "results_table",
     "sample_quality",
+    "variational_bound",
 ]

@@ -1,7 +1,6 @@
-"""Exact likelihood by the probability-flow ODE, and bits/dim of quantized data."""
+"""Exact likelihood by the probability-flow ODE."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,28 +9,14 @@ from tqdm import tqdm
 
 from sde import SDE, Score, expand, integrate
 from sde.base import check_floating
-from sde.integrate import check_resolution, scaled
+from sde.integrate import Solution, check_resolution, error_norm
 from sde.tableau import PAIRS, Tableau
 
-Divergence = Callable[[Score, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(score, x, t, probe) → s(x, t) and ∇·s (B,), from one pass of the network."""
+from .divergence import Control, Divergence, choose_divergence, score_and_divergence
+from .result import Likelihood, join
+from .seeding import Draws
 
-EXACT_LIMIT = 4096  # coordinates; beyond it one exact divergence takes minutes on any machine
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """What `log_likelihood` returns.
-
-    Attributes:
-        log_prob: log p_eps(x) in nats, float64, shape (B,).
-        latent: x_T, the end of the flow, shape (B, *).
-        nfe: Score evaluations for each sample, averaged over the batch.
-    """
-
-    log_prob: Tensor
-    latent: Tensor
-    nfe: float
+CLOCKS = ("t", "log_snr")
 
 
 def log_likelihood(
@@ -41,165 +26,208 @@ def log_likelihood(
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    divergence: str = "exact",
+    log_prob_tol: float | None = None,
+    divergence: str | Divergence = "exact",
+    control: Control | None = None,
     method: str = "dopri5",
+    clock: str = "t",
     eps: float | None = None,
-    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    index: Sequence[int] | None = None,
     batch_size: int | None = None,
+    forward_mode: bool = False,
+    differentiable: bool = False,
     progress: bool = False,
 ) -> Likelihood:
     """Log-density of the model at x, by the change of variables along the probability flow.
 
         v = f x − ½ g² s,   log p_eps(x) = log p_T(x_T) + ∫_eps^T ∇·v(x_t, t) dt
 
-    Every sample has its own steps, in float64; drift and divergence come from one pass of the
-    network, in x's type. The density is that of p_eps, and log p_T is that of the prior.
+    Every sample has its own steps and its own probes, and leaves the batch when it has arrived: who
+    it is evaluated beside changes nothing. State and log p are float64, and sums give back what
+    rounding took; one forward pass of the network serves drift and divergence. The density is that
+    of p_eps, and log p_T is that of the prior.
 
     Args:
         sde: Process.
         score: s(x, t), differentiable in x.
         x: Points, shape (B, *), floating point.
-        rtol: Relative tolerance of the state, and absolute tolerance of log p, in nats, > 0.
+        rtol: Relative tolerance of the state > 0.
         atol: Absolute tolerance of the state > 0.
-        divergence: `exact`, with as many vector-Jacobian products as x has coordinates, or
-            `hutchinson`, an unbiased estimate with one Rademacher probe, fixed for each sample.
+        log_prob_tol: Absolute tolerance of log p in nats > 0; rtol where not given.
+        divergence: `exact`, `hutchinson`, `hutch++`, or one of `evaluation.divergence` with
+            settings of its own.
+        control: Law whose Jacobian is known, as a control variate of a stochastic divergence.
         method: `bosh3`, `dopri5` or `dop853`, embedded pairs of orders 3, 5 and 8.
+        clock: Variable of the integration: `t`, or `log_snr` for λ.
         eps: Time at which x lies; the process's `eps` where not given.
-        generator: Source of the probes.
+        dtype: What the network sees; x's type where not given.
+        seed: Seed of the probes.
+        index: Numbers of the samples, to which their probes belong; 0 … B − 1 where not given.
         batch_size: Most samples at once; all where not given.
+        forward_mode: Products with the Jacobian by forward-mode differentiation.
+        differentiable: Keep the graph, so that log p can be differentiated in x and in what the
+            score depends on: for small problems, as every step stays in memory.
         progress: Show a bar on a terminal.
 
     Raises:
-        ValueError: x holds NaN or Inf, unknown divergence or method, tolerances not > 0 or
-            finer than x's type resolves, eps outside (0, T), or more coordinates than `exact` can
-            take.
+        ValueError: x holds NaN or Inf, unknown divergence, method or clock, tolerances not > 0 or
+            finer than the network's type resolves, eps outside (0, T), or more coordinates than
+            `exact` can take.
         TypeError: x is not floating point.
         RuntimeError: The solver did not reach T.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 39); Chen et al. 2018, arXiv:1806.07366;
     Grathwohl et al. 2019, arXiv:1810.01367 (section 3.1.1).
     """
+    _check_points(x)
+    for name, value, choices in (("method", method, tuple(PAIRS)), ("clock", clock, CLOCKS)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} '{value}'. Available: {', '.join(choices)}")
+    rule = choose_divergence(divergence)
+    rule.check(x[0].numel())
+    check_resolution(rtol, dtype or x.dtype)
+    for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):
+        if tolerance is not None and not 0 < tolerance < float("inf"):
+            raise ValueError(f"{name} must be > 0, got {tolerance}")
+    numbers = list(range(len(x)) if index is None else index)
+    if len(numbers) != len(x):
+        raise ValueError(f"index must name each of {len(x)} samples, got {len(numbers)} numbers")
+    flow = _Flow(
+        (sde.check_end(sde.eps if eps is None else eps), sde.T),
+        rtol,
+        atol,
+        rtol if log_prob_tol is None else log_prob_tol,
+        rule,
+        control if rule.stochastic else None,
+        PAIRS[method],
+        clock,
+        dtype or x.dtype,
+        forward_mode,
+        differentiable,
+    )
+    bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
+    parts = []
+    for rows in torch.arange(len(x)).split(batch_size or len(x)):
+        draws = Draws(seed, [numbers[i] for i in rows.tolist()])
+        parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
+        bar.update(len(rows))
+    bar.close()
+    return join(parts)
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """How the probability flow is integrated; arguments of `log_likelihood`."""
+
+    ends: tuple[float, float]
+    rtol: float
+    atol: float
+    log_prob_tol: float
+    divergence: Divergence
+    control: Control | None
+    tableau: Tableau
+    clock: str
+    dtype: torch.dtype
+    forward_mode: bool
+    differentiable: bool
+
+
+def _check_points(x: Tensor) -> None:
     check_floating("x", x)
     if len(x) == 0:
         raise ValueError(f"x must hold at least one point, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError("x contains NaN/Inf; the likelihood of such a point does not exist")
-    if divergence not in _DIVERGENCES:
-        raise ValueError(f"unknown divergence '{divergence}'. Available: {', '.join(_DIVERGENCES)}")
-    if method not in PAIRS:
-        raise ValueError(f"unknown method '{method}'. Available: {', '.join(PAIRS)}")
-    if divergence == "exact" and x[0].numel() > EXACT_LIMIT:
-        raise ValueError(
-            f"divergence=exact takes at most {EXACT_LIMIT} coordinates, got {x[0].numel()}; "
-            "use divergence=hutchinson"
-        )
-    check_resolution(rtol, x.dtype)
-    eps = sde.check_end(sde.eps if eps is None else eps)
-    # All probes are drawn before the batches are cut, so that the cut changes nothing.
-    probe = _rademacher(x, generator) if divergence == "hutchinson" else torch.zeros_like(x)
-    size = batch_size or len(x)
-    bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
-    parts = []
-    for rows in torch.arange(len(x)).split(size):
-        rows = rows.to(x.device)
-        terms = (eps, rtol, atol, _DIVERGENCES[divergence], PAIRS[method])
-        parts.append(_solve(sde, score, x[rows], probe[rows], *terms))
-        bar.update(len(rows))
-    bar.close()
-    return Likelihood(
-        torch.cat([part.log_prob for part in parts]),
-        torch.cat([part.latent for part in parts]),
-        sum(part.nfe * len(part.latent) for part in parts) / len(x),
-    )
 
 
-def bits_per_dim(log_prob: Tensor, dim: int, cell: float) -> Tensor:
-    """Bits/dim of quantized data whose dequantized density is known.
-
-    A value k is spread uniformly over its cell of width h = (high − low)/levels in each of the D
-    coordinates, x = low + h (k + u). Then P(k) ≥ exp E_u log [p(x) h^D] by Jensen, so
-
-        bits/dim = −(log p(x) + D log h)/(D log 2)
-
-    is, on average over u, an upper bound on the code length of the data.
-
-    Args:
-        log_prob: log p(x) in nats, shape (B,).
-        dim: Number of coordinates D of one sample.
-        cell: Width h > 0 of one quantization cell in the coordinates of x.
-
-    Raises:
-        ValueError: cell is not > 0.
-
-    Reference: Theis et al. 2016, arXiv:1511.01844 (section 3.1); Uria et al. 2013,
-    arXiv:1306.0186.
-    """
-    if not 0 < cell < math.inf:
-        raise ValueError(f"cell must be a width > 0, got {cell}")
-    return -(log_prob.double() + dim * math.log(cell)) / (dim * math.log(2))
+def _solve(sde: SDE, score: Score, x: Tensor, draws: Draws, flow: _Flow) -> Likelihood:
+    dim, count = x[0].numel(), flow.divergence.estimates
+    probes = flow.divergence.draw(draws, x.to(flow.dtype))
+    with torch.set_grad_enabled(flow.differentiable):
+        end = _integrate(sde, score, x, probes, flow)
+        latent, estimates = end.y[:, :dim].reshape(x.shape), end.y[:, dim:]
+        log_prob = sde.prior(tuple(x.shape)).log_prob(latent) + estimates.mean(1)
+    spread = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    if flow.divergence.stochastic:  # of one estimate the deviation is NaN: it cannot tell
+        deviations = estimates.detach() - estimates.detach().mean(1, keepdim=True)
+        spread = (deviations.square().sum(1) / (count - 1 or torch.nan) / count).sqrt()
+    named = (dim, flow.ends[0], flow.divergence.name)
+    none = torch.zeros_like(spread)
+    return Likelihood(log_prob, latent.to(x.dtype), end.nfe, end.error, spread, none, *named)
 
 
-def _solve(
-    sde: SDE,
-    score: Score,
-    x: Tensor,
-    probe: Tensor,
-    eps: float,
-    rtol: float,
-    atol: float,
-    divergence: Divergence,
-    tableau: Tableau,
-) -> Likelihood:
+def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -> Solution:
+    """Carry [x, ∫ of each estimate of ∇·v] from eps to T."""
     dim = x[0].numel()
 
-    def field(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        state = y[:, :-1].reshape(-1, *x.shape[1:]).to(x.dtype)
-        s, trace = divergence(score, state, t, probe[index])
+    of_state = error_norm(flow.rtol, flow.atol, "sum")
+    clock = _Clock(sde, flow.clock, flow.ends)
+
+    def field(u: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        t = clock.time(u)
+        state = y[:, :dim].reshape(-1, *x.shape[1:]).to(flow.dtype)
+        s, trace = score_and_divergence(
+            score,
+            state,
+            t,
+            flow.divergence,
+            probes[index],
+            control=flow.control,
+            forward_mode=flow.forward_mode,
+            differentiable=flow.differentiable,
+        )
         weight = 0.5 * sde.g(t).square()
         velocity = sde.drift(state, t) - expand(weight, s) * s
-        change = sde.f(t) * dim - weight * trace.double()
-        return torch.cat([velocity.flatten(1).double(), change[:, None]], 1)
+        change = (sde.f(t) * dim)[:, None] - weight[:, None] * trace.double()
+        return clock.rate(t)[:, None] * torch.cat([velocity.flatten(1).double(), change], 1)
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         # log p is a sum over coordinates, so their errors are summed, not averaged; and its own
         # tolerance is absolute, since its size says nothing about the accuracy needed.
-        state = scaled(error, y, y_next, rtol, atol)[:, :-1].norm(dim=1)
-        return torch.maximum(state, error[:, -1].abs() / rtol)
+        error, log_prob = error[:, :dim], error[:, dim:].mean(1)
+        state = of_state(error, y[:, :dim], y_next[:, :dim])
+        return torch.maximum(state, log_prob.abs() / flow.log_prob_tol)
 
-    start = torch.cat([x.flatten(1).double(), torch.zeros(len(x), 1).to(x.device).double()], 1)
-    with torch.no_grad():
-        end = integrate(field, start, eps, sde.T, rtol=rtol, atol=atol, norm=norm, tableau=tableau)
-    latent = end.y[:, :-1].reshape(x.shape)
-    log_prob = sde.prior(tuple(x.shape)).log_prob(latent) + end.y[:, -1]
-    return Likelihood(log_prob, latent.to(x.dtype), float(end.nfe.double().mean()))
+    sums = torch.zeros(len(x), flow.divergence.estimates, dtype=torch.float64, device=x.device)
+    start = torch.cat([x.flatten(1).double(), sums], 1)
 
+    def local_error(u: Tensor, y: Tensor, slope: Tensor, error: Tensor) -> Tensor:
+        # An error δ of the state at t changes log p by s · δ, for s is what log p_t grows by.
+        t = clock.time(u)
+        velocity = slope[:, :dim] / clock.rate(t)[:, None]
+        s = (sde.f(t)[:, None] * y[:, :dim] - velocity) / (0.5 * sde.g(t).square())[:, None]
+        return ((s * error[:, :dim]).sum(1) + error[:, dim:].mean(1)).abs()
 
-def _rademacher(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    source = x.device if generator is None else generator.device
-    coins = torch.randint(0, 2, x.shape, generator=generator, device=source)
-    return (2 * coins - 1).to(x)
-
-
-def _hutchinson(score: Score, x: Tensor, t: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
-    """∇·s ≈ vᵀ (∂s/∂x) v (Hutchinson 1990)."""
-    with torch.enable_grad():
-        x = x.requires_grad_()
-        s = score(x, t)
-        (product,) = torch.autograd.grad(s, x, probe)
-    return s.detach(), (product * probe).flatten(1).sum(1)
-
-
-def _exact(score: Score, x: Tensor, t: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
-    """∇·s = Σ_i ∂s_i/∂x_i, one vector-Jacobian product for each coordinate."""
-    with torch.enable_grad():
-        x = x.requires_grad_()
-        s = score(x, t)
-        coordinates = s.flatten(1)
-        trace = torch.zeros_like(coordinates[:, 0])
-        for i in range(coordinates.shape[1]):
-            (row,) = torch.autograd.grad(coordinates[:, i].sum(), x, retain_graph=True)
-            trace = trace + row.flatten(1)[:, i]
-    return s.detach(), trace.detach()
+    return integrate(
+        field,
+        start,
+        *clock.ends,
+        rtol=flow.rtol,
+        atol=flow.atol,
+        norm=norm,
+        tableau=flow.tableau,
+        local_error=local_error,
+    )
 
 
-_DIVERGENCES: dict[str, Divergence] = {"exact": _exact, "hutchinson": _hutchinson}
+class _Clock:
+    """The variable of an integration: t, or λ with dt/dλ = 1/λ′ = −2 σ²/g²."""
+
+    def __init__(self, sde: SDE, name: str, ends: tuple[float, float]) -> None:
+        self.sde, self.over_log_snr, self.ends = sde, name == "log_snr", ends
+        if self.over_log_snr:
+            first, last = sde.log_snr(torch.tensor(ends, dtype=torch.float64)).tolist()
+            self.ends = first, last
+
+    def time(self, u: Tensor) -> Tensor:
+        """t where the variable is u."""
+        # Stages may miss an end by a rounding, where λ has no inverse.
+        return self.sde.time_of_log_snr(u.clamp(*self.ends[::-1])) if self.over_log_snr else u
+
+    def rate(self, t: Tensor) -> Tensor:
+        """dt/du at time t."""
+        if not self.over_log_snr:
+            return torch.ones_like(t)
+        return -2 * (self.sde.sigma(t) / self.sde.g(t)).square()

@@ -209,6 +209,31 @@ def save_estimates(true: Tensor, estimates: Tensor, path: PathLike, name: str) -
     return _write(path, ".png", figure.savefig)
 
 
+def save_histograms(values: dict[str, Tensor], path: PathLike, name: str) -> Path:
+    """Write histograms of one number in several data sets to a PNG file, on common bins.
+
+    Args:
+        values: shape (N,), N ≥ 1, of each data set, by its name; at most three.
+        path: file name ending in .png.
+        name: of the number, for the axis.
+
+    Raises:
+        ValueError: no data sets, more than three, an empty one, or another file ending.
+    """
+    parts = {label: v.detach().to("cpu", torch.float64).numpy() for label, v in values.items()}
+    if not 1 <= len(parts) <= 3 or any(v.ndim != 1 or v.size == 0 for v in parts.values()):
+        raise ValueError(f"values must hold one to three sets of shape (N ≥ 1,), got {len(parts)}")
+    edges = np.histogram_bin_edges(np.concatenate(list(parts.values())), bins=60)
+    figure, (axes,) = _figure(1, (5.6, 3.6))
+    axes.set(xlabel=name, ylabel="density")
+    for (label, v), color in zip(parts.items(), (_BLUE, _ORANGE, _GREY), strict=False):
+        axes.hist(
+            v, edges.tolist(), density=True, alpha=0.6, color=color, label=f"{label} ({v.size})"
+        )
+    axes.legend(frameon=False)
+    return _write(path, ".png", figure.savefig)
+
+
 def _tile(
     images: ArrayLike, levels: int, width: int, columns: int | None, scale: int | None, padding: int
 ) -> Image.Image:

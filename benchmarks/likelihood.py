@@ -1,0 +1,165 @@
+"""What a likelihood costs and how sure it is, on a trained network of the digits.
+
+python -m benchmarks.likelihood [--run FOLDER] [--images N]
+
+FOLDER is a run of `experiments/run.py sde=vp` on the digits; without it one is trained first. All
+is measured in one run: passes of the network, evaluations and seconds beside the way of
+the reference implementation (SciPy's RK45 on the flattened batch, drift and divergence from a
+network call each), and the variance of each estimate of the divergence.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from benchmarks.digits import Digits, train_digits
+from evaluation import GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
+from evaluation.divergence import Divergence, score_and_divergence
+from evaluation.seeding import Draws
+from sde import SDE, Score
+
+ROUNDS = 15
+RTOL = 1e-5  # the reference's
+
+
+def median_seconds(actions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median time of each of several actions, taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(ROUNDS):
+        for name, action in actions.items():
+            begun = time.perf_counter()
+            action()
+            times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def passes(score: Score, x: Tensor) -> dict[str, float]:
+    """Cost of score and divergence at one state, in forward passes."""
+    t = torch.full((len(x),), 0.3, dtype=torch.float64)
+    draws = Draws(0, range(len(x)))
+
+    def forward() -> None:
+        with torch.no_grad():
+            score(x, t)
+
+    def both(rule: Divergence, forward_mode: bool = False) -> Callable[[], object]:
+        probes = rule.draw(draws, x)
+        return lambda: score_and_divergence(score, x, t, rule, probes, forward_mode=forward_mode)
+
+    seconds = median_seconds(
+        {
+            "forward": forward,
+            "one probe": both(Hutchinson()),
+            "four probes": both(Hutchinson(4)),
+            "Hutch++, six products": both(HutchPlusPlus(6)),
+            "one probe, forward mode": both(Hutchinson(), True),
+        }
+    )
+    return {name: value / seconds["forward"] for name, value in seconds.items()}
+
+
+def reference(
+    sde: SDE, score: Score, x: Tensor, probe: Tensor, rtol: float
+) -> tuple[Tensor, int, int]:
+    """log p of a batch as the reference does it: its evaluations, and its network calls."""
+    shape, dim, calls = x.shape, x[0].numel(), 0
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return sde.reverse(score, eta=0.0).drift(x, t)
+
+    def field(t: float, y: np.ndarray) -> np.ndarray:
+        state = torch.from_numpy(y[: x.numel()]).reshape(shape).float()
+        times = torch.full((len(x),), t, dtype=torch.float64)
+        with torch.no_grad():
+            velocity = drift(state, times)
+        with torch.enable_grad():
+            state.requires_grad_()
+            (product,) = torch.autograd.grad((drift(state, times) * probe).sum(), state)
+        divergence = (product * probe).flatten(1).sum(1)
+        return torch.cat([velocity.reshape(-1), divergence]).double().numpy()
+
+    start = np.concatenate([x.double().reshape(-1).numpy(), np.zeros(len(x))])
+    found = solve_ivp(field, (sde.eps, sde.T), start, method="RK45", rtol=rtol, atol=rtol)
+    end = torch.from_numpy(found.y[:, -1])
+    latent = end[: x.numel()].reshape(len(x), dim)
+    return sde.prior((len(x), dim)).log_prob(latent) + end[x.numel() :], found.nfev, calls
+
+
+def spread(score: Score, sde: SDE, data: Tensor, x: Tensor) -> dict[str, float]:
+    """Standard error of one image's bits/dim by the probes of its divergence."""
+    control = GaussianControl.fit(sde, data)
+    rules = {
+        "one probe": (Hutchinson(2), None, 2),
+        "one probe, Gaussian control": (Hutchinson(2), control, 2),
+        "one Gaussian probe": (Hutchinson(2, "gaussian"), None, 2),
+        "Hutch++, six products": (HutchPlusPlus(6), None, 1),
+        "Hutch++, six products, control": (HutchPlusPlus(6), control, 1),
+        "six probes": (Hutchinson(6), None, 1),
+        "six probes, control": (Hutchinson(6), control, 1),
+    }
+    found = {}
+    for name, (rule, law, count) in rules.items():
+        result = log_likelihood(
+            sde, score, x, rtol=1e-3, atol=1e-3, divergence=rule, control=law, seed=1
+        )
+        nats = (count * result.probe_error.square().mean()).sqrt().item()
+        found[name] = nats / (x[0].numel() * np.log(2))
+    return found
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
+    parser.add_argument("--images", type=int, default=64, help="test images (64)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        digits = Digits(arguments.run or train_digits(Path(temporary) / "run"))
+    parts, model = digits.parts, digits.model.eval().requires_grad_(False)
+    sde, data = parts.sde, parts.data
+    raw = data.test[: arguments.images]
+    x = data.scale(raw, torch.Generator().manual_seed(0))
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {len(x)} digits\n")
+    print("| score and divergence at one state | forward passes |\n|---|---:|")
+    for name, cost in passes(model, x).items():
+        print(f"| {name} | {cost:.2f} |")
+
+    probe = Hutchinson().draw(Draws(0, range(len(x))), x)[:, 0].reshape(x.shape)
+    exact = log_likelihood(
+        sde, model, x, rtol=1e-6, atol=1e-6, divergence="hutchinson", method="dop853"
+    ).log_prob
+    rows: list[tuple[str, float, float, Tensor]] = []
+    for rtol in (RTOL, 1e-4, 1e-3):
+        begun = time.perf_counter()
+        log_prob, nfe, _ = reference(sde, model, x, probe, rtol)
+        rows.append((f"reference, rtol {rtol:g}", nfe, time.perf_counter() - begun, log_prob))
+        for method, clock in (("dopri5", "t"), ("dopri5", "log_snr"), ("dop853", "t")):
+            options = {"divergence": "hutchinson", "method": method, "clock": clock}
+            begun = time.perf_counter()
+            result = log_likelihood(sde, model, x, rtol=rtol, atol=rtol, **options)  # type: ignore[arg-type]
+            seconds = time.perf_counter() - begun
+            name = f"{method} over {clock}, rtol {rtol:g}"
+            rows.append((name, result.nfe.double().mean().item(), seconds, result.log_prob))
+    print("\n| likelihood of all | evaluations | seconds | median error (nats) | largest |")
+    print("|---|---:|---:|---:|---:|")
+    for name, count, seconds, log_prob in rows:
+        off = (log_prob - exact).abs()
+        print(f"| {name} | {count:.0f} | {seconds:.1f} | {off.median():.1e} | {off.max():.1e} |")
+
+    print("\n| estimate of the divergence | standard error of one image (bits/dim) |\n|---|---:|")
+    for name, bits in spread(model, sde, data.scale(data.train), x).items():
+        print(f"| {name} | {bits:.4f} |")
+
+
+if __name__ == "__main__":
+    main()

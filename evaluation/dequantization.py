@@ -1,0 +1,174 @@
+"""From values of pixels to points of a density, and what the way there costs."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .seeding import Draws
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How quantized values tile the range of the data: value k is the cell around its centre.
+
+        low + h k ≤ x < low + h (k + 1),   h = (high − low)/levels
+
+    Args:
+        levels: Number of values of one coordinate ≥ 2.
+        low: Lower end of the range.
+        high: Upper end > low.
+
+    Raises:
+        ValueError: Fewer than two levels, or an empty range.
+    """
+
+    levels: int
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 2:
+            raise ValueError(f"levels must be an integer ≥ 2, got {self.levels!r}")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"the range must be low < high, got ({self.low}, {self.high})")
+
+    @property
+    def width(self) -> float:
+        """Width h of a cell."""
+        return (self.high - self.low) / self.levels
+
+    def centre(self, k: Tensor) -> Tensor:
+        """Centres of the cells of values k, float64; shape of k."""
+        return self.low + self.width * (k.double() + 0.5)
+
+    def check(self, k: Tensor) -> None:
+        """Raise ValueError where k holds other than the numbers 0 … levels − 1."""
+        if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
+            raise TypeError(f"quantized data must be integers, got dtype {k.dtype}")
+        if k.numel() == 0 or k.ndim < 2:
+            raise ValueError(f"quantized data must have shape (B, *), got {tuple(k.shape)}")
+        low, high = int(k.min()), int(k.max())
+        if low < 0 or high >= self.levels:
+            raise ValueError(f"values must be in 0 … {self.levels - 1}, got {low} … {high}")
+
+
+class Dequantization(ABC):
+    """A law q(x | k) inside the cells of k, by which log P(k) ≥ E_q [log p(x) − log q(x | k)].
+
+    At the time eps of the model's density data have been scaled by α, and so have the cells.
+    """
+
+    name: str
+
+    @abstractmethod
+    def draw(
+        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """A draw x ~ q(· | k), float64 of k's shape, and log q(x | k), float64, shape (B,).
+
+        Args:
+            k: Values, shape (B, *).
+            cells: Their cells.
+            alpha: α at eps.
+            sigma: σ at eps.
+            draws: Random numbers of these samples.
+        """
+
+
+class Uniform(Dequantization):
+    """Uniform over the cell: the bound of Theis et al.
+
+    Reference: Uria et al. 2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844 (section 3.1).
+    """
+
+    name = "uniform"
+
+    def draw(
+        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dequantization.draw`."""
+        u = draws.uniform("dequantization", tuple(k.shape[1:])).to(k.device)
+        x = alpha * (cells.centre(k) + cells.width * (u - 0.5))
+        return x, x.new_full((len(x),), -_log_volume(k, cells, alpha))
+
+
+class TruncatedNormal(Dequantization):
+    """The noise of the process itself, kept within the cell: no training, and no gap where it fits.
+
+        x = α c + σ z,   |z| ≤ τ = α h/(2 σ),   log q = −½ ‖z‖² − D log(√(2π) σ Z),  Z = erf(τ/√2)
+
+    A model trained on the centres c of the cells has this law around them wherever τ is some 3.
+
+    Reference: Zheng, Lu, Chen & Zhu 2023, arXiv:2305.03935 (section 4.3).
+    """
+
+    name = "truncated-normal"
+
+    def draw(
+        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dequantization.draw`."""
+        tau = alpha * cells.width / (2 * sigma)
+        mass = math.erf(tau / math.sqrt(2))
+        u = draws.uniform("dequantization", tuple(k.shape[1:])).to(k.device)
+        z = math.sqrt(2) * torch.erfinv((2 * u - 1) * mass)
+        z = z.clamp(-tau, tau)
+        log_q = -0.5 * z.square().flatten(1).sum(1)
+        log_q = log_q - z[0].numel() * math.log(math.sqrt(2 * math.pi) * sigma * mass)
+        return alpha * cells.centre(k) + sigma * z, log_q
+
+
+class Variational(Dequantization):
+    """A trained flow inside the cells.
+
+    Args:
+        flow: flow(k, z) → (u, log q(u | k)): with k of shape (B, *) and z standard normal of its
+            shape, points u in (0, 1)^D of k's shape and their log-density (B,).
+
+    Reference: Ho et al. 2019, arXiv:1902.00275 (section 3.1).
+    """
+
+    name = "variational"
+
+    def __init__(self, flow: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.flow = flow
+
+    @torch.no_grad()
+    def draw(
+        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dequantization.draw`."""
+        z = draws.normal("dequantization", tuple(k.shape[1:])).to(k.device)
+        u, log_q = self.flow(k, z)
+        x = alpha * (cells.centre(k) + cells.width * (u.double() - 0.5))
+        return x, log_q.double() - _log_volume(k, cells, alpha)
+
+
+DEQUANTIZATIONS: dict[str, type[Dequantization]] = {
+    rule.name: rule for rule in (Uniform, TruncatedNormal)
+}
+
+
+def choose_dequantization(name: "str | Dequantization") -> Dequantization:
+    """The dequantization of a name; a dequantization is returned as it is.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if isinstance(name, Dequantization):
+        return name
+    if name not in DEQUANTIZATIONS:
+        raise ValueError(
+            f"unknown dequantization '{name}'. Available: {', '.join(DEQUANTIZATIONS)}, "
+            "or a Variational with its flow"
+        )
+    return DEQUANTIZATIONS[name]()
+
+
+def _log_volume(k: Tensor, cells: Cells, alpha: float) -> float:
+    """Logarithm of the volume of a sample's cell at eps, D log(α h)."""
+    return k[0].numel() * math.log(alpha * cells.width)

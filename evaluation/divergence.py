@@ -1,0 +1,276 @@
+"""The divergence of a score: exact, or estimated by products of its Jacobian with probes.
+
+One forward pass at a state gives the score; each probe costs one backward pass beside it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sde import Score
+
+from .seeding import Draws
+
+EXACT_LIMIT = 4096  # coordinates; beyond it one exact divergence takes minutes on any machine
+CHUNK = 256  # rows of the Jacobian at once in an exact divergence
+
+Products = Callable[[Tensor], Tensor]
+"""products(V) = A V for each sample: V and the result have shape (B, M, D)."""
+
+
+class Control(Protocol):
+    """A law whose score has a known Jacobian, subtracted before and added after estimating."""
+
+    def trace(self, t: Tensor) -> Tensor:
+        """Trace of the Jacobian at times t (B,); shape (B,)."""
+
+    def products(self, t: Tensor, v: Tensor) -> Tensor:
+        """Products of the Jacobian with probes v (B, M, D); their shape."""
+
+
+class Divergence(ABC):
+    """A rule for ∇·s.
+
+    Attributes:
+        name: Name under which it is chosen.
+        estimates: Number K of independent estimates that it gives, whose mean is its estimate.
+        stochastic: Whether probes are drawn.
+    """
+
+    name: str
+    estimates = 1
+    stochastic = True
+
+    def draw(self, draws: Draws, x: Tensor) -> Tensor:
+        """The probes of each sample of x, fixed for a whole solution, shape (B, M, D)."""
+        return x.new_empty(len(x), 0, x[0].numel())
+
+    def check(self, dim: int) -> None:  # noqa: B027 — most can be used anywhere
+        """Raise ValueError if it cannot be used in so many coordinates."""
+
+    @abstractmethod
+    def estimate(self, products: Products, probes: Tensor) -> Tensor:
+        """Estimates of the trace of A, shape (B, K); their mean is the estimate."""
+
+
+class Exact(Divergence):
+    """The trace itself: one product for each coordinate, in blocks."""
+
+    name = "exact"
+    stochastic = False
+
+    def check(self, dim: int) -> None:
+        """Raise ValueError if it cannot be used in so many coordinates."""
+        if dim > EXACT_LIMIT:
+            raise ValueError(
+                f"divergence=exact takes at most {EXACT_LIMIT} coordinates, got {dim}; "
+                "use divergence=hutchinson"
+            )
+
+    def estimate(self, products: Products, probes: Tensor) -> Tensor:
+        """The trace, shape (B, 1)."""
+        unit = torch.eye(probes.shape[-1], dtype=probes.dtype, device=probes.device)
+        trace = probes.new_zeros(len(probes), 1)
+        for block in unit.split(CHUNK):
+            rows = block.expand(len(probes), *block.shape)
+            trace = trace + (products(rows) * rows).sum((1, 2))[:, None]
+        return trace
+
+
+class Hutchinson(Divergence):
+    """tr A ≈ vᵀ A v, unbiased for probes v with E[v vᵀ] = I.
+
+    The variance is 2 ‖offdiag A‖² with Rademacher probes, 2 ‖A‖² with Gaussian ones (A symmetric).
+
+    Args:
+        probes: Number K ≥ 1 of probes, all on one forward pass.
+        law: `rademacher` or `gaussian`.
+
+    Raises:
+        ValueError: K is not an integer ≥ 1, or an unknown law.
+
+    Reference: Hutchinson 1990, Communications in Statistics 19(2); Grathwohl et al. 2019,
+    arXiv:1810.01367 (section 3.1).
+    """
+
+    name = "hutchinson"
+
+    def __init__(self, probes: int = 1, law: str = "rademacher") -> None:
+        self.estimates, self.law = _check_probes(probes, 1), _check_law(law)
+
+    def draw(self, draws: Draws, x: Tensor) -> Tensor:
+        """The probes of each sample, shape (B, K, D)."""
+        return _probes(draws, self.law, self.estimates, x)
+
+    def estimate(self, products: Products, probes: Tensor) -> Tensor:
+        """vᵀ A v of each probe, shape (B, K)."""
+        return (products(probes) * probes).sum(2)
+
+
+class HutchPlusPlus(Divergence):
+    """Hutch++: the trace on the range of a random sketch exactly, the rest by Hutchinson.
+
+        Q = orth(A S),   tr A ≈ tr(Qᵀ A Q) + vᵀ P A P v,   P = I − Q Qᵀ
+
+    Its error falls with 1/M, not 1/√M, where few directions hold most of the Jacobian.
+
+    Args:
+        probes: Products M ≥ 3 of one estimate: a third each for sketch, its range, and the rest.
+        law: `rademacher` or `gaussian`.
+
+    Raises:
+        ValueError: M is not an integer ≥ 3, an unknown law, or a sketch wider than a sample.
+
+    Reference: Meyer, Musco, Musco & Woodruff 2021, arXiv:2010.09649 (algorithm 1).
+    """
+
+    name = "hutch++"
+
+    def __init__(self, probes: int = 6, law: str = "rademacher") -> None:
+        self.estimates, self.law = _check_probes(probes, 3) // 3, _check_law(law)
+
+    def draw(self, draws: Draws, x: Tensor) -> Tensor:
+        """Sketch and probes of each sample, shape (B, 2 M/3, D)."""
+        return _probes(draws, self.law, 2 * self.estimates, x)
+
+    def check(self, dim: int) -> None:
+        """Raise ValueError if it cannot be used in so many coordinates."""
+        if self.estimates > dim:
+            raise ValueError(
+                f"divergence=hutch++ takes at most {3 * dim} probes in {dim} coordinates, "
+                f"got {3 * self.estimates}; use divergence=exact"
+            )
+
+    def estimate(self, products: Products, probes: Tensor) -> Tensor:
+        """The estimate by each probe of the rest, shape (B, M/3)."""
+        sketch, rest = probes.split(self.estimates, 1)
+        basis = torch.linalg.qr(products(sketch).mT).Q.mT  # rows
+        inside = (products(basis) * basis).sum((1, 2))
+        rest = rest - (rest @ basis.mT) @ basis
+        image = products(rest)
+        image = image - (image @ basis.mT) @ basis
+        return inside[:, None] + (image * rest).sum(2)
+
+
+DIVERGENCES: dict[str, type[Divergence]] = {
+    rule.name: rule for rule in (Exact, Hutchinson, HutchPlusPlus)
+}
+
+
+def choose_divergence(name: "str | Divergence") -> Divergence:
+    """The divergence of a name, with its defaults; a divergence is returned as it is.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if isinstance(name, Divergence):
+        return name
+    if name not in DIVERGENCES:
+        raise ValueError(f"unknown divergence '{name}'. Available: {', '.join(DIVERGENCES)}")
+    return DIVERGENCES[name]()
+
+
+def score_and_divergence(
+    score: Score,
+    x: Tensor,
+    t: Tensor,
+    divergence: Divergence,
+    probes: Tensor,
+    *,
+    control: Control | None = None,
+    forward_mode: bool = False,
+    differentiable: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """s(x, t) and the estimates of ∇·s, (B, K), from one forward pass.
+
+    Args:
+        score: s(x, t).
+        x: State, shape (B, *).
+        t: Time, shape (B,).
+        divergence: Rule.
+        probes: What `divergence.draw` gave for these samples, (B, M, D).
+        control: Law whose Jacobian is subtracted from the score's, and its trace added.
+        forward_mode: Products by forward-mode differentiation, one pass of the network for each;
+            for networks without a backward pass.
+        differentiable: Keep what is needed to differentiate the result.
+    """
+    if differentiable and not x.requires_grad:
+        x = x.detach().requires_grad_()
+    jacobian = (_ForwardMode if forward_mode else _ReverseMode)(score, x, t, differentiable)
+    if control is None:
+        estimate = divergence.estimate(jacobian.products, probes)
+    else:
+        law = control
+        estimate = divergence.estimate(lambda v: jacobian.products(v) - law.products(t, v), probes)
+        estimate = estimate + law.trace(t).to(estimate)[:, None]
+    s = jacobian.score
+    return (s, estimate) if differentiable else (s.detach(), estimate.detach())
+
+
+class _ReverseMode:
+    """Vector-Jacobian products on one forward pass: the trace of Jᵀ is that of J."""
+
+    def __init__(self, score: Score, x: Tensor, t: Tensor, differentiable: bool) -> None:
+        with torch.enable_grad():
+            self.x = x if x.requires_grad else x.detach().requires_grad_()
+            # The fused kernels have no second derivative.
+            with sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext():
+                self.score = score(self.x, t)
+        self.differentiable = differentiable
+
+    def products(self, v: Tensor) -> Tensor:
+        """Products with probes (B, M, D); all M in one backward pass."""
+        several = v.shape[1] > 1
+        along = v.transpose(0, 1).reshape(-1, *self.x.shape) if several else v.reshape_as(self.x)
+        with torch.enable_grad():
+            (product,) = torch.autograd.grad(
+                self.score,
+                self.x,
+                along,
+                retain_graph=True,
+                create_graph=self.differentiable,
+                is_grads_batched=several,
+            )
+        if not several:
+            return product.reshape(v.shape)
+        return product.reshape(v.shape[1], *v[:, 0].shape).transpose(0, 1)
+
+
+class _ForwardMode:
+    """Jacobian-vector products, each with the score from one pass of the network."""
+
+    def __init__(self, score: Score, x: Tensor, t: Tensor, differentiable: bool) -> None:
+        self._function, self.x, self.score = (lambda y: score(y, t)), x, x
+
+    def products(self, v: Tensor) -> Tensor:
+        """Products with probes (B, M, D), one pass for each of the M."""
+        columns = []
+        for row in v.unbind(1):
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward derivative
+                pair = torch.func.jvp(self._function, (self.x,), (row.reshape_as(self.x),))
+            self.score = pair[0]
+            columns.append(pair[1].reshape(row.shape))
+        return torch.stack(columns, 1)
+
+
+def _probes(draws: Draws, law: str, count: int, x: Tensor) -> Tensor:
+    shape = (count, x[0].numel())
+    kind = draws.rademacher if law == "rademacher" else draws.normal
+    return kind("probe", shape).to(x)
+
+
+def _check_probes(probes: int, least: int) -> int:
+    if isinstance(probes, bool) or not isinstance(probes, int) or probes < least:
+        raise ValueError(f"probes must be an integer ≥ {least}, got {probes!r}")
+    return probes
+
+
+def _check_law(law: str) -> str:
+    if law not in ("rademacher", "gaussian"):
+        raise ValueError(f"unknown law of probes '{law}'. Available: rademacher, gaussian")
+    return law

@@ -1,0 +1,285 @@
+"""Variational bounds of the likelihood: of the chain of a process, and of continuous time."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sde import SDE, Score, expand
+from sde.posterior import log_cell_probability, normal_kl, posterior
+
+from .dequantization import Cells
+from .seeding import Draws
+
+VARIANCES = ("posterior", "forward")
+
+Variance = Callable[[Tensor, Tensor], Tensor]
+"""share(x, t) → v in [0, 1] of x's shape: 0 for the posterior's variance, 1 for the step's."""
+
+
+@dataclass(frozen=True)
+class VariationalBound:
+    """Bounds −log P(k) ≤ prior + diffusion + decoder of B samples, in nats, float64.
+
+    Attributes:
+        prior: KL(q(x_T | x_0) ‖ prior), shape (B,).
+        diffusion: What all steps between T and the lowest level cost, shape (B,).
+        decoder: −log p(k | x) at the lowest level, shape (B,).
+        terms: Single terms of the diffusion, before they are summed or averaged, shape (B, M).
+        times: Their times, shape (B, M).
+        error: Standard error of `diffusion` by the choice of terms, shape (B,); 0 where all were
+            taken. Each term is still one draw of its noise.
+        dim: Number of coordinates D.
+        cells: Cells of the data.
+        name: `vlb` or `elbo`.
+    """
+
+    prior: Tensor
+    diffusion: Tensor
+    decoder: Tensor
+    terms: Tensor
+    times: Tensor
+    error: Tensor
+    dim: int
+    cells: Cells
+    name: str
+
+    @property
+    def log_prob(self) -> Tensor:
+        """The lower bound of log P(k) in nats, shape (B,)."""
+        return -(self.prior + self.diffusion + self.decoder)
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """The upper bound of −log₂ P(k)/D, shape (B,)."""
+        return -self.log_prob / (self.dim * math.log(2))
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, its standard error, and its three parts, as entries of result.json."""
+        bits, unit = self.bits_per_dim, 1 / (self.dim * math.log(2))
+        n = len(bits)
+        return {
+            self.name: {
+                "bits_per_dim": bits.mean().item(),
+                "bits_per_dim_error": (bits.std() / math.sqrt(n)).item() if n > 1 else math.nan,
+                "bound": True,
+                "prior": unit * self.prior.mean().item(),
+                "diffusion": unit * self.diffusion.mean().item(),
+                "decoder": unit * self.decoder.mean().item(),
+                "samples": n,
+                "terms": self.terms.shape[1],
+                "levels": self.cells.levels,
+                "range": [self.cells.low, self.cells.high],
+            }
+        }
+
+
+@torch.no_grad()
+def variational_bound(
+    sde: SDE,
+    score: Score,
+    k: Tensor,
+    cells: Cells,
+    *,
+    steps: int = 1000,
+    variance: str | Variance = "posterior",
+    terms: int | None = None,
+    seed: int = 0,
+    index: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> VariationalBound:
+    """The bound of a chain of steps, DDPM's L_vlb on its chain: one KL for each, and a decoder.
+
+        L_T + Σ_t KL(q(x_s | x_t, x_0) ‖ N(m, Σ)) − log p(k | x_1),   m = c_0 x̂_0 + c_t x_t
+
+    The decoder is the normal law N(x̂_0, σ²/α²) at the lowest level, integrated over the cell of k;
+    the outermost cells reach to infinity.
+
+    Args:
+        sde: Process; on a chain the steps are among its levels.
+        score: s(x, t).
+        k: Values, integers, shape (B, *).
+        cells: Their cells.
+        steps: Steps of the chain ≥ 2, equal in its own clock.
+        variance: Σ: `posterior` (DDPM's β̃), `forward` (its β), or a learned share between them.
+        terms: How many of the steps each sample is asked about, one in each of as many equal parts;
+            all where not given.
+        seed: Seed of the noise.
+        index: Numbers of the samples, to which their noise belongs; 0 … B − 1 where not given.
+        dtype: What the network sees; torch's default where not given.
+        progress: Show a bar on a terminal.
+
+    Raises:
+        ValueError: Values that no cell has, fewer than two steps, more terms than steps, or an
+            unknown variance.
+
+    Reference: Ho et al. 2020, arXiv:2006.11239 (eq. 5, 13); Nichol & Dhariwal 2021,
+    arXiv:2102.09672 (eq. 14, 15).
+    """
+    cells.check(k)
+    if not callable(variance) and variance not in VARIANCES:
+        raise ValueError(f"unknown variance '{variance}'. Available: {', '.join(VARIANCES)}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+        raise ValueError(f"steps must be an integer ≥ 2, got {steps!r}")
+    grid = sde.equal_times(steps)
+    levels = grid[sde.sigma(grid) > 0].to(k.device)
+    count = len(levels) - 1
+    if terms is not None and not 1 <= terms <= count:
+        raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
+    data = _Data(sde, k, cells, Draws(seed, index or range(len(k))), dtype)
+    if terms is None:
+        chosen = torch.arange(count, device=k.device).expand(len(k), count)
+    else:
+        chosen = (data.strata(terms) * count).long()
+
+    def cost(number: int) -> Tensor:
+        t, s = levels[chosen[:, number]], levels[chosen[:, number] + 1]
+        law = posterior(sde, s, t)
+        x = data.at(t, f"term {number}")
+        error = data.x0 - data.denoised(score, x, t)
+        gap = expand(law.c_0, x) * error
+        own = expand(law.variance, gap)
+        model = own
+        if variance == "forward":
+            model = expand(sde.transition(s, t)[1].square(), gap)
+        elif callable(variance):
+            wide = expand(sde.transition(s, t)[1].square(), gap)
+            share = variance(x, t).double()
+            model = torch.exp(share * wide.log() + (1 - share) * own.log())
+        return normal_kl(gap, own, torch.zeros_like(gap), model).flatten(1).sum(1)
+
+    bar = tqdm(range(chosen.shape[1]), disable=None if progress else True, leave=False, unit="term")
+    costs = torch.stack([cost(number) for number in bar], 1)
+    return data.bound(score, levels[-1], costs, levels[chosen], count, "vlb", terms is None)
+
+
+@torch.no_grad()
+def elbo(
+    sde: SDE,
+    score: Score,
+    k: Tensor,
+    cells: Cells,
+    *,
+    terms: int = 32,
+    eps: float | None = None,
+    seed: int = 0,
+    index: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> VariationalBound:
+    """The bound of continuous time: what `variational_bound` tends to as its steps shrink.
+
+        KL(q(x_T | x_0) ‖ prior) + ½ ∫_eps^T (g²/σ²) E‖σ s + z‖² dt − log p(k | x_eps)
+
+    The times are equally spread over λ, where g²/σ² dt = −2 dλ weighs all alike, one in each of as
+    many equal parts as there are terms. The decoder is that of `variational_bound`.
+
+    Args:
+        sde: Process.
+        score: s(x, t).
+        k: Values, integers, shape (B, *).
+        cells: Their cells.
+        terms: Times M ≥ 1 of each sample.
+        eps: Lowest time; the process's `eps` where not given.
+        seed: Seed of times and noise.
+        index: Numbers of the samples, to which both belong; 0 … B − 1 where not given.
+        dtype: What the network sees; torch's default where not given.
+        progress: Show a bar on a terminal.
+
+    Raises:
+        ValueError: Values that no cell has, fewer than one term, or eps outside (0, T).
+
+    Reference: Song et al. 2021b, arXiv:2101.09258 (theorem 3, eq. 11); Kingma et al. 2021,
+    arXiv:2107.00630 (eq. 11, appendix I.1 on the times).
+    """
+    cells.check(k)
+    if isinstance(terms, bool) or not isinstance(terms, int) or terms < 1:
+        raise ValueError(f"terms must be an integer ≥ 1, got {terms!r}")
+    eps = sde.check_end(sde.eps if eps is None else eps)
+    ends = torch.tensor([sde.T, eps], dtype=torch.float64, device=k.device)
+    low, high = sde.log_snr(ends).unbind()
+    data = _Data(sde, k, cells, Draws(seed, index or range(len(k))), dtype)
+    times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
+
+    def cost(number: int) -> Tensor:
+        t, purpose = times[:, number], f"term {number}"
+        x = data.at(t, purpose)
+        residual = expand(sde.sigma(t), x).double() * score(x, t).double() + data.noise(purpose)
+        return (high - low) * residual.square().flatten(1).sum(1)
+
+    bar = tqdm(range(terms), disable=None if progress else True, leave=False, unit="term")
+    costs = torch.stack([cost(number) for number in bar], 1)
+    return data.bound(score, ends[1], costs, times, 1, "elbo", False)
+
+
+class _Data:
+    """Quantized data on their way through a process."""
+
+    def __init__(
+        self, sde: SDE, k: Tensor, cells: Cells, draws: Draws, dtype: torch.dtype | None
+    ) -> None:
+        self.sde, self.k, self.cells, self.draws = sde, k, cells, draws
+        self.x0, self.dtype = cells.centre(k), dtype or torch.get_default_dtype()
+
+    def noise(self, purpose: str) -> Tensor:
+        """z of a purpose, the same whenever it is asked for; float64."""
+        return self.draws.normal(purpose, tuple(self.k.shape[1:])).to(self.k.device)
+
+    def at(self, t: Tensor, purpose: str) -> Tensor:
+        """x_t in the network's type, for times (B,)."""
+        return self.sde.perturb(self.x0, t, self.noise(purpose)).to(self.dtype)
+
+    def denoised(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
+        """x̂_0 = (x + σ² s)/α, float64."""
+        x0 = x.double() + expand(self.sde.sigma(t).square(), self.x0) * score(x, t).double()
+        return x0 / expand(self.sde.alpha(t), self.x0)
+
+    def strata(self, count: int) -> Tensor:
+        """A number in each of `count` equal parts of [0, 1), for each sample, (B, count)."""
+        u = self.draws.uniform("strata", (count,)).to(self.k.device)
+        return (torch.arange(count, device=u.device) + u) / count
+
+    def bound(
+        self,
+        score: Score,
+        lowest: Tensor,
+        costs: Tensor,
+        times: Tensor,
+        count: int,
+        name: str,
+        complete: bool,
+    ) -> VariationalBound:
+        """The whole bound from the costs of M terms, each standing for count/M."""
+        sde, n = self.sde, len(self.k)
+        end = torch.full((n,), sde.T, dtype=torch.float64, device=self.k.device)
+        mean, std = sde.marginal(self.x0, end)
+        wide = torch.full_like(mean, sde.prior(tuple(self.k.shape)).std).square()
+        prior = normal_kl(mean, std.square(), torch.zeros_like(mean), wide).flatten(1).sum(1)
+        spread = costs.std(1) / math.sqrt(costs.shape[1]) if costs.shape[1] > 1 else math.nan
+        error = torch.zeros_like(prior) if complete else count * (prior * 0 + spread)
+        t = lowest.expand(n)
+        return VariationalBound(
+            prior,
+            costs.mean(1) * count,
+            self._decoder(score, t),
+            costs,
+            times,
+            error,
+            self.k[0].numel(),
+            self.cells,
+            name,
+        )
+
+    def _decoder(self, score: Score, t: Tensor) -> Tensor:
+        """−log p(k | x_t), shape (B,)."""
+        x0 = self.denoised(score, self.at(t, "decoder"), t)
+        std = expand(self.sde.sigma(t) / self.sde.alpha(t), x0)
+        centre, half = self.x0, 0.5 * self.cells.width
+        low = torch.where(self.k == 0, -torch.inf, centre - half)
+        high = torch.where(self.k == self.cells.levels - 1, torch.inf, centre + half)
+        return -log_cell_probability(low, high, x0, std).flatten(1).sum(1)
