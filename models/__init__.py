@@ -1,5 +1,6 @@
 """Networks, the wrapper that makes them scores, and scores known in closed form."""
 
+from .dequantizer import DequantizationFlow
 from .exact import GaussianMixtureScore, GaussianScore
 from .mlp import MLP
 from .noise_level import NoiseLevelEstimator
@@ -8,6 +9,7 @@ from .unet import UNet
 
 __all__ = [
     "MLP",
+    "DequantizationFlow",
     "GaussianMixtureScore",
     "GaussianScore",
     "NoiseLevelEstimator",

@@ -75,6 +75,8 @@ class ScoreModel(nn.Module):
         parameterization: What F predicts: `noise`, `score` (times σ), `data`, `v` or `edm`.
         data_range: Interval of the data, or None for data of no fixed range (m = 0, h = 1).
         sigma_data: Standard deviation of the data after x̂, used by `edm` alone.
+        learned_variance: The network has twice the channels of x, and the second half says where
+            between two variances that of a step lies, v = (F + 1)/2.
 
     Raises:
         ValueError: Unknown parameterization, empty data range, or sigma_data not > 0.
@@ -88,6 +90,7 @@ class ScoreModel(nn.Module):
         *,
         data_range: tuple[float, float] | None = None,
         sigma_data: float = 0.5,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         if parameterization not in _PARAMETERIZATIONS:
@@ -104,7 +107,7 @@ class ScoreModel(nn.Module):
             raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
         self.net, self.sde = net, sde
         self.parameterization, self.sigma_data = parameterization, float(sigma_data)
-        self.data_range = data_range
+        self.data_range, self.learned_variance = data_range, learned_variance
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
@@ -114,6 +117,32 @@ class ScoreModel(nn.Module):
             x: State, shape (B, *).
             t: Time in (0, T], shape (B,) or ().
         """
+        return self._outputs(x, t)[0]
+
+    def noise_and_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """ẑ(x, t), and v in [0, 1] for a learned variance exp(v log b² + (1 − v) log v_posterior).
+
+        Arguments as for `noise`; both have x's shape.
+
+        Raises:
+            ValueError: The network has no output for a variance.
+
+        Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15).
+        """
+        noise, raw = self._outputs(x, t)
+        if raw is None:
+            raise ValueError(
+                "this model has no variance of its own; use model.learned_variance=true, "
+                "or another loss than hybrid"
+            )
+        return noise, ((raw + 1) / 2).clamp(0, 1)
+
+    def variance_share(self, x: Tensor, t: Tensor) -> Tensor:
+        """v of `noise_and_share` alone."""
+        return self.noise_and_share(x, t)[1]
+
+    def _outputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """ẑ, and what the network says of the variance."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
         centred = (x - expand(self._middle * alpha, x)) / self._half
         c_in, skip, out = _PARAMETERIZATIONS[self.parameterization](alpha, sigma, self.sigma_data)
@@ -125,7 +154,8 @@ class ScoreModel(nn.Module):
         exact = torch.promote_types(x.dtype, torch.float32)
         c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
         raw = self.net(expand(c_in, x) * centred, c_noise)
-        return expand(skip, x) * centred + expand(out, x) * raw
+        raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
+        return expand(skip, x) * centred + expand(out, x) * raw, variance
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Score s(x, t) = −ẑ/σ; shape of x. Arguments as for `noise`."""

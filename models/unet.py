@@ -106,6 +106,7 @@ class UNet(nn.Module):
         init_scale: variance scale of the last layer of each branch, ≥ 0; 0 starts at F ≈ 0.
         channels_per_group: group normalisation has C // channels_per_group groups, at most 32.
         conditional: whether the network sees the noise label.
+        out_channels: channels of the output, ≥ 1; those of the images where not given.
 
     Raises:
         ValueError: an unknown option, a number out of range, or a size that does not divide.
@@ -132,6 +133,7 @@ class UNet(nn.Module):
         init_scale: float = 0.0,
         channels_per_group: int = 4,
         conditional: bool = True,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         _check_choice("resblock_type", resblock_type, "biggan", "ddpm")
@@ -142,6 +144,7 @@ class UNet(nn.Module):
         _check_sizes(shape, nf, ch_mult, num_res_blocks)
 
         self.shape = (image_ch, height, _) = tuple(shape)
+        self.out_channels = image_ch if out_channels is None else out_channels
         self.resblock_type, self.resamp_with_conv = resblock_type, resamp_with_conv
         self.widths = [nf * factor for factor in ch_mult]
         self.attend = [height >> level in attn_resolutions for level in range(len(ch_mult))]
@@ -164,7 +167,7 @@ class UNet(nn.Module):
         self._build_up(skips, num_res_blocks + 1, progressive)
         self.head = None
         if progressive != "output_skip":
-            self.head = head(self.widths[0], image_ch, self.options, init_scale)
+            self.head = head(self.widths[0], self.out_channels, self.options, init_scale)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """Evaluate F at noisy images x, shape (B, C, H, W), and noise labels c_noise, shape (B,).
@@ -244,13 +247,13 @@ class UNet(nn.Module):
         return ResidualPyramid(DownsampleConv2d(pyramid_ch, width, taps), self.options)
 
     def _output_pyramid(self, level: int, kind: str) -> nn.Module | None:
-        image_ch, width, options = self.shape[0], self.widths[level], self.options
+        width, options = self.widths[level], self.options
         lowest = level == len(self.widths) - 1
         if kind == "none":
             return None
         if kind == "output_skip":
             up = None if lowest else Upsample2d(options.taps)
-            return OutputSkip(head(width, image_ch, options, options.init_scale), up)
+            return OutputSkip(head(width, self.out_channels, options, options.init_scale), up)
         if lowest:
             return OutputSkip(head(width, width, options, init_scale=1.0), None)
         up_conv = UpsampleConv2d(self.widths[level + 1], width, options.taps)

@@ -1,14 +1,19 @@
 """Training: the loss, the average, the loop, checkpoints and loggers."""
 
+from .dequantization import DequantizationLoss
 from .ema import EMA
+from .hybrid import HybridLoss
 from .loop import Step, Warmup, fit
 from .loss import DenoisingScoreMatching
 from .noise_level import NoiseLevelLoss
-from .times import LogNormalTimes, uniform_times
+from .times import ImportanceTimes, LogNormalTimes, uniform_times
 
 __all__ = [
     "EMA",
     "DenoisingScoreMatching",
+    "DequantizationLoss",
+    "HybridLoss",
+    "ImportanceTimes",
     "LogNormalTimes",
     "NoiseLevelLoss",
     "Step",

@@ -72,3 +72,34 @@ class LogNormalTimes:
         ).unbind()
         log_snr = -(self.mean + self.std * z + self._log_half).clamp(-first, -last)
         return sde.to_levels(sde.time_of_log_snr(log_snr).clamp(sde.eps, sde.T))
+
+
+class ImportanceTimes:
+    """Times at which the likelihood weighting is spread evenly: uniform in λ.
+
+        p(t) ∝ g²/σ² = −2 λ′
+
+    With weighting `uniform` the loss then is that of weighting `likelihood` over uniform times, up
+    to a constant, at a fraction of its variance. On a chain, the levels nearest to the times.
+
+    Args:
+        stratified: One time in each of as many equal parts of λ as there are samples in a batch.
+
+    Reference: Song et al. 2021b, arXiv:2101.09258 (section 5.1); Kingma et al. 2021,
+    arXiv:2107.00630 (appendix I.1) for the strata.
+    """
+
+    def __init__(self, stratified: bool = True) -> None:
+        self.stratified = stratified
+
+    def __call__(
+        self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
+    ) -> Tensor:
+        """Draw n times; arguments as for `uniform_times`."""
+        u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
+        if self.stratified:
+            u = (torch.arange(n, device=device) + u) / n
+        ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64, device=device)
+        first, last = sde.log_snr(ends).unbind()
+        times = sde.time_of_log_snr(torch.lerp(first, last, u)).clamp(sde.eps, sde.T)
+        return sde.to_levels(times)

@@ -1,0 +1,86 @@
+"""The hybrid loss, which trains a variance beside the noise."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sde import SDE, expand
+from sde.base import check_floating, check_steps
+from sde.posterior import normal_kl, posterior
+
+
+class NoiseAndVariance(Protocol):
+    """A model of the noise and of the variance of a step."""
+
+    learned_variance: bool
+
+    def noise_and_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """ẑ(x, t) and v(x, t) in [0, 1], of x's shape."""
+
+
+class HybridLoss:
+    """L_hybrid = L_simple + w L_vlb, in which L_vlb trains nothing but the variance.
+
+        E_t E_{x_0, z} ‖ẑ − z‖²/D + w N KL(q(x_s | x_t, x_0) ‖ N(m, Σ))/(D log 2),
+        log Σ = v log b² + (1 − v) log v_posterior
+
+    t is one of the N levels of a chain but the lowest, s the level below; the gradient of m is
+    stopped.
+
+    Args:
+        sde: Process; on a chain the levels are its own.
+        weight: w ≥ 0; the published value is 0.001.
+        steps: Steps N ≥ 2 of the chain of a continuous process; a chain takes its own number.
+
+    Raises:
+        ValueError: w is not finite and ≥ 0, or N not an integer ≥ 2.
+
+    Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15, 16).
+    """
+
+    def __init__(self, sde: SDE, weight: float = 0.001, steps: int = 1000) -> None:
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be finite and ≥ 0, got {weight}")
+        if check_steps(steps) < 2:
+            raise ValueError(f"steps must be an integer ≥ 2, got {steps}")
+        self.sde, self.weight = sde, weight
+        grid = sde.equal_times(steps)
+        self.levels = grid[sde.sigma(grid) > 0]
+
+    @staticmethod
+    def check(model: object) -> None:
+        """Raise ValueError if a model has no variance of its own."""
+        if not getattr(model, "learned_variance", False):
+            raise ValueError("loss=hybrid trains a variance; add model.learned_variance=true")
+
+    def __call__(
+        self, model: NoiseAndVariance, x0: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Estimate the loss from one level and one noise for each sample; shape ().
+
+        Args:
+            model: ẑ and v.
+            x0: Data, shape (B, *), floating point.
+            generator: Source of both, on x0's device.
+
+        Raises:
+            ValueError: The model has no variance of its own.
+        """
+        check_floating("x0", x0)
+        levels, count = self.levels.to(x0.device), len(self.levels) - 1
+        number = torch.randint(count, (len(x0),), generator=generator, device=x0.device)
+        t, s = levels[number], levels[number + 1]
+        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        noise, share = model.noise_and_share(self.sde.perturb(x0, t, z), t)
+        simple = (noise - z).square().mean()
+        law, step = posterior(self.sde, s, t), self.sde.transition(s, t)[1].square()
+        # x̂_0 − x_0 = −σ (ẑ − z)/α
+        gap = expand(law.c_0 * self.sde.sigma(t) / self.sde.alpha(t), x0) * (noise - z).detach()
+        own = expand(law.variance, gap)
+        log_variance = share * expand(step.log(), gap) + (1 - share) * expand(
+            law.variance.log(), gap
+        )
+        kl = normal_kl(gap, own, torch.zeros_like(gap), log_variance.exp()).mean() / math.log(2)
+        return simple + self.weight * count * kl
