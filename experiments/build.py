@@ -12,20 +12,37 @@ from torch import nn
 
 from data import Dataset
 from data.base import stream
-from models import ScoreModel
+from evaluation.dequantization import DEQUANTIZATIONS
+from evaluation.divergence import DIVERGENCES
+from evaluation.likelihood import CLOCKS
+from evaluation.variational import VARIANCES
+from models import DequantizationFlow, ScoreModel
 from samplers import Sampler
 from sde import SDE
 from sde.integrate import check_resolution
+from sde.tableau import PAIRS
 from training import EMA, NoiseLevelLoss, Warmup
 from training.loop import Loss
 
+from .dequantizer import load_dequantizer, new_dequantizer
 from .estimator import check_shape, load_estimator, new_estimator
 
 Model = TypeVar("Model", bound=nn.Module)
+# What settings of `evaluate` can be.
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "split": ("test", "train"),
+    "method": tuple(PAIRS),
+    "clock": CLOCKS,
+    "divergence": (None, *DIVERGENCES),
+    "dequantization": (*DEQUANTIZATIONS, "variational"),
+    "variance": (None, *VARIANCES, "learned"),
+}
 # What a run is for, and the config groups that name it.
 TASKS = {
     "generate": ("data", "sde", "sampler", "model"),
     "noise_estimator": ("data", "sde", "estimator"),
+    "likelihood": ("data", "sde", "model"),
+    "dequantizer": ("data", "sde", "model"),
 }
 
 
@@ -43,6 +60,8 @@ class Parts(Generic[Model]):
     schedule: Warmup
     sampler: Sampler
     loss: Loss
+    against: Dataset | None = None
+    dequantizer: DequantizationFlow | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the run's device whose numbers belong to one purpose and seed alone."""
@@ -66,6 +85,10 @@ def build(cfg: DictConfig) -> Parts:
     """
     _check_task(cfg.task)
     _check_numbers(cfg)
+    if cfg.task == "likelihood" and cfg.checkpoint is None:
+        raise ValueError("task=likelihood scores a trained model; add checkpoint=RUN")
+    if cfg.task != "likelihood" and cfg.evaluate.shards > 1:
+        raise ValueError(f"evaluate.shards belongs to task=likelihood, got task={cfg.task}")
     if cfg.dry_run:
         _shrink(cfg)
     device = _device(cfg.device)
@@ -79,27 +102,66 @@ def build(cfg: DictConfig) -> Parts:
     loss = _make(cfg.loss, sde=sde)
     sampler.check(sde, torch.get_default_dtype())
     check_resolution(cfg.evaluate.rtol, torch.get_default_dtype())
+    if cfg.evaluate.eps is not None:
+        sde.check_end(cfg.evaluate.eps)
     for leaf in cfg.logger.values():
         get_method(f"{leaf._target_}.check")(**leaf)
     data = _make(cfg.data)
+    against = _other_data(cfg, data)
     if cfg.checkpoint is None:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
+    dequantizer = None
+    if cfg.evaluate.dequantization == "variational" and cfg.task in ("generate", "likelihood"):
+        dequantizer = load_dequantizer(cfg, data, device)
     if estimator is not None:
         check_shape(estimator, data.shape, cfg.sampler.estimator)
     model: nn.Module
     if cfg.task == "noise_estimator":
         model, loss = new_estimator(cfg, sde, data.shape), NoiseLevelLoss(sde)
+    elif cfg.task == "dequantizer":
+        score = _score_model(cfg, sde, data).to(device)
+        model, loss = new_dequantizer(cfg, sde, data, score)
     else:
         model = _score_model(cfg, sde, data)
+    if cfg.evaluate.variance == "learned" and not cfg.model.get("learned_variance"):
+        raise ValueError("evaluate.variance=learned needs model.learned_variance=true")
+    if hasattr(loss, "check"):
+        loss.check(model)
     model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
     optimizer = _make(cfg.train.optimizer)(model.parameters())
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
-    return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, sampler, loss)
+    parts = (sampler, loss, against, dequantizer)
+    return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, *parts)
+
+
+def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
+    """The data set that `data@against` names, on the range and the levels of the run's own.
+
+    Raises:
+        ValueError: Another task, samples of another shape, or pixels of other levels.
+    """
+    if cfg.against is None:
+        return None
+    if cfg.task != "likelihood":
+        raise ValueError(f"data@against belongs to task=likelihood, got task={cfg.task}")
+    with open_dict(cfg):
+        if "range" in cfg.against:
+            cfg.against.range = cfg.data.range
+    other: Dataset = _make(cfg.against)
+    if other.shape != data.shape or other.levels != data.levels:
+        raise ValueError(
+            f"data@against has samples {other.shape} of {other.levels} levels, and the model is "
+            f"for {data.shape} of {data.levels}; give data that it can score"
+        )
+    return other
 
 
 def _score_model(cfg: DictConfig, sde: SDE, data: Dataset) -> ScoreModel:
-    net = _make(cfg.model.net, shape=data.shape)
+    wires: dict[str, Any] = {"shape": data.shape}
+    if cfg.model.get("learned_variance"):
+        wires["out_channels"] = 2 * data.shape[0]
+    net = _make(cfg.model.net, **wires)
     meaning = {key: value for key, value in cfg.model.items() if key != "net"}
     return ScoreModel(net, sde, data_range=data.range, **meaning)
 
@@ -150,17 +212,30 @@ def _check_numbers(cfg: DictConfig) -> None:
         _check_count("evaluate.likelihood_samples", evaluate.likelihood_samples, 1)
     for name in ("rtol", "atol"):
         _check_positive(f"evaluate.{name}", evaluate[name])
-    if evaluate.divergence not in (None, "exact", "hutchinson"):
+    for name in ("probes", "draws", "terms", "shards"):
+        _check_count(f"evaluate.{name}", evaluate[name], 1)
+    _check_count("evaluate.shard", evaluate.shard, 0)
+    if evaluate.shard >= evaluate.shards:
         raise ValueError(
-            f"unknown evaluate.divergence '{evaluate.divergence}'. Available: exact, hutchinson"
+            f"evaluate.shard must be below evaluate.shards={evaluate.shards}, got {evaluate.shard}"
         )
+    if evaluate.vlb is not None:
+        _check_count("evaluate.vlb", evaluate.vlb, 2)
+    if evaluate.eps is not None:
+        _check_positive("evaluate.eps", evaluate.eps)
+    for name, choices in CHOICES.items():
+        if evaluate[name] not in choices:
+            named = ", ".join(str(choice) for choice in choices if choice is not None)
+            raise ValueError(f"unknown evaluate.{name} '{evaluate[name]}'. Available: {named}")
     switches = {"dry_run": cfg.dry_run}
-    switches |= {f"evaluate.{name}": evaluate[name] for name in ("likelihood", "quality")}
+    names = ("likelihood", "quality", "control", "importance", "elbo")
+    switches |= {f"evaluate.{name}": evaluate[name] for name in names}
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, got {value!r}")
     for name in ("width", "depth"):
-        _check_count(f"estimator.{name}", cfg.estimator[name], 1)
+        for network in ("estimator", "dequantizer"):
+            _check_count(f"{network}.{name}", cfg[network][name], 1)
     _check_count("seed", cfg.seed, 0)
     if cfg.seed >= 2**32:  # what every library that draws numbers takes
         raise ValueError(f"seed must be below 2^32, got {cfg.seed}")

@@ -94,10 +94,9 @@ def _groups() -> dict[str, list[str]]:
 def _check_choice(override: str, multirun: bool) -> list[str]:
     """Check group=choice; return the override for each choice of a sweep."""
     key, value = override.split("=", 1)
-    groups = _groups()
-    if key.lstrip("+") not in groups:
+    groups, group = _groups(), _group(key)
+    if group not in groups:
         return [f"{key}={_first(value)}" if multirun else override]
-    group = key.lstrip("+")
     if value.startswith("[") and group not in LISTS:
         fail(
             f"{group} takes one choice, got {value}; "
@@ -115,6 +114,11 @@ def _check_choice(override: str, multirun: bool) -> list[str]:
     return [override] if value.startswith("[") else [f"{key}={name}" for name in named]
 
 
+def _group(key: str) -> str:
+    """The group of a choice, which `@` may put elsewhere."""
+    return key.lstrip("+").partition("@")[0]
+
+
 def _first(value: str) -> str:
     """The first of a sweep's values; lists and quotes are left to Hydra."""
     return value if value[:1] in "[{'\"" else value.split(",")[0]
@@ -123,13 +127,13 @@ def _first(value: str) -> str:
 def _check_keys(overrides: list[str]) -> None:
     """Compose the configuration, with a hint where a key is not in it."""
     groups = _groups()
-    chosen = [o for o in overrides if o.split("=", 1)[0].lstrip("+") in groups]
+    chosen = [o for o in overrides if _group(o.split("=", 1)[0]) in groups]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = _compose(chosen)
         known = _keys(config)
         for override in overrides:
             key = override.split("=", 1)[0]
-            if key in groups or key.startswith(("+", "~")) or key in known:
+            if _group(key) in groups or key.startswith(("+", "~")) or key in known:
                 continue
             near = difflib.get_close_matches(key, known, 1)
             hint = f" Did you mean {near[0]}?" if near else ""

@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.base import stream
-from evaluation import bits_per_dim, log_likelihood, plots
-from evaluation.metrics import mean_and_error, sample_quality
+from evaluation import log_likelihood, plots
+from evaluation.metrics import sample_quality
 from models import ScoreModel
 from samplers import ProbabilityFlowODE, Samples, draw
 from training.loggers import Logger
 
 from .build import Parts
-
-EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
+from .likelihood import Evaluator
 
 
 def generate(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]:
@@ -113,34 +111,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
-    cfg, data = parts.cfg.evaluate, parts.data
-    raw = data.test[: cfg.likelihood_samples]
-    print(f"likelihood of {len(raw)} test samples", flush=True)
-    generator = stream("likelihood", parts.cfg.seed)
-    x = data.scale(raw, generator).to(parts.device)
-    few = x[0].numel() <= EXACT_DIVERGENCE
-    divergence = cfg.divergence or ("exact" if few else "hutchinson")
-    likelihood = log_likelihood(
-        parts.sde,
-        model,
-        x,
-        rtol=cfg.rtol,
-        atol=cfg.atol,
-        divergence=divergence,
-        generator=generator,
-        batch_size=cfg.batch_size,
-        progress=True,
-    )
-    result: dict[str, Any] = {"likelihood_nfe": likelihood.nfe, "divergence": divergence}
-    if data.cell is None:
-        mean, error = mean_and_error(likelihood.log_prob)
-        result |= {"log_likelihood": mean, "log_likelihood_error": error}
-        entropy = getattr(data, "entropy", None)
-        return result if entropy is None else result | {"entropy": entropy}
-    bits = bits_per_dim(likelihood.log_prob, x[0].numel(), data.cell)
-    mean, error = mean_and_error(bits)
-    named = {"dequantization": "uniform", "levels": data.levels, "range": list(data.range or ())}
-    return result | {"bits_per_dim": mean, "bits_per_dim_error": error} | named
+    cfg = parts.cfg.evaluate
+    raw = getattr(parts.data, cfg.split)[: cfg.likelihood_samples]
+    print(f"likelihood of {len(raw)} {cfg.split} samples", flush=True)
+    evaluator, index = Evaluator(parts, model), list(range(len(raw)))
+    result = evaluator(raw, index, progress=True).summary() | evaluator.bounds(raw, index)
+    entropy = getattr(parts.data, "entropy", None)
+    return result if entropy is None else result | {"entropy": entropy}
 
 
 def _calibrate(parts: Parts, model: ScoreModel) -> None:

@@ -13,12 +13,16 @@ Sections = dict[str, tuple[str, ...]]
 MODEL: Sections = {
     "generate": ("sde", "model", "data.range"),
     "noise_estimator": ("sde", "estimator", "data.range"),
+    "dequantizer": ("sde", "dequantizer", "data.range"),
 }
 # What must be the same for training to go on as if it had never stopped.
 TRAINING: Sections = {
     "generate": ("sde", "model", "data", "loss", "train", "seed"),
     "noise_estimator": ("sde", "estimator", "data", "train", "seed"),
+    "dequantizer": ("sde", "dequantizer", "data", "train", "seed"),
 }
+# Whose models a task uses, where it trains none of its own.
+USES = {"likelihood": "generate"}
 HARMLESS = ("data.root", "train.checkpoint_every", "train.keep", "train.log_every")
 
 
@@ -96,7 +100,8 @@ def _newest(parts: Parts, folder: Path) -> Start | None:
 
 def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str | None:
     """One sentence about what differs in the task's sections, or None."""
-    task, was = parts.cfg.task, saved.get("task", "generate")  # which runs did not always name
+    task = USES.get(parts.cfg.task, parts.cfg.task)
+    was = saved.get("task", "generate")  # which runs did not always name
     if task != was:
         return f"checkpoint is of task={was}, requested task={task}"
     old, new = _flat(saved), _flat(parts.config)
@@ -106,7 +111,9 @@ def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str 
     names = [
         key for key in sorted(old | new) if _within(key, sections[task]) and key not in harmless
     ]
-    different = {k: (old.get(k), new.get(k)) for k in names if old.get(k) != new.get(k)}
+    # What a configuration did not name yet is off.
+    pairs = {k: (old.get(k), new.get(k)) for k in names}
+    different = {k: (a, b) for k, (a, b) in pairs.items() if (a or None) != (b or None)}
     if not different:
         return None
     for key in ("sde._target_", "sde.base._target_"):

@@ -18,8 +18,10 @@ from evaluation.report import result_table
 from experiments import command_line
 from experiments.build import TASKS, build, save_config
 from experiments.evaluate import generate, save_result
+from experiments.likelihood import compare_dequantizations
 from experiments.noise_level import measure
 from experiments.resume import find_start
+from experiments.split import check_settings, score_split
 from experiments.train import make_loggers, train
 
 
@@ -32,13 +34,24 @@ def run(cfg: DictConfig) -> None:
     with command_line.one_sentence_errors(folder):
         parts = build(cfg)
         start = find_start(parts, folder)
+        if cfg.task == "likelihood":
+            check_settings(parts, folder)
         save_config(cfg, folder)
     result = {group: choices[group] for group in TASKS[cfg.task]} | {"run_dir": str(folder)}
     print(" · ".join(result.values()), flush=True)
-    loggers = make_loggers(parts, folder, start)
+    # Scoring a split may end early, and has nothing to log before its end.
+    loggers = [] if cfg.task == "likelihood" else make_loggers(parts, folder, start)
     model, training = train(parts, folder, start, loggers)
     if cfg.task == "noise_estimator":
         result |= measure(parts, model, folder)
+    elif cfg.task == "dequantizer":
+        result |= compare_dequantizations(parts, model)
+    elif cfg.task == "likelihood":
+        result |= score_split(parts, model, folder)
+        if "missing" in result:
+            print(f"{result['missing']} parts are left to other shards", flush=True)
+            return
+        loggers = make_loggers(parts, folder, start)
     else:
         result |= generate(parts, model, folder)
     result["seconds"] |= {"train": training, "total": time.perf_counter() - begun}

@@ -1,0 +1,141 @@
+"""Likelihoods of data by the settings of a run."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation import (
+    Cells,
+    GaussianControl,
+    Likelihood,
+    Uniform,
+    Variational,
+    elbo,
+    log_likelihood,
+    quantized_likelihood,
+    variational_bound,
+)
+from evaluation.control import CONTROL_LIMIT
+from evaluation.dequantization import Dequantization
+from evaluation.divergence import DIVERGENCES, Divergence
+from models import DequantizationFlow
+from sde import Score
+from training import DequantizationLoss
+
+from .build import Parts
+
+EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
+CONTROL_SAMPLES = 10_000  # training samples whose moments make the Gaussian control
+
+
+class Evaluator:
+    """Scores raw data of a run's data set with its model, as `evaluate` in its configuration says.
+
+    Args:
+        parts: Parts of the run.
+        model: Trained model.
+    """
+
+    def __init__(self, parts: Parts, model: Score) -> None:
+        self.parts, self.model, self.cfg = parts, model, parts.cfg.evaluate
+        self.divergence = _divergence(parts)
+        self.control = _control(parts) if self.divergence.stochastic else None
+        self.dequantization: str | Dequantization = self.cfg.dequantization
+        if parts.dequantizer is not None:
+            self.dequantization = Variational(parts.dequantizer)
+        data = parts.data
+        self.cells = None
+        if data.levels is not None and data.range is not None:
+            self.cells = Cells(data.levels, *data.range)
+
+    def __call__(self, raw: Tensor, index: list[int], *, progress: bool = False) -> Likelihood:
+        """Likelihoods of raw samples, whose numbers in their split are `index`."""
+        cfg, parts = self.cfg, self.parts
+        settings: dict[str, Any] = {
+            "rtol": cfg.rtol,
+            "atol": cfg.atol,
+            "method": cfg.method,
+            "clock": cfg.clock,
+            "eps": cfg.eps,
+            "divergence": self.divergence,
+            "control": self.control,
+            "seed": parts.cfg.seed,
+            "index": index,
+            "batch_size": cfg.batch_size,
+            "progress": progress,
+        }
+        raw = raw.to(parts.device)
+        if self.cells is None:
+            return log_likelihood(parts.sde, self.model, raw, **settings)
+        return quantized_likelihood(
+            parts.sde,
+            self.model,
+            raw,
+            self.cells,
+            dequantization=self.dequantization,
+            samples=cfg.draws,
+            importance=cfg.importance,
+            **settings,
+        )
+
+    def bounds(self, raw: Tensor, index: list[int]) -> dict[str, Any]:
+        """The variational bounds that the configuration asks for, as entries of result.json."""
+        cfg, parts, found = self.cfg, self.parts, dict[str, Any]()
+        if self.cells is None:
+            return found
+        common = (parts.sde, self.model, raw.to(parts.device), self.cells)
+        settings: dict[str, Any] = {
+            "terms": cfg.terms,
+            "seed": parts.cfg.seed,
+            "index": index,
+            "progress": True,
+        }
+        if cfg.elbo:
+            print("variational bound of continuous time", flush=True)
+            found |= elbo(*common, eps=cfg.eps, **settings).summary()
+        if cfg.vlb is not None:
+            print(f"variational bound of {cfg.vlb} steps", flush=True)
+            settings["steps"], settings["variance"] = cfg.vlb, self._variance()
+            settings["terms"] = cfg.terms if cfg.terms < cfg.vlb - 1 else None
+            found |= variational_bound(*common, **settings).summary()
+        return found
+
+    def _variance(self) -> Any:
+        """The variance of the steps of the chain, or the share that the network has learned."""
+        share = getattr(self.model, "variance_share", None)
+        learned = share is not None and self.parts.cfg.model.get("learned_variance")
+        name = self.cfg.variance or ("learned" if learned else "posterior")
+        return share if name == "learned" else name
+
+
+def compare_dequantizations(
+    parts: Parts[DequantizationFlow], flow: DequantizationFlow
+) -> dict[str, Any]:
+    """The end of a run of task=dequantizer: bits/dim by its flow, beside uniform dequantization."""
+    loss, cfg = parts.loss, parts.cfg.evaluate
+    assert isinstance(loss, DequantizationLoss)
+    raw = parts.data.test[: cfg.likelihood_samples]
+    print(f"likelihood of {len(raw)} test samples, by two dequantizations", flush=True)
+    evaluator = Evaluator(parts, loss.score)
+    found = {}
+    for rule in (Uniform(), Variational(flow)):
+        evaluator.dequantization = rule
+        found[rule.name] = evaluator(raw, list(range(len(raw))), progress=True).summary()
+    uniform = {key: found["uniform"][key] for key in ("bits_per_dim", "bits_per_dim_error")}
+    return found["variational"] | {"uniform": uniform, "seconds": {}}
+
+
+def _divergence(parts: Parts) -> Divergence:
+    cfg, dim = parts.cfg.evaluate, torch.Size(parts.data.shape).numel()
+    name = cfg.divergence or ("exact" if dim <= EXACT_DIVERGENCE else "hutchinson")
+    rule = DIVERGENCES[name]
+    return rule() if name == "exact" else rule(cfg.probes)  # type: ignore[call-arg]
+
+
+def _control(parts: Parts) -> GaussianControl | None:
+    """The Gaussian of training data, where it is asked for and small enough."""
+    if not parts.cfg.evaluate.control or torch.Size(parts.data.shape).numel() > CONTROL_LIMIT:
+        return None
+    data = parts.data.scale(parts.data.train[:CONTROL_SAMPLES])
+    return GaussianControl.fit(parts.sde, data.to(parts.device))

@@ -1,0 +1,186 @@
+"""task=likelihood: parts, interruptions, shards, and data held against each other."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.plots import save_histograms
+from evaluation.typicality import auroc, typicality
+from experiments import split
+
+from .test_run import POINTS, call, fails
+
+TINY = ["model.net.nf=4", "model.net.num_res_blocks=1", "train.steps=2", "train.batch_size=8"]
+FEW = ["evaluate.samples=4", "evaluate.pictures=4", "evaluate.frames=3", "evaluate.quality=false"]
+SCORE = ["task=likelihood", "evaluate.likelihood_samples=6", "evaluate.batch_size=2"]
+LOOSE = ["evaluate.rtol=0.01", "evaluate.atol=0.01"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on the digits, hardly trained."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        call(patch, folder, *TINY, *FEW, "sampler=fast", "evaluate.likelihood=false")
+    return folder
+
+
+def score(monkeypatch, digits, folder, *arguments):
+    checkpoint = f"checkpoint={digits}"
+    return call(monkeypatch, folder, checkpoint, *TINY, *SCORE, *LOOSE, *arguments)
+
+
+def saved(folder):
+    with np.load(folder / "likelihood.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
+    result = score(monkeypatch, digits, tmp_path / "run", "evaluate.vlb=10", "evaluate.terms=3")
+    assert result["likelihood_samples"] == 6 and result["bound"] is True
+    assert result["dequantization"] == "uniform" and result["levels"] == 17
+    assert result["vlb"]["terms"] == 3 and result["vlb"]["bits_per_dim"] > 0
+    columns = saved(tmp_path / "run")
+    assert columns["index"].tolist() == list(range(6))
+    bits = -columns["log_prob"] / (64 * math.log(2))
+    np.testing.assert_allclose(columns["bits_per_dim"], bits, rtol=1e-12)
+    assert result["bits_per_dim"] == pytest.approx(bits.mean())
+    assert result["bits_per_dim_error"] == pytest.approx(bits.std(ddof=1) / math.sqrt(6))
+    parts = sorted(path.name for path in (tmp_path / "run" / "likelihood").glob("*.npz"))
+    assert parts == ["0000000.npz", "0000002.npz", "0000004.npz"]
+    with Image.open(tmp_path / "run" / "likelihood.png") as picture:
+        assert picture.size[0] > 300
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
+    """Stopped after two parts of three: repeated, the command does the rest, to equal numbers."""
+    whole = score(monkeypatch, digits, tmp_path / "whole")
+    done, evaluate = [], split.Evaluator.__call__
+
+    def stops(self, raw, index, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(index)
+        return evaluate(self, raw, index, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(split.Evaluator, "__call__", stops)
+        with pytest.raises(KeyboardInterrupt):
+            score(monkeypatch, digits, tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    # A part that was cut off in the middle is no part.
+    path = tmp_path / "run" / "likelihood" / "0000002.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    again = []
+
+    def counts(self, raw, index, **options):
+        again.append(index)
+        return evaluate(self, raw, index, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(split.Evaluator, "__call__", counts)
+        result = score(monkeypatch, digits, tmp_path / "run")
+    assert again == [[2, 3], [4, 5]]
+    assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
+    for name, column in saved(tmp_path / "run").items():
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(column, saved(tmp_path / "whole")[name], rtol=1e-6)
+
+
+def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
+    whole = score(monkeypatch, digits, tmp_path / "whole")
+    with pytest.raises(FileNotFoundError):  # no result.json yet
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=1")
+    assert "2 parts are left to other shards" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "run" / "likelihood").glob("*.npz")] == ["0000002.npz"]
+    result = score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=0")
+    assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
+
+
+def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+    arguments = [f"checkpoint={digits}", *TINY, *SCORE, *LOOSE, "seed=1"]
+    sentence = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
+    assert "holds likelihoods by other settings (seed)" in sentence
+
+
+def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
+    """White noise against digits: the picture, and areas under the curve that are shares."""
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    other = ["data@against=folder", f"against.root={folder}", "against.channels=1"]
+    with pytest.raises(SystemExit):
+        score(monkeypatch, digits, tmp_path / "run", *other)  # 256 levels are not 17
+    points = call(
+        monkeypatch,
+        tmp_path / "points",
+        *POINTS,
+        "train.steps=2",
+        "train.batch_size=8",
+        *FEW,
+        "evaluate.likelihood=false",
+    )
+    result = call(
+        monkeypatch,
+        tmp_path / "score",
+        *POINTS,
+        "train.steps=2",
+        "train.batch_size=8",
+        *SCORE,
+        f"checkpoint={points['run_dir']}",
+        "data@against=moons",
+        *LOOSE,
+    )
+    assert result["against"]["data"] == "moons" and result["against"]["samples"] == 6
+    for kind in ("likelihood", "typicality"):
+        assert 0 <= result["against"][f"auroc_{kind}"] <= 1
+    assert (tmp_path / "score" / "likelihood.png").exists()
+    assert "log_likelihood" in result and "bound" not in result
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["task=likelihood"], "task=likelihood scores a trained model; add checkpoint=RUN"),
+        (["evaluate.shards=2"], "evaluate.shards belongs to task=likelihood, got task=generate"),
+        (["evaluate.shard=3"], "evaluate.shard must be below evaluate.shards=1, got 3"),
+        (["data@against=moons"], "data@against belongs to task=likelihood, got task=generate"),
+        (["data@against=mooons"], "unknown data='mooons'. Did you mean data=moons?"),
+        (["evaluate.divergence=trace"], "unknown evaluate.divergence 'trace'. Available: exact"),
+        (["evaluate.dequantization=x"], "unknown evaluate.dequantization 'x'. Available: uniform"),
+        (["evaluate.variance=learned"], "needs model.learned_variance=true"),
+        (["evaluate.eps=7"], "eps must be in (0, T=1.0), got 7"),
+        (["evaluate.vlb=1"], "evaluate.vlb must be an integer ≥ 2, got 1"),
+        (["loss=hybrid"], "loss=hybrid trains a variance; add model.learned_variance=true"),
+        (["evaluate.dequantization=variational"], "needs evaluate.dequantizer=RUN, got None"),
+        (["task=dequantizer"], "trains beside a score; add dequantizer.score=RUN, got None"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
+    errors = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
+    assert sentence in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_typicality_and_the_area_under_the_curve():
+    inside, outside = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 5.0])
+    assert typicality(outside, inside).tolist() == [0.0, 3.0]
+    # Pairs in which outside is higher: 2 > 1, 2 = 2 (half), 5 > all three: 4.5 of 6.
+    assert auroc(inside, outside) == pytest.approx(0.75)
+    assert auroc(outside, inside) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="must have shapes"):
+        typicality(outside, inside[:0])
+
+
+def test_histograms_refuse_what_they_cannot_show(tmp_path):
+    with pytest.raises(ValueError, match="one to three sets"):
+        save_histograms({}, tmp_path / "a.png", "bits/dim")
+    assert not list(tmp_path.iterdir())
