@@ -18,7 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Every coefficient and sign of the solvers changed in turn: half an hour, not part of CI.
+# Every coefficient and sign of the solvers changed in turn: an hour, not part of CI.
 mutants: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
