@@ -221,13 +221,14 @@ def _check_numbers(cfg: DictConfig) -> None:
         )
     if evaluate.vlb is not None:
         _check_count("evaluate.vlb", evaluate.vlb, 2)
-    if evaluate.eps is not None:
-        _check_positive("evaluate.eps", evaluate.eps)
+    for name in ("eps", "log_prob_tol"):
+        if evaluate[name] is not None:
+            _check_positive(f"evaluate.{name}", evaluate[name])
     for name, choices in CHOICES.items():
         if evaluate[name] not in choices:
             named = ", ".join(str(choice) for choice in choices if choice is not None)
             raise ValueError(f"unknown evaluate.{name} '{evaluate[name]}'. Available: {named}")
-    switches = {"dry_run": cfg.dry_run}
+    switches = {"dry_run": cfg.dry_run, "transfer": cfg.transfer}
     names = ("likelihood", "quality", "control", "importance", "elbo")
     switches |= {f"evaluate.{name}": evaluate[name] for name in names}
     for name, value in switches.items():

@@ -55,6 +55,7 @@ class Evaluator:
         settings: dict[str, Any] = {
             "rtol": cfg.rtol,
             "atol": cfg.atol,
+            "log_prob_tol": self._log_prob_tol(),
             "method": cfg.method,
             "clock": cfg.clock,
             "eps": cfg.eps,
@@ -100,6 +101,12 @@ class Evaluator:
             settings["terms"] = cfg.terms if cfg.terms < cfg.vlb - 1 else None
             found |= variational_bound(*common, **settings).summary()
         return found
+
+    def _log_prob_tol(self) -> float | None:
+        """What log p may be off by in a step: bits/dim are a mean over the coordinates."""
+        if self.cfg.log_prob_tol is not None or self.cells is None:
+            return self.cfg.log_prob_tol
+        return self.cfg.rtol * torch.Size(self.parts.data.shape).numel()
 
     def _variance(self) -> Any:
         """The variance of the steps of the chain, or the share that the network has learned."""

@@ -15,6 +15,9 @@ MODEL: Sections = {
     "noise_estimator": ("sde", "estimator", "data.range"),
     "dequantizer": ("sde", "dequantizer", "data.range"),
 }
+# With `transfer`: an edm network sees x/α and σ/α alone, in units of the data range, and so is the
+# score of any process.
+ANY_PROCESS: Sections = {"generate": ("model",)}
 # What must be the same for training to go on as if it had never stopped.
 TRAINING: Sections = {
     "generate": ("sde", "model", "data", "loss", "train", "seed"),
@@ -48,15 +51,21 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
 
     Raises:
         ValueError: The checkpoint is of another process, network or data, cannot be read, or this
-            folder already holds a run that nobody asked to continue.
+            folder already holds a run that nobody asked to continue; or transfer=true where no
+            network can be taken over.
         FileNotFoundError: There is no such checkpoint.
     """
     cfg = parts.cfg
+    if cfg.transfer and not _transfers(parts):
+        raise ValueError(
+            "transfer=true takes the edm network of another process: it needs checkpoint=RUN, "
+            "model.parameterization=edm, and task=generate or likelihood"
+        )
     if cfg.checkpoint is not None and cfg.resume is not None:
         raise ValueError("got both checkpoint and resume: the first does not train; give one")
     start = None
     if cfg.checkpoint is not None:
-        start = _named(Path(cfg.checkpoint), parts, MODEL)
+        start = _named(Path(cfg.checkpoint), parts, ANY_PROCESS if cfg.transfer else MODEL)
     elif cfg.resume == "auto":
         start = _newest(parts, folder)
     elif cfg.resume is not None:
@@ -71,6 +80,13 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
     if start is not None:
         _check_fits(start, parts)
     return start
+
+
+def _transfers(parts: Parts) -> bool:
+    """Whether this run could take a network that was trained on another process."""
+    cfg = parts.cfg
+    scores = USES.get(cfg.task, cfg.task) == "generate" and cfg.checkpoint is not None
+    return scores and cfg.model.get("parameterization") == "edm"
 
 
 def _named(path: Path, parts: Parts, sections: Sections) -> Start:
@@ -119,7 +135,8 @@ def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str 
     for key in ("sde._target_", "sde.base._target_"):
         if key in different:
             was, asked = (str(target).rpartition(".")[2] for target in different[key])
-            return f"checkpoint SDE is {was}, requested {asked}"
+            fix = "; transfer=true takes its edm network all the same" if _transfers(parts) else ""
+            return f"checkpoint SDE is {was}, requested {asked}{fix}"
     listed = "; ".join(f"{k} is {v[0]}, requested {v[1]}" for k, v in list(different.items())[:4])
     return f"checkpoint differs from what is asked for: {listed}"
 

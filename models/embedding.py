@@ -1,9 +1,10 @@
-"""Embeddings of the noise label: a scalar becomes a vector of sines and cosines.
+"""Embeddings by sines and cosines: of the noise label, and of the values of an image.
 
 The label c is whatever the caller prepared (999 t, log σ or an integer level), shape (B,).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -109,3 +110,37 @@ class NoiseEmbedding(nn.Module):
         """Map labels c_noise, shape (B,), to (B, E); dtype is that of the network."""
         emb = self.dense_0(self.embed(c_noise).to(dtype))
         return F.silu(self.dense_1(F.silu(emb)))
+
+
+class FourierFeatures(nn.Module):
+    """An image beside sines and cosines of its values, by which small noise is seen.
+
+        [x, sin(2ⁿ π x), cos(2ⁿ π x) for each n]
+
+    Values that are 1/128 apart, as those of eight bits in [-1, 1], differ by half a turn at n = 7;
+    without such features a convolution would need weights of that size to tell them apart.
+
+    Reference: Kingma et al. 2021, arXiv:2107.00630 (appendix C).
+
+    Args:
+        exponents: The integers n ≥ 0, in any number.
+
+    Raises:
+        ValueError: An exponent that is not an integer ≥ 0.
+    """
+
+    def __init__(self, exponents: Sequence[int] = ()) -> None:
+        super().__init__()
+        for n in exponents:
+            if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+                raise ValueError(f"fourier_features must be integers ≥ 0, got {list(exponents)}")
+        self.exponents = tuple(exponents)
+
+    def channels(self, image_ch: int) -> int:
+        """Channels of the features of so many."""
+        return image_ch * (1 + 2 * len(self.exponents))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of x, shape (B, C, H, W), as (B, C (1 + 2 N), H, W)."""
+        phases = [2**n * math.pi * x for n in self.exponents]
+        return torch.cat([x, *(wave for p in phases for wave in (p.sin(), p.cos()))], 1)

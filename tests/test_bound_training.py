@@ -41,6 +41,14 @@ def test_importance_times_are_uniform_in_log_snr(process, stratified, generator)
     assert distance < (1e-3 if stratified else 0.03)
 
 
+def test_importance_times_start_where_the_density_is_wanted(process, generator):
+    eps = 0.3 * process.T
+    times = ImportanceTimes(eps=eps)(process, 1000, generator, CPU)
+    assert eps <= times.min() < 1.05 * eps and times.max() <= process.T
+    with pytest.raises(ValueError, match="eps must be in"):
+        ImportanceTimes(eps=2 * process.T)(process, 10, generator, CPU)
+
+
 def test_importance_times_on_a_chain_are_its_levels(generator):
     chain = VP().discretize(50)
     times = ImportanceTimes()(chain, 500, generator, CPU)

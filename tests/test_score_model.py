@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models import MLP, GaussianScore, ScoreModel
-from sde import VE, VP, expand
+from sde import EDM, VE, VP, expand
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, VARIANCE = torch.tensor([0.5, -1.0], **DOUBLE), torch.tensor([0.4, 0.9], **DOUBLE)
@@ -67,6 +67,27 @@ def test_edm_sees_inputs_and_targets_of_unit_variance(process, generator):
     assert abs(seen["x"].std().item() - 1) < 0.02
     expected = 0.25 * (process.sigma(t) / process.alpha(t)).log()
     torch.testing.assert_close(seen["c"], expected.float().expand(50_000), rtol=1e-6, atol=1e-6)
+
+
+def test_an_edm_network_is_the_denoiser_of_any_process(process):
+    """At equal noise beside the data, x/α of range [−1, 1], the denoised data are the same: 1e-9.
+
+    What sees only x/α and σ/α cannot tell processes apart.
+    """
+    net, other = MLP((3,), embedding_type="fourier", fourier_scale=1.0).double(), EDM()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    t = torch.linspace(0.1, 0.9, 5, **DOUBLE) * process.T
+    low, high = process.data_range
+    middle, half = (low + high) / 2, (high - low) / 2
+    sigma = process.sigma(t) / (process.alpha(t) * half)
+    clean = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    own = ScoreModel(net, process, "edm", data_range=process.data_range)
+    theirs = ScoreModel(net, other, "edm", data_range=(-1.0, 1.0))
+    y = middle + half * clean
+    found = (own.denoise(expand(process.alpha(t), y) * y, t) - middle) / half
+    expected = theirs.denoise(clean, other.time_of_log_snr(-sigma.log()))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_labels_are_those_of_the_process():

@@ -10,6 +10,7 @@ from PIL import Image
 from evaluation.plots import save_histograms
 from evaluation.typicality import auroc, typicality
 from experiments import split
+from sde import VP
 
 from .test_run import POINTS, call, fails
 
@@ -98,6 +99,21 @@ def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
     assert [p.name for p in (tmp_path / "run" / "likelihood").glob("*.npz")] == ["0000002.npz"]
     result = score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=0")
     assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
+
+
+def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys, digits):
+    """The flows are one flow in other clocks: equal noise at eps, equal bits/dim to 1e-3."""
+    arguments = ["evaluate.rtol=1e-3", "evaluate.atol=1e-3", "evaluate.control=false"]
+    vp = score(monkeypatch, digits, tmp_path / "vp", *arguments, "evaluate.eps=0.001")
+    noise = (VP().sigma(torch.tensor(1e-3)) / VP().alpha(torch.tensor(1e-3))).item()
+    edm = [*arguments, "sde=edm", f"evaluate.eps={noise}"]
+    taken = score(monkeypatch, digits, tmp_path / "edm", *edm, "transfer=true")
+    assert taken["bits_per_dim"] == pytest.approx(vp["bits_per_dim"], abs=1e-3)
+    checkpoint = f"checkpoint={digits}"
+    refused = fails(capsys, monkeypatch, tmp_path / "no", checkpoint, *TINY, *SCORE, *edm)
+    assert "checkpoint SDE is VP, requested EDM; transfer=true takes" in refused
+    sentence = fails(capsys, monkeypatch, tmp_path / "new", *TINY, *FEW, "transfer=true")
+    assert "it needs checkpoint=RUN, model.parameterization=edm" in sentence
 
 
 def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):

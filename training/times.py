@@ -84,13 +84,17 @@ class ImportanceTimes:
 
     Args:
         stratified: One time in each of as many equal parts of λ as there are samples in a batch.
+        eps: First time > 0, where the density is wanted; the process's `eps` where not given.
+
+    Raises:
+        ValueError: At the first draw, if eps is not in (0, T).
 
     Reference: Song et al. 2021b, arXiv:2101.09258 (section 5.1); Kingma et al. 2021,
     arXiv:2107.00630 (appendix I.1) for the strata.
     """
 
-    def __init__(self, stratified: bool = True) -> None:
-        self.stratified = stratified
+    def __init__(self, stratified: bool = True, eps: float | None = None) -> None:
+        self.stratified, self.eps = stratified, eps
 
     def __call__(
         self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
@@ -99,7 +103,8 @@ class ImportanceTimes:
         u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
         if self.stratified:
             u = (torch.arange(n, device=device) + u) / n
-        ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64, device=device)
+        eps = sde.eps if self.eps is None else sde.check_end(self.eps)
+        ends = torch.tensor([eps, sde.T], dtype=torch.float64, device=device)
         first, last = sde.log_snr(ends).unbind()
-        times = sde.time_of_log_snr(torch.lerp(first, last, u)).clamp(sde.eps, sde.T)
+        times = sde.time_of_log_snr(torch.lerp(first, last, u)).clamp(eps, sde.T)
         return sde.to_levels(times)
