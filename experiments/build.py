@@ -159,8 +159,11 @@ def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
 
 def _score_model(cfg: DictConfig, sde: SDE, data: Dataset) -> ScoreModel:
     wires: dict[str, Any] = {"shape": data.shape}
-    if cfg.model.get("learned_variance"):
-        wires["out_channels"] = 2 * data.shape[0]
+    features = cfg.model.get("fourier_features")
+    if features or cfg.model.get("learned_variance"):
+        channels, *size = data.shape
+        wires["shape"] = (channels * (1 + 2 * len(features or ())), *size)
+        wires["out_channels"] = channels * (2 if cfg.model.get("learned_variance") else 1)
     net = _make(cfg.model.net, **wires)
     meaning = {key: value for key, value in cfg.model.items() if key != "net"}
     return ScoreModel(net, sde, data_range=data.range, **meaning)

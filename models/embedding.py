@@ -113,14 +113,17 @@ class NoiseEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """An image beside sines and cosines of its values, by which small noise is seen.
+    """Sines and cosines of the values of data, as far as they are seen through the noise.
 
-        [x, sin(2ⁿ π x), cos(2ⁿ π x) for each n]
+        E sin(ω (x + σ z)) = exp(−½ ω² σ²) sin(ω x),   and of the cosine so,   ω = 2ⁿ π
 
     Values that are 1/128 apart, as those of eight bits in [-1, 1], differ by half a turn at n = 7;
-    without such features a convolution would need weights of that size to tell them apart.
+    without such features a convolution would need weights of that size to tell them apart. Without
+    their decay the network would be rough at every noise, and its flow take several times the
+    steps.
 
-    Reference: Kingma et al. 2021, arXiv:2107.00630 (appendix C).
+    Reference: Kingma et al. 2021, arXiv:2107.00630 (appendix C); Barron et al. 2021,
+    arXiv:2103.13415 (eq. 13), for the decay.
 
     Args:
         exponents: The integers n ≥ 0, in any number.
@@ -136,11 +139,11 @@ class FourierFeatures(nn.Module):
                 raise ValueError(f"fourier_features must be integers ≥ 0, got {list(exponents)}")
         self.exponents = tuple(exponents)
 
-    def channels(self, image_ch: int) -> int:
-        """Channels of the features of so many."""
-        return image_ch * (1 + 2 * len(self.exponents))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of x, shape (B, C, H, W), as (B, C (1 + 2 N), H, W)."""
-        phases = [2**n * math.pi * x for n in self.exponents]
-        return torch.cat([x, *(wave for p in phases for wave in (p.sin(), p.cos()))], 1)
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Features of x = data + σ z, shape (B, C, *), as (B, 2 N C, *); σ has shape (B, 1, …)."""
+        waves = []
+        for n in self.exponents:
+            omega = 2**n * math.pi
+            seen = torch.exp(-0.5 * (omega * sigma) ** 2).to(x.dtype)
+            waves += [seen * torch.sin(omega * x), seen * torch.cos(omega * x)]
+        return torch.cat(waves, 1)

@@ -1,13 +1,15 @@
 """The one place where a network's output becomes a score."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sde import SDE, expand
+
+from .embedding import FourierFeatures
 
 
 class Coefficients(NamedTuple):
@@ -77,9 +79,12 @@ class ScoreModel(nn.Module):
         sigma_data: Standard deviation of the data after x̂, used by `edm` alone.
         learned_variance: The network has twice the channels of x, and the second half says where
             between two variances that of a step lies, v = (F + 1)/2.
+        fourier_features: Integers n, for which the network also sees sin(2ⁿ π x̂/α) and the cosine,
+            as `FourierFeatures`: each adds twice the channels of x to what goes in.
 
     Raises:
-        ValueError: Unknown parameterization, empty data range, or sigma_data not > 0.
+        ValueError: Unknown parameterization, empty data range, sigma_data not > 0, or a feature
+            that is not an integer ≥ 0.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class ScoreModel(nn.Module):
         data_range: tuple[float, float] | None = None,
         sigma_data: float = 0.5,
         learned_variance: bool = False,
+        fourier_features: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if parameterization not in _PARAMETERIZATIONS:
@@ -108,6 +114,7 @@ class ScoreModel(nn.Module):
         self.net, self.sde = net, sde
         self.parameterization, self.sigma_data = parameterization, float(sigma_data)
         self.data_range, self.learned_variance = data_range, learned_variance
+        self.features = FourierFeatures(fourier_features) if fourier_features else None
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
@@ -153,7 +160,11 @@ class ScoreModel(nn.Module):
         # At least float32: bfloat16 cannot tell the labels 899 and 900 apart.
         exact = torch.promote_types(x.dtype, torch.float32)
         c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
-        raw = self.net(expand(c_in, x) * centred, c_noise)
+        seen = expand(c_in, x) * centred
+        if self.features is not None:
+            noise, scale = expand(sigma / alpha, x), expand(alpha, x)
+            seen = torch.cat([seen, self.features(centred / scale, noise)], 1)
+        raw = self.net(seen, c_noise)
         raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
         return expand(skip, x) * centred + expand(out, x) * raw, variance
 

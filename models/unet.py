@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .embedding import FourierFeatures, NoiseEmbedding
+from .embedding import NoiseEmbedding
 from .layers import Attention, BigGANBlock, BlockOptions, DDPMBlock, Stage, Unlabelled, conv, head
 from .resample import (
     Downsample2d,
@@ -107,7 +107,6 @@ class UNet(nn.Module):
         channels_per_group: group normalisation has C // channels_per_group groups, at most 32.
         conditional: whether the network sees the noise label.
         out_channels: channels of the output, ≥ 1; those of the images where not given.
-        fourier_features: integers n; sin(2ⁿ π x) and cos(2ⁿ π x) join the images (for likelihoods).
 
     Raises:
         ValueError: an unknown option, a number out of range, or a size that does not divide.
@@ -135,7 +134,6 @@ class UNet(nn.Module):
         channels_per_group: int = 4,
         conditional: bool = True,
         out_channels: int | None = None,
-        fourier_features: Sequence[int] = (),
     ) -> None:
         super().__init__()
         _check_choice("resblock_type", resblock_type, "biggan", "ddpm")
@@ -161,8 +159,7 @@ class UNet(nn.Module):
 
         embedding = NoiseEmbedding(embedding_type, nf, fourier_scale) if conditional else None
         self.embedding = embedding
-        self.features = FourierFeatures(fourier_features)
-        self.conv_in = conv(self.features.channels(image_ch), nf)
+        self.conv_in = conv(image_ch, nf)
         skips = self._build_down(nf, num_res_blocks, progressive_input, progressive_combine)
         lowest = self.widths[-1]
         self.middle_0 = self._stage(lowest, lowest, attend=True)
@@ -181,7 +178,7 @@ class UNet(nn.Module):
         """
         _check_input(x, c_noise, self.shape)
         emb = None if self.embedding is None else self.embedding(c_noise, x.dtype)
-        h = self.conv_in(self.features(x))
+        h = self.conv_in(x)
         skips, pyramid = [h], x
         for level in self.down:
             h, pyramid = level(h, pyramid, emb, skips)

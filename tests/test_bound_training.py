@@ -237,6 +237,7 @@ def test_wrong_settings_are_refused(call, sentence):
 def test_variances_and_dequantizations_are_trained_by_the_command(tmp_path, monkeypatch):
     common = [*TINY, *FEW, *LOOSE, "sampler=fast", "evaluate.likelihood_samples=3"]
     learned = ["loss=hybrid", "model.learned_variance=true", "model.parameterization=noise"]
+    learned.append("model.fourier_features=[2,3]")
     run = call(
         monkeypatch,
         tmp_path / "run",

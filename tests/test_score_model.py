@@ -1,10 +1,13 @@
 """ScoreModel: five parameterizations of one score, data ranges, and the labels of processes."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from models import MLP, GaussianScore, ScoreModel
+from models.embedding import FourierFeatures
 from sde import EDM, VE, VP, expand
 
 DOUBLE = {"dtype": torch.float64}
@@ -90,6 +93,53 @@ def test_an_edm_network_is_the_denoiser_of_any_process(process):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_fourier_features_are_what_is_left_of_waves_in_noise(generator):
+    """Against the mean over 400000 draws of the noise, to 0.01, which is six standard errors."""
+    data, sigma = torch.tensor([0.3, -0.7], **DOUBLE), 0.01
+    z = torch.randn(400_000, 1, 1, 2, generator=generator, **DOUBLE)
+    clean = data.reshape(1, 1, 1, 2)
+    found = FourierFeatures((3, 5))(clean, torch.tensor(sigma, **DOUBLE))
+    angles = [2**n * math.pi * (clean + sigma * z) for n in (3, 5)]
+    expected = torch.cat(
+        [w(a).mean(0, keepdim=True) for a in angles for w in (torch.sin, torch.cos)], 1
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
+
+
+class Spy(nn.Module):
+    """A network that keeps what it has seen."""
+
+    def forward(self, x, c_noise):
+        self.seen = x
+        return x[:, :1]
+
+
+def test_fourier_features_tell_the_values_of_eight_bits_apart(process):
+    """Values 1/128 apart in [−1, 1] get opposite signs at n = 7, whatever the process.
+
+    All but the first channel is gone where the noise hides it.
+    """
+    low, high = process.data_range
+    k = torch.arange(-4, 4, **DOUBLE)
+    data = ((low + high) / 2 + (high - low) / 2 * k / 128).reshape(1, 1, 2, 4)
+    model = ScoreModel(
+        spy := Spy(), process, "edm", data_range=process.data_range, fourier_features=[7]
+    )
+    noises = []
+    for t in (torch.full((1,), process.eps, **DOUBLE), torch.full((1,), process.T, **DOUBLE)):
+        model(expand(process.alpha(t), data) * data, t)
+        assert spy.seen.shape == (1, 3, 2, 4)
+        noises.append(spy.seen[0, 2].flatten())
+    seen = math.exp(-0.5 * (128 * math.pi * (2 / (high - low)) * noise_at_eps(process)) ** 2)
+    torch.testing.assert_close(noises[0], seen * (-1) ** k, rtol=1e-9, atol=1e-9)
+    assert (noises[1] == 0).all()
+
+
+def noise_at_eps(process):
+    eps = torch.tensor(process.eps, **DOUBLE)
+    return (process.sigma(eps) / process.alpha(eps)).item()
+
+
 def test_labels_are_those_of_the_process():
     """999 t for VP, log σ for VE, the integer level for a chain; one for each sample."""
     seen = []
@@ -139,6 +189,8 @@ def test_state_keeps_its_type(sde):
         ({"parameterization": "nois"}, r"unknown parameterization 'nois'; did you mean 'noise'\?"),
         ({"sigma_data": 0.0}, "sigma_data must be > 0, got 0"),
         ({"data_range": (1.0, 0.0)}, "data_range must be"),
+        ({"fourier_features": (6, 7.5)}, r"must be integers ≥ 0, got \[6, 7.5\]"),
+        ({"fourier_features": (-1,)}, r"fourier_features must be integers ≥ 0, got \[-1\]"),
     ],
 )
 def test_wrong_settings_are_refused(arguments, sentence):

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from models.embedding import FourierEmbedding, FourierFeatures, SinusoidalEmbedding
+from models.embedding import FourierEmbedding, SinusoidalEmbedding
 from models.layers import NIN, Attention, BlockOptions, variance_scaling_
 from models.resample import Downsample2d, InputSkip, ResidualPyramid, UpsampleConv2d
 from models.unet import UNet
@@ -388,26 +388,6 @@ def test_sinusoidal_embedding_keeps_low_precision_labels_apart() -> None:
 # --- errors
 
 
-def test_fourier_features_tell_the_values_of_eight_bits_apart() -> None:
-    """sin and cos of 2ⁿ π x beside x; at n = 7 values 1/128 apart have opposite signs."""
-    x = (torch.arange(-4, 4, dtype=torch.float64) / 128).reshape(1, 2, 2, 2)
-    found = FourierFeatures((6, 7))(x)
-    angles = [np.pi * 2**n * x.numpy() for n in (6, 7)]
-    waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
-    expected = torch.from_numpy(np.concatenate([x.numpy(), *waves], 1))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    assert torch.equal(found[:, 8:10].flatten().sign(), torch.tensor([1.0, -1.0] * 4).double())
-    assert torch.equal(FourierFeatures()(x), x)
-
-
-def test_a_network_with_fourier_features_sees_what_others_do_not() -> None:
-    """They enter by the first layer alone: its weights for 1 + 2 N times the channels."""
-    plain, fine = tiny(), tiny(fourier_features=(6, 7))
-    names = [n for n, p in fine.named_parameters() if p.shape != plain.get_parameter(n).shape]
-    assert names == ["conv_in.weight"] and fine.conv_in.weight.shape[1] == 5 * plain.shape[0]
-    check_that_it_runs_and_trains(fourier_features=(6, 7), progressive_input="input_skip")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -439,8 +419,6 @@ def test_a_network_with_fourier_features_sees_what_others_do_not() -> None:
             "resblock_type must be one of 'biggan', 'ddpm', got 'BigGAN'",
         ),
         ({"embedding_type": "fourrier"}, "did you mean 'fourier'?"),
-        ({"fourier_features": (6, 7.5)}, "fourier_features must be integers ≥ 0, got [6, 7.5]"),
-        ({"fourier_features": (-1,)}, "fourier_features must be integers ≥ 0, got [-1]"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
