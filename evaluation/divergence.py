@@ -124,7 +124,7 @@ class HutchPlusPlus(Divergence):
         law: `rademacher` or `gaussian`.
 
     Raises:
-        ValueError: M is not an integer ≥ 3, an unknown law, or a sketch wider than a sample.
+        ValueError: M is not a multiple of 3, an unknown law, or a sketch wider than a sample.
 
     Reference: Meyer, Musco, Musco & Woodruff 2021, arXiv:2010.09649 (algorithm 1).
     """
@@ -132,7 +132,9 @@ class HutchPlusPlus(Divergence):
     name = "hutch++"
 
     def __init__(self, probes: int = 6, law: str = "rademacher") -> None:
-        self.estimates, self.law = _check_probes(probes, 3) // 3, _check_law(law)
+        if _check_probes(probes, 3) % 3:
+            raise ValueError(f"probes of hutch++ must be a multiple of 3, got {probes}")
+        self.estimates, self.law = probes // 3, _check_law(law)
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
         """Sketch and probes of each sample, shape (B, 2 M/3, D)."""

@@ -14,7 +14,7 @@ from sde.tableau import PAIRS, Tableau
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
 from .result import Likelihood, join
-from .seeding import Draws
+from .seeding import Draws, numbers_of
 
 CLOCKS = ("t", "log_snr")
 
@@ -91,9 +91,7 @@ def log_likelihood(
     for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):
         if tolerance is not None and not 0 < tolerance < float("inf"):
             raise ValueError(f"{name} must be > 0, got {tolerance}")
-    numbers = list(range(len(x)) if index is None else index)
-    if len(numbers) != len(x):
-        raise ValueError(f"index must name each of {len(x)} samples, got {len(numbers)} numbers")
+    numbers = numbers_of(x, index)
     flow = _Flow(
         (sde.check_end(sde.eps if eps is None else eps), sde.T),
         rtol,

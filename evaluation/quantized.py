@@ -14,7 +14,7 @@ from .dequantization import Cells, Dequantization, choose_dequantization
 from .divergence import choose_divergence
 from .likelihood import log_likelihood
 from .result import Likelihood
-from .seeding import Draws
+from .seeding import Draws, numbers_of
 
 
 def quantized_likelihood(
@@ -72,7 +72,7 @@ def quantized_likelihood(
         c(torch.tensor(eps, dtype=torch.float64)).item() for c in (sde.alpha, sde.sigma)
     )
     dtype = dtype or torch.get_default_dtype()
-    numbers = range(len(k)) if index is None else index
+    numbers = numbers_of(k, index)
     parts, bounds = list[Likelihood](), list[Tensor]()
     for repeat in range(samples):
         own = seed + (repeat << 32)  # seeds are below 2³²: no two runs share their draws

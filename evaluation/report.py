@@ -65,7 +65,8 @@ def _measured(value: float | None, error: float | None) -> str:
 
 
 def _bits_per_dim(result: Result) -> str:
-    return _measured(result.get("bits_per_dim"), result.get("bits_per_dim_error"))
+    text = _measured(result.get("bits_per_dim"), result.get("bits_per_dim_error"))
+    return f"≤ {text}" if text and result.get("bound") else text
 
 
 def _log_likelihood(result: Result) -> str:

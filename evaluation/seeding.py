@@ -8,6 +8,18 @@ import torch
 from torch import Tensor
 
 
+def numbers_of(x: Tensor, index: Sequence[int] | None) -> list[int]:
+    """The numbers of the samples x (B, *): 0 … B − 1 where none are given.
+
+    Raises:
+        ValueError: As many numbers as samples are needed.
+    """
+    numbers = list(range(len(x)) if index is None else index)
+    if len(numbers) != len(x):
+        raise ValueError(f"index must name each of {len(x)} samples, got {len(numbers)} numbers")
+    return numbers
+
+
 @dataclass(frozen=True)
 class Draws:
     """Random numbers of samples: functions of a seed, a sample's number and a purpose alone.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from sde import SDE, Score, expand
 from sde.posterior import log_cell_probability, normal_kl, posterior
 
 from .dequantization import Cells
-from .seeding import Draws
+from .seeding import Draws, numbers_of
 
 VARIANCES = ("posterior", "forward")
 
@@ -36,6 +36,9 @@ class VariationalBound:
         dim: Number of coordinates D.
         cells: Cells of the data.
         name: `vlb` or `elbo`.
+        eps: Lowest time, that of the decoder.
+        steps: Steps of the chain; None in continuous time.
+        variance: Which the steps have; None in continuous time.
     """
 
     prior: Tensor
@@ -47,6 +50,9 @@ class VariationalBound:
     dim: int
     cells: Cells
     name: str
+    eps: float
+    steps: int | None = None
+    variance: str | None = None
 
     @property
     def log_prob(self) -> Tensor:
@@ -70,12 +76,26 @@ class VariationalBound:
                 "prior": unit * self.prior.mean().item(),
                 "diffusion": unit * self.diffusion.mean().item(),
                 "decoder": unit * self.decoder.mean().item(),
+                "terms_error": unit * self.error.norm().item() / n,
                 "samples": n,
                 "terms": self.terms.shape[1],
+                "eps": self.eps,
+                **({} if self.steps is None else {"steps": self.steps, "variance": self.variance}),
                 "levels": self.cells.levels,
                 "range": [self.cells.low, self.cells.high],
             }
         }
+
+
+def join_bounds(parts: Sequence[VariationalBound]) -> VariationalBound:
+    """Bounds of several batches as one, in their order.
+
+    Args:
+        parts: One or more, by the same settings.
+    """
+    names = ("prior", "diffusion", "decoder", "terms", "times", "error")
+    joined: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
+    return replace(parts[0], **joined)
 
 
 @torch.no_grad()
@@ -88,6 +108,7 @@ def variational_bound(
     steps: int = 1000,
     variance: str | Variance = "posterior",
     terms: int | None = None,
+    eps: float | None = None,
     seed: int = 0,
     index: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
@@ -109,14 +130,15 @@ def variational_bound(
         variance: Σ: `posterior` (DDPM's β̃), `forward` (its β), or a learned share between them.
         terms: How many of the steps each sample is asked about, one in each of as many equal parts;
             all where not given.
+        eps: Lowest time; the process's `sampling_eps` where not given.
         seed: Seed of the noise.
         index: Numbers of the samples, to which their noise belongs; 0 … B − 1 where not given.
         dtype: What the network sees; torch's default where not given.
         progress: Show a bar on a terminal.
 
     Raises:
-        ValueError: Values that no cell has, fewer than two steps, more terms than steps, or an
-            unknown variance.
+        ValueError: Values that no cell has, fewer than two steps, more terms than steps, an
+            unknown variance, or eps outside (0, T).
 
     Reference: Ho et al. 2020, arXiv:2006.11239 (eq. 5, 13); Nichol & Dhariwal 2021,
     arXiv:2102.09672 (eq. 14, 15).
@@ -126,12 +148,12 @@ def variational_bound(
         raise ValueError(f"unknown variance '{variance}'. Available: {', '.join(VARIANCES)}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
         raise ValueError(f"steps must be an integer ≥ 2, got {steps!r}")
-    grid = sde.equal_times(steps)
+    grid = sde.equal_times(steps, eps)
     levels = grid[sde.sigma(grid) > 0].to(k.device)
     count = len(levels) - 1
     if terms is not None and not 1 <= terms <= count:
         raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
-    data = _Data(sde, k, cells, Draws(seed, index or range(len(k))), dtype)
+    data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
     if terms is None:
         chosen = torch.arange(count, device=k.device).expand(len(k), count)
     else:
@@ -155,7 +177,8 @@ def variational_bound(
 
     bar = tqdm(range(chosen.shape[1]), disable=None if progress else True, leave=False, unit="term")
     costs = torch.stack([cost(number) for number in bar], 1)
-    return data.bound(score, levels[-1], costs, levels[chosen], count, "vlb", terms is None)
+    bound = data.bound(score, levels[-1], costs, levels[chosen], count, "vlb", terms is None)
+    return replace(bound, steps=steps, variance="learned" if callable(variance) else variance)
 
 
 @torch.no_grad()
@@ -203,7 +226,7 @@ def elbo(
     eps = sde.check_end(sde.eps if eps is None else eps)
     ends = torch.tensor([sde.T, eps], dtype=torch.float64, device=k.device)
     low, high = sde.log_snr(ends).unbind()
-    data = _Data(sde, k, cells, Draws(seed, index or range(len(k))), dtype)
+    data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
     times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
 
     def cost(number: int) -> Tensor:
@@ -273,6 +296,7 @@ class _Data:
             self.k[0].numel(),
             self.cells,
             name,
+            lowest.item(),
         )
 
     def _decoder(self, score: Score, t: Tensor) -> Tensor:

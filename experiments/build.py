@@ -13,7 +13,7 @@ from torch import nn
 from data import Dataset
 from data.base import stream
 from evaluation.dequantization import DEQUANTIZATIONS
-from evaluation.divergence import DIVERGENCES
+from evaluation.divergence import DIVERGENCES, Divergence
 from evaluation.likelihood import CLOCKS
 from evaluation.variational import VARIANCES
 from models import DequantizationFlow, ScoreModel
@@ -28,6 +28,7 @@ from .dequantizer import load_dequantizer, new_dequantizer
 from .estimator import check_shape, load_estimator, new_estimator
 
 Model = TypeVar("Model", bound=nn.Module)
+EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
 # What settings of `evaluate` can be.
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "split": ("test", "train"),
@@ -108,6 +109,7 @@ def build(cfg: DictConfig) -> Parts:
         get_method(f"{leaf._target_}.check")(**leaf)
     data = _make(cfg.data)
     against = _other_data(cfg, data)
+    _check_likelihood(cfg, sde, data)
     if cfg.checkpoint is None:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
     dequantizer = None
@@ -133,6 +135,36 @@ def build(cfg: DictConfig) -> Parts:
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
     parts = (sampler, loss, against, dequantizer)
     return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, *parts)
+
+
+def choose_divergence(evaluate: DictConfig, dim: int) -> Divergence:
+    """The rule for the divergence of samples with so many coordinates.
+
+    Raises:
+        ValueError: It takes no such number of probes or coordinates.
+    """
+    name = evaluate.divergence or ("exact" if dim <= EXACT_DIVERGENCE else "hutchinson")
+    known: dict[str, Any] = {}
+    if name != "exact" and evaluate.probes is not None:
+        known["probes"] = evaluate.probes
+    rule = DIVERGENCES[name](**known)
+    rule.check(dim)
+    return rule
+
+
+def _check_likelihood(cfg: DictConfig, sde: SDE, data: Dataset) -> None:
+    """Refuse, before anything is trained, what could only fail once it is scored."""
+    evaluate = cfg.evaluate
+    if evaluate.likelihood or cfg.task in ("likelihood", "dequantizer"):
+        choose_divergence(evaluate, torch.Size(data.shape).numel())
+    bounds = [name for name in ("vlb", "elbo") if evaluate[name]]
+    if bounds and (data.levels is None or data.range is None):
+        raise ValueError(
+            f"evaluate.{bounds[0]} bounds the likelihood of quantized images; {data.name} has "
+            "points, whose likelihood needs no bound"
+        )
+    if evaluate.vlb is not None:
+        sde.equal_times(evaluate.vlb, evaluate.eps)
 
 
 def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
@@ -215,8 +247,10 @@ def _check_numbers(cfg: DictConfig) -> None:
         _check_count("evaluate.likelihood_samples", evaluate.likelihood_samples, 1)
     for name in ("rtol", "atol"):
         _check_positive(f"evaluate.{name}", evaluate[name])
-    for name in ("probes", "draws", "terms", "shards"):
+    for name in ("draws", "terms", "shards"):
         _check_count(f"evaluate.{name}", evaluate[name], 1)
+    if evaluate.probes is not None:
+        _check_count("evaluate.probes", evaluate.probes, 1)
     _check_count("evaluate.shard", evaluate.shard, 0)
     if evaluate.shard >= evaluate.shards:
         raise ValueError(

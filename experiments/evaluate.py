@@ -66,6 +66,9 @@ def evaluate(parts: Parts, model: ScoreModel, samples: Samples) -> dict[str, Any
         begun = time.perf_counter()
         result |= _likelihood(parts, model)
         result["seconds"]["likelihood"] = time.perf_counter() - begun
+    elif cfg.vlb is not None or cfg.elbo:
+        raw = _scored(parts)
+        result |= Evaluator(parts, model).bounds(raw, list(range(len(raw))))
     labels = [
         part for part in (parts.data.train_labels, parts.data.test_labels) if part is not None
     ]
@@ -80,7 +83,7 @@ def evaluate(parts: Parts, model: ScoreModel, samples: Samples) -> dict[str, Any
 def save_result(result: dict[str, Any], folder: Path, loggers: list[Logger]) -> None:
     """Write result.json atomically, with the versions that made it, and finish the loggers."""
     whole = _without_nan(result | {"torch": torch.__version__, "commit": _commit()})
-    temporary = folder / ".result.json.tmp"
+    temporary = folder / f".result.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     os.replace(temporary, folder / "result.json")
     for logger in loggers:
@@ -112,12 +115,18 @@ def _without_nan(value: Any) -> Any:
 
 def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
     cfg = parts.cfg.evaluate
-    raw = getattr(parts.data, cfg.split)[: cfg.likelihood_samples]
+    raw = _scored(parts)
     print(f"likelihood of {len(raw)} {cfg.split} samples", flush=True)
     evaluator, index = Evaluator(parts, model), list(range(len(raw)))
     result = evaluator(raw, index, progress=True).summary() | evaluator.bounds(raw, index)
     entropy = getattr(parts.data, "entropy", None)
     return result if entropy is None else result | {"entropy": entropy}
+
+
+def _scored(parts: Parts) -> Tensor:
+    """The raw samples that are scored."""
+    split: Tensor = getattr(parts.data, parts.cfg.evaluate.split)
+    return split[: parts.cfg.evaluate.likelihood_samples]
 
 
 def _calibrate(parts: Parts, model: ScoreModel) -> None:

@@ -1,9 +1,11 @@
 """Likelihoods of data by the settings of a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from evaluation import (
     Cells,
@@ -18,14 +20,13 @@ from evaluation import (
 )
 from evaluation.control import CONTROL_LIMIT
 from evaluation.dequantization import Dequantization
-from evaluation.divergence import DIVERGENCES, Divergence
+from evaluation.variational import VariationalBound, join_bounds
 from models import DequantizationFlow
 from sde import Score
 from training import DequantizationLoss
 
-from .build import Parts
+from .build import Parts, choose_divergence
 
-EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
 CONTROL_SAMPLES = 10_000  # training samples whose moments make the Gaussian control
 
 
@@ -39,7 +40,7 @@ class Evaluator:
 
     def __init__(self, parts: Parts, model: Score) -> None:
         self.parts, self.model, self.cfg = parts, model, parts.cfg.evaluate
-        self.divergence = _divergence(parts)
+        self.divergence = choose_divergence(self.cfg, torch.Size(parts.data.shape).numel())
         self.control = _control(parts) if self.divergence.stochastic else None
         self.dequantization: str | Dequantization = self.cfg.dequantization
         if parts.dequantizer is not None:
@@ -82,25 +83,31 @@ class Evaluator:
 
     def bounds(self, raw: Tensor, index: list[int]) -> dict[str, Any]:
         """The variational bounds that the configuration asks for, as entries of result.json."""
-        cfg, parts, found = self.cfg, self.parts, dict[str, Any]()
-        if self.cells is None:
-            return found
-        common = (parts.sde, self.model, raw.to(parts.device), self.cells)
-        settings: dict[str, Any] = {
-            "terms": cfg.terms,
-            "seed": parts.cfg.seed,
-            "index": index,
-            "progress": True,
-        }
+        cfg, found = self.cfg, dict[str, Any]()
         if cfg.elbo:
             print("variational bound of continuous time", flush=True)
-            found |= elbo(*common, eps=cfg.eps, **settings).summary()
+            found |= self._bound(elbo, raw, index, terms=cfg.terms).summary()
         if cfg.vlb is not None:
             print(f"variational bound of {cfg.vlb} steps", flush=True)
-            settings["steps"], settings["variance"] = cfg.vlb, self._variance()
-            settings["terms"] = cfg.terms if cfg.terms < cfg.vlb - 1 else None
-            found |= variational_bound(*common, **settings).summary()
+            chain = {"steps": cfg.vlb, "variance": self._variance()}
+            chain["terms"] = cfg.terms if cfg.terms < cfg.vlb - 1 else None
+            found |= self._bound(variational_bound, raw, index, **chain).summary()
         return found
+
+    def _bound(
+        self, kind: Callable[..., VariationalBound], raw: Tensor, index: list[int], **settings: Any
+    ) -> VariationalBound:
+        """A bound of all samples, `batch_size` at once."""
+        parts, size, bounds = self.parts, self.cfg.batch_size, list[VariationalBound]()
+        bar = tqdm(total=len(raw), disable=None, leave=False, unit="sample")
+        for first in range(0, len(raw), size):
+            rows = slice(first, first + size)
+            own = {"seed": parts.cfg.seed, "index": index[rows], "eps": self.cfg.eps}
+            k = raw[rows].to(parts.device)
+            bounds.append(kind(parts.sde, self.model, k, self.cells, **own, **settings))
+            bar.update(len(k))
+        bar.close()
+        return join_bounds(bounds)
 
     def _log_prob_tol(self) -> float | None:
         """What log p may be off by in a step: bits/dim are a mean over the coordinates."""
@@ -122,8 +129,8 @@ def compare_dequantizations(
     """The end of a run of task=dequantizer: bits/dim by its flow, beside uniform dequantization."""
     loss, cfg = parts.loss, parts.cfg.evaluate
     assert isinstance(loss, DequantizationLoss)
-    raw = parts.data.test[: cfg.likelihood_samples]
-    print(f"likelihood of {len(raw)} test samples, by two dequantizations", flush=True)
+    raw = getattr(parts.data, cfg.split)[: cfg.likelihood_samples]
+    print(f"likelihood of {len(raw)} {cfg.split} samples, by two dequantizations", flush=True)
     evaluator = Evaluator(parts, loss.score)
     found = {}
     for rule in (Uniform(), Variational(flow)):
@@ -131,13 +138,6 @@ def compare_dequantizations(
         found[rule.name] = evaluator(raw, list(range(len(raw))), progress=True).summary()
     uniform = {key: found["uniform"][key] for key in ("bits_per_dim", "bits_per_dim_error")}
     return found["variational"] | {"uniform": uniform, "seconds": {}}
-
-
-def _divergence(parts: Parts) -> Divergence:
-    cfg, dim = parts.cfg.evaluate, torch.Size(parts.data.shape).numel()
-    name = cfg.divergence or ("exact" if dim <= EXACT_DIVERGENCE else "hutchinson")
-    rule = DIVERGENCES[name]
-    return rule() if name == "exact" else rule(cfg.probes)  # type: ignore[call-arg]
 
 
 def _control(parts: Parts) -> GaussianControl | None:

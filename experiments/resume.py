@@ -22,7 +22,7 @@ ANY_PROCESS: Sections = {"generate": ("model",)}
 TRAINING: Sections = {
     "generate": ("sde", "model", "data", "loss", "train", "seed"),
     "noise_estimator": ("sde", "estimator", "data", "train", "seed"),
-    "dequantizer": ("sde", "dequantizer", "data", "train", "seed"),
+    "dequantizer": ("sde", "dequantizer", "data", "train", "seed", "evaluate.eps"),
 }
 # Whose models a task uses, where it trains none of its own.
 USES = {"likelihood": "generate"}
@@ -35,11 +35,16 @@ class Start:
 
     Attributes:
         state: Loaded checkpoint.
-        run: Folder of the run that wrote it.
+        path: Its file.
     """
 
     state: dict[str, Any]
-    run: Path
+    path: Path
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run that wrote it."""
+        return self.path.parent.parent
 
 
 def find_start(parts: Parts, folder: Path) -> Start | None:
@@ -72,6 +77,11 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
         start = _named(Path(cfg.resume), parts, TRAINING)
     continues = cfg.resume is not None and start is not None and _same(start.run, folder)
     held = (folder / "result.json").exists() or checkpoint.available(folder / "checkpoints")
+    if held and cfg.task == "likelihood":
+        raise ValueError(
+            f"{folder} already holds a result.json or checkpoints; if its likelihoods are done, "
+            "read them there, else use another hydra.run.dir"
+        )
     if held and not continues:
         raise ValueError(
             f"{folder} already holds a run; use resume=auto to continue it, "
@@ -95,7 +105,7 @@ def _named(path: Path, parts: Parts, sections: Sections) -> Start:
     problem = _difference(state["config"], parts, sections)
     if problem is not None:
         raise ValueError(f"{problem} ({path})")
-    return Start(state, path.parent.parent)
+    return Start(state, path)
 
 
 def _newest(parts: Parts, folder: Path) -> Start | None:
@@ -109,7 +119,7 @@ def _newest(parts: Parts, folder: Path) -> Start | None:
         except ValueError:  # said already; another run beside it may be whole
             continue
         if found is not None and _difference(found[1]["config"], parts, TRAINING) is None:
-            return Start(found[1], run)
+            return Start(found[1], found[0])
     print(f"resume=auto: no run of this configuration under {folder.parent}", flush=True)
     return None
 
@@ -135,7 +145,8 @@ def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str 
     for key in ("sde._target_", "sde.base._target_"):
         if key in different:
             was, asked = (str(target).rpartition(".")[2] for target in different[key])
-            fix = "; transfer=true takes its edm network all the same" if _transfers(parts) else ""
+            same = _transfers(parts) and not any(_within(key, ("model",)) for key in different)
+            fix = "; transfer=true takes its edm network all the same" if same else ""
             return f"checkpoint SDE is {was}, requested {asked}{fix}"
     listed = "; ".join(f"{k} is {v[0]}, requested {v[1]}" for k, v in list(different.items())[:4])
     return f"checkpoint differs from what is asked for: {listed}"

@@ -34,8 +34,8 @@ def run(cfg: DictConfig) -> None:
     with command_line.one_sentence_errors(folder):
         parts = build(cfg)
         start = find_start(parts, folder)
-        if cfg.task == "likelihood":
-            check_settings(parts, folder)
+        if cfg.task == "likelihood" and start is not None:
+            check_settings(parts, start.path, folder)
         save_config(cfg, folder)
     result = {group: choices[group] for group in TASKS[cfg.task]} | {"run_dir": str(folder)}
     print(" · ".join(result.values()), flush=True)

@@ -11,6 +11,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,12 +23,16 @@ from evaluation import Likelihood, plots
 from evaluation.result import join
 from evaluation.typicality import auroc, typicality
 from models import ScoreModel
+from training import checkpoint
 
 from .build import Parts
 from .likelihood import Evaluator
 
-# Settings that change no number.
-FREE = ("shard", "shards", "samples", "pictures", "frames", "quality", "likelihood")
+# Settings that change no part; the bounds are computed anew each time.
+FREE = (
+    *("shard", "shards", "samples", "pictures", "frames", "quality", "likelihood"),
+    *("vlb", "elbo", "terms", "variance"),
+)
 COLUMNS = ("log_prob", "nfe", "solver_error", "probe_error", "dequantization_error")
 
 
@@ -38,25 +43,26 @@ def score_split(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]
         With `missing` > 0, the number of parts that other shards have still to do, no likelihood.
     """
     own = _Split(parts, model, folder / "likelihood", getattr(parts.data, parts.cfg.evaluate.split))
-    splits = {parts.data.name: own}
+    splits = [own]
     if parts.against is not None:
-        splits[parts.against.name] = _Split(
-            parts, model, folder / "against", parts.against.test, f"against {parts.against.name}"
-        )
-    for split in splits.values():
+        name = f"against {parts.against.name}"
+        splits.append(_Split(parts, model, folder / "against", parts.against.test, name))
+    for split in splits:
         split.work()
-    missing = sum(len(split.missing()) for split in splits.values())
+    missing = sum(len(split.missing()) for split in splits)
     if missing:
         return {"missing": missing, "seconds": {}}
-    found = {name: split.join() for name, split in splits.items()}
-    result = found[parts.data.name].summary() | {"seconds": {}}
+    likelihood, *others = [split.join() for split in splits]
+    result = likelihood.summary() | {"seconds": {}}
     result |= own.evaluator.bounds(own.raw, list(range(len(own.raw))))
-    values = {name: _values(likelihood) for name, likelihood in found.items()}
-    unit = "bits/dim" if own.evaluator.cells is not None else "log p (nats)"
+    unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
+    names = [parts.data.name, *(split.name for split in splits[1:])]
+    shown = zip(names, [likelihood, *others], strict=True)
+    values = {name: _values(one) for name, one in shown}
     plots.save_histograms(values, folder / "likelihood.png", unit)
-    _save(found[parts.data.name], folder / "likelihood.npz")
+    _save(likelihood, folder / "likelihood.npz")
     if parts.against is not None:
-        result["against"] = _compare(values, parts.data.name, parts.against.name)
+        result["against"] = _compare(likelihood, others[0], parts.against.name)
     return result
 
 
@@ -86,7 +92,7 @@ class _Split:
             if likelihood is None:
                 likelihood = self.evaluator(self.raw[part.start : part.stop], list(part))
                 _save(likelihood, self._path(part))
-            done.append(_values(likelihood))
+            done.append(_values(likelihood).cpu())
             bar.update(len(part))
             shown = _mean_and_error(torch.cat(done))
             bar.set_postfix_str(shown)
@@ -95,13 +101,16 @@ class _Split:
         bar.close()
 
     def missing(self) -> list[range]:
-        """Parts of all shards that are not there."""
-        return [part for part in self.parts if not self._path(part).exists()]
+        """Parts of all shards that are not there, or not whole."""
+        return [part for part in self.parts if self._load(part) is None]
 
     def join(self) -> Likelihood:
         """All parts as one likelihood."""
-        loaded = [self._load(part) for part in self.parts]
-        return join([part for part in loaded if part is not None])
+        loaded = {part: self._load(part) for part in self.parts}
+        lost = [str(self._path(part)) for part, likelihood in loaded.items() if likelihood is None]
+        if lost:
+            raise RuntimeError(f"{', '.join(lost)} can no longer be read; repeat the command")
+        return join([likelihood for likelihood in loaded.values() if likelihood is not None])
 
     def _path(self, part: range) -> Path:
         return self.folder / f"{part.start:07d}.npz"
@@ -117,7 +126,7 @@ class _Split:
                 facts: dict[str, Any] = json.loads(str(file["facts"]))
                 numbers = file["index"].tolist()
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            print(f"{path} cannot be read ({error}); it is computed again", flush=True)
+            print(f"{path} cannot be read ({error}); its shard computes it again", flush=True)
             return None
         if numbers != list(part):
             return None
@@ -133,7 +142,7 @@ def _save(likelihood: Likelihood, path: Path) -> None:
     known = {field.name for field in fields(Likelihood)} - {*COLUMNS, "latent", "cells"}
     facts = json.dumps({name: getattr(likelihood, name) for name in sorted(known)})
     index = np.arange(first, first + len(likelihood.log_prob))
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex}.tmp")
     with open(temporary, "wb") as file:
         np.savez(file, index=index, facts=np.array(facts), **columns)
         file.flush()
@@ -141,34 +150,42 @@ def _save(likelihood: Likelihood, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def check_settings(parts: Parts, folder: Path) -> None:
+def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     """Write what the numbers in a run's folder depend on, or refuse to mix them with others.
+
+    Args:
+        parts: Parts of the run.
+        weights: File of the checkpoint.
+        folder: The run's folder.
 
     Raises:
         ValueError: The folder holds likelihoods by other settings.
     """
     whole = parts.config
     evaluate = {key: value for key, value in whole["evaluate"].items() if key not in FREE}
-    mine = {"checkpoint": str(Path(parts.cfg.checkpoint).resolve()), "evaluate": evaluate}
+    # The files themselves: a run may have trained on since a part was scored.
+    mine = {"weights": checkpoint.digest(weights), "evaluate": evaluate}
+    if parts.dequantizer is not None:
+        flow, _ = checkpoint.find(Path(parts.cfg.evaluate.dequantizer))
+        mine["flow"] = checkpoint.digest(flow)
     mine |= {key: whole[key] for key in ("sde", "model", "data", "against", "seed")}
     path = folder / "likelihood" / "settings.json"
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        different = [
-            key
-            for key in mine
-            if json.dumps(theirs.get(key), sort_keys=True) != json.dumps(mine[key], sort_keys=True)
-        ]
-        if different:
-            raise ValueError(
-                f"{folder} holds likelihoods by other settings ({', '.join(different)}); "
-                "repeat the command that made them, or use another hydra.run.dir"
-            )
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".settings.{os.getpid()}.tmp"
+    temporary = path.parent / f".settings.{uuid4().hex}.tmp"
     temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    try:
+        os.link(temporary, path)  # whole, and by the first of several shards alone
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+    theirs, own = json.loads(path.read_text()), json.loads(json.dumps(mine))
+    different = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
+    if different:
+        raise ValueError(
+            f"{folder} holds likelihoods by other settings ({', '.join(different)}); "
+            "repeat the command that made them, or use another hydra.run.dir"
+        )
 
 
 def _values(likelihood: Likelihood) -> Tensor:
@@ -181,15 +198,19 @@ def _mean_and_error(values: Tensor) -> str:
     return f"{values.mean().item():.4f} ± {error:.4f}"
 
 
-def _compare(values: dict[str, Tensor], own: str, other: str) -> dict[str, Any]:
-    """How the model tells its own data from others, by likelihood and by typicality."""
-    inside, outside = values[own], values[other]
-    half = len(inside) // 2  # what is typical is told by one half and held against the other
-    scores = [typicality(v, inside[:half]) for v in (inside[half:], outside)]
+def _compare(likelihood: Likelihood, other: Likelihood, name: str) -> dict[str, Any]:
+    """How the model tells its own data from others: 1 where all others score as more foreign.
+
+    By likelihood, less likely is more foreign; by typicality, further from the mean.
+    """
+    inside, outside = (-one.log_prob / one.dim for one in (likelihood, other))
+    # What is typical is told by every other sample, and held against the rest.
+    known, held = inside[::2], inside[1::2]
+    typical = [typicality(v, known) for v in (held, outside)]
     return {
-        "data": other,
-        "mean": outside.mean().item(),
+        "data": name,
+        "mean": _values(other).mean().item(),
         "samples": len(outside),
         "auroc_likelihood": auroc(inside, outside),
-        "auroc_typicality": auroc(*scores),
+        "auroc_typicality": auroc(*typical) if len(held) else math.nan,
     }

@@ -49,6 +49,7 @@ class SDE(ABC):
         sampling_eps: Time at which grids of samplers end by default.
         rho: ρ of the process's own clock t^{1/ρ}, in which uniform grids have equal steps.
         data_range: Interval of image data for which the constants of the process are quoted.
+        steps: Number of levels of a chain; None for a process of continuous time.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 5, appendix B).
     """
@@ -58,6 +59,7 @@ class SDE(ABC):
     sampling_eps: float = 1e-3
     rho: float = 1.0
     data_range: tuple[float, float] = (-1.0, 1.0)
+    steps: int | None = None
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

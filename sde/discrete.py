@@ -28,6 +28,8 @@ class Discretized(SDE):
     Reference: Ho et al. 2020, arXiv:2006.11239 (eq. 2, 4); Song & Ermon 2019, arXiv:1907.05600.
     """
 
+    steps: int
+
     def __init__(self, base: SDE, steps: int) -> None:
         if check_steps(steps) < 2:
             raise ValueError(f"steps must be an integer ≥ 2 for a chain, got {steps}")

@@ -137,6 +137,8 @@ def integrate(
         state = state.keep(~arrived)
         if on_step is not None:
             on_step(float(((state.t - t0) / (t1 - t0)).min()) if len(state.index) else 1.0)
+    if len(state.index) == 0:
+        return Solution(result, nfe, errors, frames)
     raise RuntimeError(
         f"adaptive solver stopped: {max_steps} steps did not reach t={t1:g}; "
         f"sample {int(state.index[0])} is at t={state.t[0].item():g}; loosen rtol or atol"

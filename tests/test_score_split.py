@@ -1,6 +1,7 @@
 """task=likelihood: parts, interruptions, shards, and data held against each other."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -91,6 +92,66 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
             np.testing.assert_allclose(column, saved(tmp_path / "whole")[name], rtol=1e-6)
 
 
+def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsys, digits):
+    """Nobody joins the rest as if it were the whole."""
+    shards = ["evaluate.shards=2", "evaluate.shard=1"]
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", *shards)
+    path = tmp_path / "run" / "likelihood" / "0000002.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+    assert "1 parts are left to other shards" in capsys.readouterr().out
+    result = score(monkeypatch, digits, tmp_path / "run", *shards)
+    assert result["likelihood_samples"] == 6
+    assert saved(tmp_path / "run")["index"].tolist() == list(range(6))
+    done = [f"checkpoint={digits}", *TINY, *SCORE, *LOOSE, *shards]
+    assert "already holds a result.json" in fails(capsys, monkeypatch, tmp_path / "run", *done)
+
+
+def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
+    """A run that has trained on, or another in its place, is not mixed in."""
+    copy = tmp_path / "copy"
+    shutil.copytree(digits, copy)
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, copy, tmp_path / "run", "evaluate.shards=2")
+    file = max((copy / "checkpoints").glob("step_*.pt"))
+    state = torch.load(file, weights_only=True)
+    next(iter(state["ema"]["model"].values())).add_(1)
+    torch.save(state, file)
+    file.with_suffix(".sha256").unlink()
+    arguments = [f"checkpoint={copy}", *TINY, *SCORE, *LOOSE, "evaluate.shards=2"]
+    sentence = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
+    assert "holds likelihoods by other settings (weights)" in sentence
+
+
+def test_bounds_may_be_asked_for_later_and_in_batches(tmp_path, monkeypatch, digits):
+    """They change no part; six samples in batches of two are the six at once."""
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+    bounds = ["evaluate.elbo=true", "evaluate.terms=3"]
+    late = ["evaluate.shards=2", "evaluate.shard=1", *bounds]
+    parts = score(monkeypatch, digits, tmp_path / "run", *late)
+    whole = score(monkeypatch, digits, tmp_path / "whole", *bounds, "evaluate.batch_size=6")
+    assert parts["elbo"]["samples"] == 6
+    assert parts["elbo"]["bits_per_dim"] == pytest.approx(whole["elbo"]["bits_per_dim"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (["evaluate.divergence=hutch++", "evaluate.probes=4"], "must be a multiple of 3, got 4"),
+        (["evaluate.divergence=hutch++", "evaluate.probes=300"], "takes at most 192 probes"),
+        (["sde=ncsn", "evaluate.vlb=1000"], "1000 steps"),
+    ],
+)
+def test_what_could_only_fail_at_the_end_fails_at_once(
+    tmp_path, monkeypatch, capsys, settings, sentence
+):
+    assert sentence in fails(capsys, monkeypatch, tmp_path / "run", *TINY, *FEW, *settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
     whole = score(monkeypatch, digits, tmp_path / "whole")
     with pytest.raises(FileNotFoundError):  # no result.json yet
@@ -160,6 +221,26 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         assert 0 <= result["against"][f"auroc_{kind}"] <= 1
     assert (tmp_path / "score" / "likelihood.png").exists()
     assert "log_likelihood" in result and "bound" not in result
+    far = call(
+        monkeypatch,
+        tmp_path / "far",
+        *POINTS,
+        "train.steps=2",
+        "train.batch_size=8",
+        *SCORE,
+        f"checkpoint={points['run_dir']}",
+        *(
+            "data@against=mixture",
+            "against.means=[[9,9]]",
+            "against.weights=[1]",
+            "against.std=[1]",
+        ),
+        *LOOSE,
+    )
+    # Other data of the same name stay other data, and what is less likely is more foreign.
+    assert far["log_likelihood"] == result["log_likelihood"]
+    assert far["against"]["mean"] < far["log_likelihood"]
+    assert far["against"]["auroc_likelihood"] == 1
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,11 @@ def _digest_of(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return _sha256(path)
+
+
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,13 +26,13 @@ class HybridLoss:
         E_t E_{x_0, z} ‖ẑ − z‖²/D + w N KL(q(x_s | x_t, x_0) ‖ N(m, Σ))/(D log 2),
         log Σ = v log b² + (1 − v) log v_posterior
 
-    t is one of the N levels of a chain but the lowest, s the level below; the gradient of m is
-    stopped.
+    t is one of the N levels but the lowest, s the level below; where the lowest is the data's own,
+    as on a chain, N in front of the KL is one less. The gradient of m is stopped.
 
     Args:
         sde: Process; on a chain the levels are its own.
         weight: w ≥ 0; the published value is 0.001.
-        steps: Steps N ≥ 2 of the chain of a continuous process; a chain takes its own number.
+        steps: Steps N ≥ 2; where not given, a chain's own, and 1000 of a continuous process.
 
     Raises:
         ValueError: w is not finite and ≥ 0, or N not an integer ≥ 2.
@@ -40,13 +40,14 @@ class HybridLoss:
     Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15, 16).
     """
 
-    def __init__(self, sde: SDE, weight: float = 0.001, steps: int = 1000) -> None:
+    def __init__(self, sde: SDE, weight: float = 0.001, steps: int | None = None) -> None:
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be finite and ≥ 0, got {weight}")
-        if check_steps(steps) < 2:
+        count = (sde.steps or 1000) if steps is None else steps
+        if check_steps(count) < 2:
             raise ValueError(f"steps must be an integer ≥ 2, got {steps}")
         self.sde, self.weight = sde, weight
-        grid = sde.equal_times(steps)
+        grid = sde.equal_times(count)
         self.levels = grid[sde.sigma(grid) > 0]
 
     @staticmethod
