@@ -231,6 +231,15 @@ def test_wrong_settings_are_refused(call, sentence):
         call()
 
 
+@pytest.mark.parametrize("steps", [12, 232])
+def test_a_hybrid_loss_takes_a_chains_own_levels(steps):
+    """All of them but the lowest step, down to data, which has no variance to train."""
+    chain = VE().discretize(steps)
+    levels = HybridLoss(chain).levels
+    torch.testing.assert_close(levels, chain.times.flip(0), rtol=0, atol=1e-12)
+    assert len(HybridLoss(VP()).levels) == 1001
+
+
 # --- The command
 
 

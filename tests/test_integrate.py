@@ -171,6 +171,23 @@ def test_evaluations_are_counted(tableau, save_at):
     assert solution.nfe.tolist() == calls.tolist()
 
 
+def test_arriving_with_the_last_step_is_arriving():
+    rates = torch.ones(1, **DOUBLE)
+    y0 = torch.randn(1, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    whole = integrate(rotation(rates), y0, 0.0, 1.0)
+    steps = next(n for n in range(1, 100) if _arrives(rates, y0, n))
+    exact = integrate(rotation(rates), y0, 0.0, 1.0, max_steps=steps)
+    assert torch.equal(exact.y, whole.y) and exact.nfe == whole.nfe == 2 + 6 * steps
+
+
+def _arrives(rates, y0, steps):
+    try:
+        integrate(rotation(rates), y0, 0.0, 1.0, max_steps=steps)
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name, bound", [("bosh3", 1e-5), ("dopri5", 1e-5), ("dop853", 1e-7)])
 def test_frames_lie_on_the_solution(name, bound):
     """Frames between steps: cubic where steps are short, of order 7 where they are long."""

@@ -340,6 +340,11 @@ def test_result_table_of_images():
     ]
 
 
+def test_a_bound_is_shown_as_one():
+    bound = result_table(IMAGES | {"bound": True})
+    assert "bits/dim          ≤ 2.31 ± 0.02" in bound.splitlines()
+
+
 def test_result_table_of_points():
     assert result_table(POINTS).splitlines() == [
         "data            moons",

@@ -9,6 +9,7 @@ from scipy.stats import norm as normal_law
 
 from evaluation import Cells, elbo, variational_bound
 from evaluation.seeding import Draws
+from evaluation.variational import join_bounds
 from models import GaussianMixtureScore, GaussianScore
 from sde import VP
 from sde.posterior import log_cell_probability, normal_kl, posterior
@@ -44,6 +45,21 @@ def test_continuous_bound_is_the_probability_where_the_score_is_exact(process):
     assert (bound.decoder < 1e-6).all()
     parts = bound.prior + bound.diffusion + bound.decoder
     torch.testing.assert_close(bound.log_prob, -parts, rtol=0, atol=0)
+
+
+def test_a_bound_says_where_it_ends_and_by_which_chain():
+    """Both end at the eps that is asked for: equal decoders, which take their noise by number."""
+    sde, k = VP(), torch.arange(4)[:, None]
+    settings = {"eps": 0.01, "dtype": torch.float64}
+    chain = variational_bound(sde, points(sde), k, CELLS, steps=20, **settings)
+    limit = elbo(sde, points(sde), k, CELLS, **settings)
+    assert chain.eps == pytest.approx(0.01) and chain.times.min() > 0.01
+    torch.testing.assert_close(chain.decoder, limit.decoder, rtol=1e-9, atol=1e-12)
+    said = chain.summary()["vlb"]
+    assert said["steps"] == 20 and said["variance"] == "posterior" and said["eps"] == chain.eps
+    assert "steps" not in limit.summary()["elbo"] and limit.summary()["elbo"]["eps"] == 0.01
+    twice = join_bounds([chain, chain])
+    assert twice.bits_per_dim.tolist() == 2 * chain.bits_per_dim.tolist()
 
 
 def test_discrete_bound_falls_to_the_continuous_one(process):
@@ -176,6 +192,9 @@ def test_cell_probabilities_far_from_the_mean():
             lambda k: variational_bound(VP(), never, k, CELLS, steps=5, terms=9),
             "terms must be in 1 … 5, the steps between levels, got 9",
         ),
+        (lambda k: variational_bound(VP(), never, k, CELLS, eps=2.0), r"eps must be in \(0, T=1"),
+        (lambda k: elbo(VP(), never, k, CELLS, index=[1, 2, 3]), "name each of 2 samples, got 3"),
+        (lambda k: variational_bound(VP(), never, k, CELLS, index=[]), "2 samples, got 0 numbers"),
         (
             lambda k: variational_bound(VP(), never, k, CELLS, variance="beta"),
             "unknown variance 'beta'. Available: posterior, forward",
