@@ -50,24 +50,27 @@ class FourierEmbedding(nn.Module):
 class SinusoidalEmbedding(nn.Module):
     """The sinusoidal position embedding of the Transformer, as DDPM uses it for the time step.
 
-    e(c) = [sin(c ω_k), cos(c ω_k)] with ω_k = 10000^(−k / (half − 1)), k = 0 … half − 1,
-    half = ⌊nf / 2⌋; a zero is appended when nf is odd.
+    e(c) = [sin(c ω_k), cos(c ω_k)] with ω_k = 10000^(−k / (half − s)), k = 0 … half − 1,
+    half = ⌊nf / 2⌋; a zero is appended when nf is odd. With s = 1 the last ω is 1/10000.
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762 (section 3.5); Ho et al. 2020,
     arXiv:2006.11239 (appendix B).
 
     Args:
         nf: number of entries of the embedding, nf ≥ 2.
+        shift: s, 1 as in score-SDE's networks or 0 as in most of diffusers'.
 
     Raises:
-        ValueError: nf < 2.
+        ValueError: nf < 2, or another shift.
     """
 
-    def __init__(self, nf: int) -> None:
+    def __init__(self, nf: int, shift: int = 1) -> None:
         super().__init__()
         if nf < 2:
             raise ValueError(f"nf must be ≥ 2 (one sine, one cosine), got {nf}")
-        self.out_features = nf
+        if shift not in (0, 1):
+            raise ValueError(f"frequency_shift must be 0 or 1, got {shift}")
+        self.out_features, self.shift = nf, shift
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed labels c_noise, shape (B,), as vectors of shape (B, nf), in float32 or wider."""
@@ -75,7 +78,7 @@ class SinusoidalEmbedding(nn.Module):
         # Labels reach 999: in half precision neighbouring levels would share one phase.
         dtype = torch.promote_types(c_noise.dtype, torch.float32)
         k = torch.arange(half, dtype=dtype, device=c_noise.device)
-        frequencies = torch.exp(k * (-math.log(10000.0) / max(half - 1, 1)))
+        frequencies = torch.exp(k * (-math.log(10000.0) / max(half - self.shift, 1)))
         phase = c_noise[:, None].to(dtype) * frequencies
         embedding = torch.cat([phase.sin(), phase.cos()], dim=1)
         return F.pad(embedding, (0, self.out_features % 2))
@@ -92,16 +95,16 @@ class NoiseEmbedding(nn.Module):
         kind: the map e, `fourier` (`FourierEmbedding`) or `positional` (`SinusoidalEmbedding`).
         nf: number of features of the U-Net; the embedding has E = 4·nf entries.
         fourier_scale: standard deviation of the Fourier frequencies; `positional` has none.
+        shift: of the `positional` frequencies.
 
     Raises:
-        ValueError: nf or fourier_scale out of range.
+        ValueError: nf, fourier_scale or shift out of range.
     """
 
-    def __init__(self, kind: str, nf: int, fourier_scale: float) -> None:
+    def __init__(self, kind: str, nf: int, fourier_scale: float, shift: int = 1) -> None:
         super().__init__()
-        embed = (
-            FourierEmbedding(nf, fourier_scale) if kind == "fourier" else SinusoidalEmbedding(nf)
-        )
+        fourier = kind == "fourier"
+        embed = FourierEmbedding(nf, fourier_scale) if fourier else SinusoidalEmbedding(nf, shift)
         self.embed = embed
         self.dense_0 = dense(embed.out_features, 4 * nf)
         self.dense_1 = dense(4 * nf, 4 * nf)

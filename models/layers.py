@@ -24,10 +24,13 @@ class BlockOptions:
         skip_rescale: divide each sum of two branches by √2, so that it keeps its variance.
         init_scale: variance scale of the last layer of each branch (0: branches start at zero).
         channels_per_group: smallest number of channels that share a group normalisation.
+        max_groups: largest number of groups of a group normalisation, ≥ 1.
+        norm_eps: ε of the group normalisations, > 0.
+        head_dim: channels of one head of attention; None for a single head.
         taps: FIR filter of all resampling in one dimension; None for nearest neighbour and mean.
 
     Raises:
-        ValueError: dropout outside [0, 1), init_scale < 0 or channels_per_group < 1.
+        ValueError: dropout outside [0, 1), init_scale < 0, norm_eps ≤ 0, or a number below 1.
     """
 
     emb_features: int | None
@@ -36,6 +39,9 @@ class BlockOptions:
     init_scale: float
     channels_per_group: int
     taps: Sequence[float] | None
+    max_groups: int = 32
+    norm_eps: float = 1e-6
+    head_dim: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -47,20 +53,24 @@ class BlockOptions:
                 f"channels_per_group must be ≥ 1, got {self.channels_per_group}; "
                 "NCSN++ has 4, DDPM has 1"
             )
+        if self.max_groups < 1 or not self.norm_eps > 0:
+            raise ValueError(
+                f"need max_groups ≥ 1 and norm_eps > 0, got {self.max_groups} and {self.norm_eps}"
+            )
 
     def merge(self, x: Tensor, h: Tensor) -> Tensor:
         """x + h, or (x + h)/√2 with `skip_rescale`."""
         return (x + h) * math.sqrt(0.5) if self.skip_rescale else x + h
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        """Group normalisation over the largest g ≤ min(C // channels_per_group, 32) with g | C.
+        """Group normalisation over g | C groups, the most that the options allow.
 
         Reference: Wu & He 2018, arXiv:1803.08494.
         """
-        groups = max(1, min(channels // self.channels_per_group, 32))
+        groups = max(1, min(channels // self.channels_per_group, self.max_groups))
         while channels % groups:
             groups -= 1
-        return nn.GroupNorm(groups, channels, eps=1e-6)
+        return nn.GroupNorm(groups, channels, eps=self.norm_eps)
 
 
 def variance_scaling_(weight: Tensor, scale: float = 1.0) -> None:
@@ -123,7 +133,7 @@ class NIN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention of all pixels with one head: x + softmax(q kᵀ / √C) v W_out.
+    """Residual self-attention of all pixels: x + softmax(q kᵀ / √d) v W_out, d channels a head.
 
     The fused attention of PyTorch has no second and no forward-mode derivative; for those run
     the network under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
@@ -132,13 +142,20 @@ class Attention(nn.Module):
     arXiv:1706.03762 (eq. 1).
 
     Args:
-        channels: number of channels C.
+        channels: number of channels C, a multiple of the options' head_dim.
         options: options shared by the network's blocks.
+
+    Raises:
+        ValueError: the channels do not divide into heads.
     """
 
     def __init__(self, channels: int, options: BlockOptions) -> None:
         super().__init__()
         self.options = options
+        head_dim = options.head_dim or channels
+        if head_dim < 1 or channels % head_dim:
+            raise ValueError(f"{channels} channels do not divide into heads of {head_dim}")
+        self.heads = channels // head_dim
         self.norm = options.norm(channels)
         self.q = NIN(channels, channels)
         self.k = NIN(channels, channels)
@@ -147,11 +164,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images of shape (B, C, H, W) to the same shape."""
-        # (B, 1, HW, C): one head. The copy is free in channels_last and feeds three matrices.
-        pixels = self.norm(x).flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
-        h = F.scaled_dot_product_attention(self.q(pixels), self.k(pixels), self.v(pixels))
-        h = self.out(h).squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        # (B, HW, C). The copy is free in channels_last and feeds three matrices.
+        pixels = self.norm(x).flatten(2).transpose(1, 2).contiguous()
+        q, k, v = (self._split(layer(pixels)) for layer in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = self.out(h.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
         return self.options.merge(x, h)
+
+    def _split(self, pixels: Tensor) -> Tensor:
+        """(B, HW, C) as (B, heads, HW, C / heads)."""
+        return pixels.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class ResidualBranch(nn.Module):

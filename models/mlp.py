@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from sde import Described
+
 from .embedding import FourierEmbedding, SinusoidalEmbedding
 
 
-class MLP(nn.Module):
+class MLP(Described, nn.Module):
     """A residual multilayer perceptron whose layers are all told the noise level.
 
         h ← h + W₂ φ(W₁ φ(h) + V e(c_noise)),   φ = SiLU

@@ -36,7 +36,10 @@ def fir_kernel(taps: Sequence[float]) -> Tensor:
             f"fir_kernel must hold numbers with a nonzero sum, got {list(taps)}; "
             "use [1, 3, 3, 1] for the published networks"
         )
-    k = torch.tensor([float(tap) for tap in taps])
+    # Numbers, not weights: they are there on the meta device too, so that a network that is built
+    # there and given its weights is whole.
+    meta = torch.get_default_device().type == "meta"
+    k = torch.tensor([float(tap) for tap in taps], device="cpu" if meta else None)
     k = F.pad(k / k.sum(), (len(taps) % 2, 0))
     return torch.outer(k, k)
 
@@ -178,6 +181,8 @@ class DownsampleConv2d(nn.Module):
         ch_in: number of input channels.
         ch_out: number of output channels.
         taps: the FIR filter in one dimension; None for no filter.
+        symmetric: without a filter, pad all four sides by one pixel, as most of diffusers' networks
+            do, rather than the bottom and the right alone.
 
     Raises:
         ValueError: taps that sum to zero.
@@ -185,18 +190,24 @@ class DownsampleConv2d(nn.Module):
 
     kernel: Tensor | None
 
-    def __init__(self, ch_in: int, ch_out: int, taps: Sequence[float] | None) -> None:
+    def __init__(
+        self,
+        ch_in: int,
+        ch_out: int,
+        taps: Sequence[float] | None,
+        symmetric: bool = False,
+    ) -> None:
         super().__init__()
         kernel = None if taps is None else fir_kernel(taps)
         self.register_buffer("kernel", kernel, persistent=False)
+        self.padding = (1, 1, 1, 1) if symmetric else (0, 1, 0, 1)
         self.conv = conv(ch_in, ch_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images of shape (B, ch_in, H, W) to (B, ch_out, H/2, W/2)."""
         weight, bias = self.conv.weight, self.conv.bias
         if self.kernel is None:
-            # As published: padding at the bottom and on the right only.
-            return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+            return F.conv2d(F.pad(x, self.padding), weight, bias, stride=2)
         return fir_downsample_conv(x, self.kernel, weight, bias)
 
 

@@ -1,14 +1,16 @@
 """The one place where a network's output becomes a score."""
 
-import difflib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sde import SDE, expand
+from sde import SDE, construct, describe, expand
 
+from . import file
+from .checks import check_choice
 from .embedding import FourierFeatures
 
 
@@ -20,30 +22,36 @@ class Coefficients(NamedTuple):
     out: Tensor
 
 
-def _noise(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+def _noise(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
     """F = ẑ (Ho et al. 2020, arXiv:2006.11239)."""
     one = torch.ones_like(sigma)
     return Coefficients(one, 0 * one, one)
 
 
-def _score(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+def _score(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
     """F = σ s: NCSN++ with `scale_by_sigma` (Song & Ermon 2020, arXiv:2006.09011)."""
     one = torch.ones_like(sigma)
     return Coefficients(one, 0 * one, -one)
 
 
-def _data(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+def _raw_score(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
+    """F = s, in the units of the data: NCSN (Song & Ermon 2019, arXiv:1907.05600)."""
+    one = torch.ones_like(sigma)
+    return Coefficients(one, 0 * one, -half * sigma)
+
+
+def _data(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
     """F = x̂_0, so ẑ = (x − α F)/σ."""
     return Coefficients(torch.ones_like(sigma), 1 / sigma, -alpha / sigma)
 
 
-def _velocity(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+def _velocity(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
     """F = (α ẑ − σ x̂_0)/r with r² = α² + σ² (Salimans & Ho 2022, arXiv:2202.00512, r = 1)."""
     r = (alpha.square() + sigma.square()).sqrt()
     return Coefficients(torch.ones_like(sigma), sigma / r.square(), alpha / r)
 
 
-def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
+def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
     """Inputs and targets of unit variance (Karras et al. 2022, arXiv:2206.00364, table 1).
 
     Their σ is σ/α here, and their x is x/α.
@@ -52,9 +60,10 @@ def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Coefficients:
     return Coefficients(1 / r, sigma / r.square(), -alpha * sigma_data / r)
 
 
-_PARAMETERIZATIONS: dict[str, Callable[[Tensor, Tensor, float], Coefficients]] = {
+_PARAMETERIZATIONS: dict[str, Callable[[Tensor, Tensor, float, float], Coefficients]] = {
     "noise": _noise,
     "score": _score,
+    "raw_score": _raw_score,
     "data": _data,
     "v": _velocity,
     "edm": _edm,
@@ -74,17 +83,20 @@ class ScoreModel(nn.Module):
     Args:
         net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,).
         sde: Process whose score it is.
-        parameterization: What F predicts: `noise`, `score` (times σ), `data`, `v` or `edm`.
+        parameterization: What F predicts: `noise`, `score` (times σ), `raw_score` (not so), `data`,
+            `v` or `edm`.
         data_range: Interval of the data, or None for data of no fixed range (m = 0, h = 1).
         sigma_data: Standard deviation of the data after x̂, used by `edm` alone.
         learned_variance: The network has twice the channels of x, and the second half says where
             between two variances that of a step lies, v = (F + 1)/2.
         fourier_features: Integers n, for which the network also sees sin(2ⁿ π x̂/α) and the cosine,
             as `FourierFeatures`: each adds twice the channels of x to what goes in.
+        labels: `process` for the label of the process as it is, or `descending` for the networks of
+            NCSN's chains, which number the levels from the noisiest.
 
     Raises:
         ValueError: Unknown parameterization, empty data range, sigma_data not > 0, or a feature
-            that is not an integer ≥ 0.
+            that is not an integer ≥ 0, or descending labels of a process that is no chain.
     """
 
     def __init__(
@@ -97,14 +109,15 @@ class ScoreModel(nn.Module):
         sigma_data: float = 0.5,
         learned_variance: bool = False,
         fourier_features: Sequence[int] = (),
+        labels: str = "process",
     ) -> None:
         super().__init__()
-        if parameterization not in _PARAMETERIZATIONS:
-            near = difflib.get_close_matches(parameterization, _PARAMETERIZATIONS, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
+        check_choice("parameterization", parameterization, *_PARAMETERIZATIONS)
+        check_choice("labels", labels, "process", "descending")
+        if labels == "descending" and sde.steps is None:
             raise ValueError(
-                f"unknown parameterization '{parameterization}'{hint} "
-                f"Available: {', '.join(_PARAMETERIZATIONS)}"
+                "labels=descending number the levels of a chain, and this process has none; "
+                "use sde.discretize(steps)"
             )
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
@@ -113,7 +126,8 @@ class ScoreModel(nn.Module):
             raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
         self.net, self.sde = net, sde
         self.parameterization, self.sigma_data = parameterization, float(sigma_data)
-        self.data_range, self.learned_variance = data_range, learned_variance
+        self.data_range = None if data_range is None else (float(low), float(high))
+        self.learned_variance, self.labels = learned_variance, labels
         self.features = FourierFeatures(fourier_features) if fourier_features else None
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
 
@@ -152,11 +166,14 @@ class ScoreModel(nn.Module):
         """ẑ, and what the network says of the variance."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
         centred = (x - expand(self._middle * alpha, x)) / self._half
-        c_in, skip, out = _PARAMETERIZATIONS[self.parameterization](alpha, sigma, self.sigma_data)
+        wrap = _PARAMETERIZATIONS[self.parameterization]
+        c_in, skip, out = wrap(alpha, sigma, self.sigma_data, self._half)
         if self.parameterization == "edm":
             c_noise = 0.25 * (sigma / alpha).log()
         else:
             c_noise = self.sde.label(t)
+            if self.labels == "descending" and self.sde.steps is not None:
+                c_noise = self.sde.steps - 1 - c_noise
         # At least float32: bfloat16 cannot tell the labels 899 and 900 apart.
         exact = torch.promote_types(x.dtype, torch.float32)
         c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
@@ -183,3 +200,60 @@ class ScoreModel(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The score, so that the module itself is a `score(x, t)`."""
         return self.score(x, t)
+
+    def description(self) -> dict[str, Any]:
+        """What the model is but for its weights, in plain values.
+
+        Raises:
+            TypeError: The network does not say how it was made.
+        """
+        features = () if self.features is None else self.features.exponents
+        return {
+            "sde": describe(self.sde),
+            "net": describe(self.net),  # type: ignore[arg-type]  # refused there
+            "parameterization": self.parameterization,
+            "data_range": None if self.data_range is None else list(self.data_range),
+            "sigma_data": self.sigma_data,
+            "learned_variance": self.learned_variance,
+            "fourier_features": list(features),
+            "labels": self.labels,
+        }
+
+    def save(self, folder: str | Path, step: int | None = None, overwrite: bool = False) -> Path:
+        """Write the model as `model.safetensors` and `model.json`, which other programs can read.
+
+        Args:
+            folder: Folder of the model, made if need be.
+            step: Number of training steps behind the weights.
+            overwrite: Whether a model that is there may be replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            TypeError: The network does not say how it was made (`sde.Described`).
+            FileExistsError: A model is there.
+        """
+        return file.write(Path(folder), self.description(), self.state_dict(), step, overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, net: nn.Module | None = None) -> "ScoreModel":
+        """The model that `save` wrote, on the CPU, in evaluation mode.
+
+        Args:
+            folder: Folder of the model.
+            net: Network to take the weights, where the file cannot say how it was made.
+
+        Raises:
+            FileNotFoundError: There is no model.
+            ValueError: It cannot be read, does not fit, or is of a newer version.
+        """
+        document, state = file.read(Path(folder))
+        meaning = dict(document["model"])
+        with file.whole(Path(folder)), torch.device("meta"):
+            described = meaning.pop("net")
+            made = construct(described) if net is None else net
+        with file.whole(Path(folder)):
+            model = cls(made, construct(meaning.pop("sde")), **meaning)
+            model.load_state_dict(state, assign=True)
+        return model.eval()

@@ -5,13 +5,15 @@ features on a stack of skip connections, cross the middle, go up while popping t
 pyramid feeds ever smaller images to the way down; an output pyramid collects one on the way up.
 """
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sde import Described
+
+from .checks import attended, check_choice, check_input, check_sizes
 from .embedding import NoiseEmbedding
 from .layers import Attention, BigGANBlock, BlockOptions, DDPMBlock, Stage, Unlabelled, conv, head
 from .resample import (
@@ -75,7 +77,7 @@ class UpLevel(nn.Module):
         return h, pyramid
 
 
-class UNet(nn.Module):
+class UNet(Described, nn.Module):
     """The network F(x, c) of DDPM, DDPM++ or NCSN++, by its options; it returns its raw output.
 
     What the output means (noise, score times σ, ...), its division by σ, and bringing the data to
@@ -87,14 +89,20 @@ class UNet(nn.Module):
     arXiv:2006.11239 (appendix B).
 
     Args:
-        shape: (C, H, W) of the images; H and W must be multiples of 2^(number of levels - 1).
+        shape: (C, H, W) of the images; H and W must be multiples of 2^(number of levels - 1), or
+            None where any such size is to be taken, with `attn_levels` given.
         nf: number of features at full resolution, ≥ 2.
         ch_mult: factor of nf at each level, from full to lowest resolution.
         num_res_blocks: residual blocks per level on the way down, ≥ 1 (one more on the way up).
         attn_resolutions: heights H / 2^level that get self-attention; the middle always does.
+        attn_levels: the levels 0, 1, … themselves, in place of `attn_resolutions`.
+        attn_up: on the way up, attention follows the `last` block of a level or `each`.
+        attn_middle: whether the middle has attention.
+        head_dim: channels of one head of attention; None for a single head.
         dropout: probability of dropout in residual blocks, in [0, 1).
         resblock_type: `biggan` (resamples inside a residual block) or `ddpm`.
         resamp_with_conv: with `ddpm` blocks, resample with a learned convolution.
+        pad_symmetric: pad all sides of that convolution, rather than the bottom and the right.
         fir: resample with a FIR filter instead of nearest neighbour and mean.
         fir_kernel: taps of that filter in one dimension.
         skip_rescale: divide sums of two branches by √2.
@@ -103,8 +111,12 @@ class UNet(nn.Module):
         progressive_combine: how `input_skip` meets the features, `sum` or `cat`.
         embedding_type: noise embedding, `positional` (sinusoidal) or `fourier` (random).
         fourier_scale: standard deviation of the Fourier frequencies, > 0.
+        frequency_shift: s of the `positional` embedding, 0 or 1.
         init_scale: variance scale of the last layer of each branch, ≥ 0; 0 starts at F ≈ 0.
-        channels_per_group: group normalisation has C // channels_per_group groups, at most 32.
+        channels_per_group: group normalisation has C // channels_per_group groups.
+        max_groups: the most groups that it has.
+        groups: numbers of groups of single normalisations, by their names in the network.
+        norm_eps: ε of the normalisations, > 0.
         conditional: whether the network sees the noise label.
         out_channels: channels of the output, ≥ 1; those of the images where not given.
 
@@ -112,16 +124,23 @@ class UNet(nn.Module):
         ValueError: an unknown option, a number out of range, or a size that does not divide.
     """
 
+    shape: tuple[int, int | None, int | None]
+
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int | None],
         nf: int = 128,
         ch_mult: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int = 2,
         attn_resolutions: Sequence[int] = (16,),
+        attn_levels: Sequence[int] | None = None,
+        attn_up: str = "last",
+        attn_middle: bool = True,
+        head_dim: int | None = None,
         dropout: float = 0.1,
         resblock_type: str = "biggan",
         resamp_with_conv: bool = True,
+        pad_symmetric: bool = False,
         fir: bool = False,
         fir_kernel: Sequence[float] = (1, 3, 3, 1),
         skip_rescale: bool = True,
@@ -130,24 +149,33 @@ class UNet(nn.Module):
         progressive_combine: str = "sum",
         embedding_type: str = "positional",
         fourier_scale: float = 16.0,
+        frequency_shift: int = 1,
         init_scale: float = 0.0,
         channels_per_group: int = 4,
+        max_groups: int = 32,
+        groups: Mapping[str, int] | None = None,
+        norm_eps: float = 1e-6,
         conditional: bool = True,
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("resblock_type", resblock_type, "biggan", "ddpm")
-        _check_choice("progressive", progressive, "none", "output_skip", "residual")
-        _check_choice("progressive_input", progressive_input, "none", "input_skip", "residual")
-        _check_choice("progressive_combine", progressive_combine, "sum", "cat")
-        _check_choice("embedding_type", embedding_type, "positional", "fourier")
-        _check_sizes(shape, nf, ch_mult, num_res_blocks)
+        check_choice("resblock_type", resblock_type, "biggan", "ddpm")
+        check_choice("progressive", progressive, "none", "output_skip", "residual")
+        check_choice("progressive_input", progressive_input, "none", "input_skip", "residual")
+        check_choice("progressive_combine", progressive_combine, "sum", "cat")
+        check_choice("embedding_type", embedding_type, "positional", "fourier")
+        check_choice("attn_up", attn_up, "last", "each")
+        check_sizes(shape, nf, ch_mult, num_res_blocks)
+        attn_levels = attended(shape, len(ch_mult), attn_resolutions, attn_levels)
 
-        self.shape = (image_ch, height, _) = tuple(shape)
+        image_ch, height, width = shape
+        assert image_ch is not None  # checked above
+        self.shape = (image_ch, height, width)
         self.out_channels = image_ch if out_channels is None else out_channels
         self.resblock_type, self.resamp_with_conv = resblock_type, resamp_with_conv
         self.widths = [nf * factor for factor in ch_mult]
-        self.attend = [height >> level in attn_resolutions for level in range(len(ch_mult))]
+        self.attend = [level in attn_levels for level in range(len(ch_mult))]
+        self.attn_up, self.pad_symmetric = attn_up, pad_symmetric
         self.options = BlockOptions(
             emb_features=4 * nf if conditional else None,
             dropout=dropout,
@@ -155,19 +183,24 @@ class UNet(nn.Module):
             init_scale=init_scale,
             channels_per_group=channels_per_group,
             taps=tuple(fir_kernel) if fir else None,
+            max_groups=max_groups,
+            norm_eps=norm_eps,
+            head_dim=head_dim,
         )
 
-        embedding = NoiseEmbedding(embedding_type, nf, fourier_scale) if conditional else None
-        self.embedding = embedding
+        self.embedding = None
+        if conditional:
+            self.embedding = NoiseEmbedding(embedding_type, nf, fourier_scale, frequency_shift)
         self.conv_in = conv(image_ch, nf)
         skips = self._build_down(nf, num_res_blocks, progressive_input, progressive_combine)
         lowest = self.widths[-1]
-        self.middle_0 = self._stage(lowest, lowest, attend=True)
+        self.middle_0 = self._stage(lowest, lowest, attend=attn_middle)
         self.middle_1 = self._stage(lowest, lowest, attend=False)
         self._build_up(skips, num_res_blocks + 1, progressive)
         self.head = None
         if progressive != "output_skip":
             self.head = head(self.widths[0], self.out_channels, self.options, init_scale)
+        _set_groups(self, groups or {})
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """Evaluate F at noisy images x, shape (B, C, H, W), and noise labels c_noise, shape (B,).
@@ -176,7 +209,7 @@ class UNet(nn.Module):
             ValueError: an input of the wrong shape.
             TypeError: an image that is not floating point.
         """
-        _check_input(x, c_noise, self.shape)
+        check_input(x, c_noise, self.shape, len(self.widths) - 1)
         emb = None if self.embedding is None else self.embedding(c_noise, x.dtype)
         h = self.conv_in(x)
         skips, pyramid = [h], x
@@ -214,8 +247,8 @@ class UNet(nn.Module):
         for level, width in reversed(list(enumerate(self.widths))):
             stages = []
             for block in range(blocks):
-                # The way up attends once per level, after its last block.
-                attend = self.attend[level] and block == blocks - 1
+                last = block == blocks - 1
+                attend = self.attend[level] and (last or self.attn_up == "each")
                 stages.append(self._stage(channels + skips.pop(), width, attend))
                 channels = width
             join = self._output_pyramid(level, pyramid)
@@ -234,8 +267,9 @@ class UNet(nn.Module):
             return BigGANBlock(channels, channels, self.options, filtered)
         if not self.resamp_with_conv:
             return Unlabelled(filtered)
-        learned = UpsampleConv2d if up else DownsampleConv2d
-        return Unlabelled(learned(channels, channels, taps))
+        if up:
+            return Unlabelled(UpsampleConv2d(channels, channels, taps))
+        return Unlabelled(DownsampleConv2d(channels, channels, taps, self.pad_symmetric))
 
     def _input_pyramid(self, level: int, kind: str, combine: str) -> nn.Module | None:
         image_ch, width, taps = self.shape[0], self.widths[level], self.options.taps
@@ -260,43 +294,14 @@ class UNet(nn.Module):
         return ResidualPyramid(up_conv, options)
 
 
-def _check_choice(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        choices = ", ".join(f"'{choice}'" for choice in allowed)
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}{hint}")
-
-
-def _check_sizes(shape: Sequence[int], nf: int, ch_mult: Sequence[int], blocks: int) -> None:
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"shape must be (channels, height, width), each ≥ 1, got {tuple(shape)}")
-    if nf < 2 or blocks < 1:
-        raise ValueError(f"nf must be ≥ 2 and num_res_blocks ≥ 1, got {nf} and {blocks}")
-    if len(ch_mult) == 0 or min(ch_mult) < 1:
-        raise ValueError(f"ch_mult must hold one factor ≥ 1 per level, got {list(ch_mult)}")
-    steps = len(ch_mult) - 1
-    for size in shape[1:]:
-        if size % 2**steps:
-            below = size - size % 2**steps
-            use = f"{below}, {below + 2**steps}" if below else f"{2**steps}"
+def _set_groups(net: UNet, groups: Mapping[str, int]) -> None:
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.GroupNorm)}
+    for name, number in groups.items():
+        if name not in norms:
+            raise ValueError(f"groups names {name}, which is no normalisation of this network")
+        if number < 1 or norms[name].num_channels % number:
             raise ValueError(
-                f"image size {size} is not divisible by 2^{steps} ({steps} downsamplings); "
-                f"use {use}, or fewer levels"
+                f"groups of {name} must divide its {norms[name].num_channels} channels, "
+                f"got {number}"
             )
-
-
-def _check_input(x: Tensor, c_noise: Tensor, shape: tuple[int, ...]) -> None:
-    size = tuple(x.shape[1:])
-    if x.ndim != 4 or size != shape:
-        nhwc = size == (*shape[1:], shape[0])
-        if x.ndim == 4 and size[0] != shape[0] and not nhwc:
-            raise ValueError(f"model has {shape[0]} input channels, data has {size[0]}")
-        fix = "did you pass NHWC? Use x.permute(0, 3, 1, 2)" if nhwc else "build a UNet for it"
-        expected = f"(N, {', '.join(map(str, shape))})"
-        got = f"(N, {', '.join(map(str, size))})" if x.ndim == 4 else tuple(x.shape)
-        raise ValueError(f"expected {expected} for this model, got {got}; {fix}")
-    if not x.is_floating_point():
-        raise TypeError(f"expected floating-point images, got {x.dtype}; use x / 127.5 - 1")
-    if c_noise.shape != x.shape[:1]:
-        raise ValueError(f"c_noise must have shape ({len(x)},), got {tuple(c_noise.shape)}")
+        norms[name].num_groups = number

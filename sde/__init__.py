@@ -1,6 +1,7 @@
 """Forward processes, their reverse, their chains, and the integration of their ODEs."""
 
 from .base import SDE, Prior, ReverseSDE, Score, expand
+from .description import Described, construct, describe
 from .discrete import Discretized
 from .edm import EDM
 from .integrate import integrate
@@ -15,6 +16,7 @@ __all__ = [
     "VE",
     "VP",
     "CosineSchedule",
+    "Described",
     "Discretized",
     "LinearSchedule",
     "Prior",
@@ -22,6 +24,8 @@ __all__ = [
     "Schedule",
     "Score",
     "SubVP",
+    "construct",
+    "describe",
     "expand",
     "integrate",
 ]

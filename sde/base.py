@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .description import Described
+
 Score = Callable[[Tensor, Tensor], Tensor]
 """score(x, t) ≈ ∇ log p_t(x), with x of shape (B, *), t of shape (B,) or (), and x's shape back."""
 
@@ -35,7 +37,7 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
     return c.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
-class SDE(ABC):
+class SDE(Described, ABC):
     """A forward process dx = f(t) x dt + g(t) dw, whose kernel p(x_t | x_0) is a Gaussian.
 
         p(x_t | x_0) = N(α(t) x_0, σ(t)² I),   f = α′/α,   g² = (σ²)′ − 2 f σ²

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from .description import Described
 
-class Schedule(ABC):
+
+class Schedule(Described, ABC):
     """A rate β(t) > 0 on [0, T], with B(t) = ∫₀ᵗ β(s) ds, so that α(t) = exp(−B(t)/2).
 
     Attributes:

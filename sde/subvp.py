@@ -33,6 +33,7 @@ class SubVP(SDE):
         schedule: Schedule | None = None,
     ) -> None:
         self.schedule = choose_schedule(beta_min, beta_max, schedule)
+        self.remember(schedule=self.schedule)  # with numbers, whoever chose them
         self.T = self.schedule.T
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class VP(SDE):
         schedule: Schedule | None = None,
     ) -> None:
         self.schedule = choose_schedule(beta_min, beta_max, schedule)
+        self.remember(schedule=self.schedule)  # with numbers, whoever chose them
         self.T = self.schedule.T
 
     def alpha(self, t: Tensor) -> Tensor:

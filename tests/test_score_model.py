@@ -186,7 +186,10 @@ def test_state_keeps_its_type(sde):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"parameterization": "nois"}, r"unknown parameterization 'nois'; did you mean 'noise'\?"),
+        (
+            {"parameterization": "nois"},
+            r"parameterization must be one of .*, got 'nois'; did you mean 'noise'\?",
+        ),
         ({"sigma_data": 0.0}, "sigma_data must be > 0, got 0"),
         ({"data_range": (1.0, 0.0)}, "data_range must be"),
         ({"fourier_features": (6, 7.5)}, r"must be integers ≥ 0, got \[6, 7.5\]"),

@@ -1,0 +1,104 @@
+"""Checks of what a network is built with and called with, each with its sentence."""
+
+import difflib
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def check_choice(name: str, value: str, *allowed: str) -> None:
+    """Refuse a setting that is none of the allowed ones.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        choices = ", ".join(f"'{choice}'" for choice in allowed)
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}{hint}")
+
+
+def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], blocks: int) -> None:
+    """Refuse a U-Net that cannot be built.
+
+    Raises:
+        ValueError: A number is out of range, or a size does not divide.
+    """
+    sizes = [size for size in shape[1:] if size is not None]
+    if len(shape) != 3 or shape[0] is None or min([shape[0], *sizes]) < 1:
+        raise ValueError(f"shape must be (channels, height, width), each ≥ 1, got {tuple(shape)}")
+    if nf < 2 or blocks < 1:
+        raise ValueError(f"nf must be ≥ 2 and num_res_blocks ≥ 1, got {nf} and {blocks}")
+    if len(ch_mult) == 0 or min(ch_mult) < 1:
+        raise ValueError(f"ch_mult must hold one factor ≥ 1 per level, got {list(ch_mult)}")
+    steps = len(ch_mult) - 1
+    for size in sizes:
+        if size % 2**steps:
+            below = size - size % 2**steps
+            use = f"{below}, {below + 2**steps}" if below else f"{2**steps}"
+            raise ValueError(
+                f"image size {size} is not divisible by 2^{steps} ({steps} downsamplings); "
+                f"use {use}, or fewer levels"
+            )
+
+
+def check_input(
+    x: Tensor, c_noise: Tensor, shape: tuple[int, int | None, int | None], steps: int
+) -> None:
+    """Refuse images and labels that are not of a network's shape.
+
+    Args:
+        x: Images.
+        c_noise: Labels.
+        shape: What the network was built for; None where it takes any size that divides.
+        steps: Number of times that the resolution is halved.
+
+    Raises:
+        ValueError: A wrong shape.
+        TypeError: Images that are not floating point.
+    """
+    size = tuple(x.shape[1:])
+    fits = x.ndim == 4 and all(
+        want == got or (want is None and got % 2**steps == 0)
+        for want, got in zip(shape, size, strict=True)
+    )
+    if not fits:
+        nhwc = x.ndim == 4 and size[2] == shape[0] and shape[1:] in (size[:2], (None, None))
+        if x.ndim == 4 and size[0] != shape[0] and not nhwc:
+            raise ValueError(f"model has {shape[0]} input channels, data has {size[0]}")
+        fix = "did you pass NHWC? Use x.permute(0, 3, 1, 2)" if nhwc else "build a UNet for it"
+        free = f"a multiple of {2**steps}"
+        expected = ", ".join(free if want is None else str(want) for want in shape)
+        got = f"(N, {', '.join(map(str, size))})" if x.ndim == 4 else tuple(x.shape)
+        raise ValueError(f"expected (N, {expected}) for this model, got {got}; {fix}")
+    if not x.is_floating_point():
+        raise TypeError(f"expected floating-point images, got {x.dtype}; use x / 127.5 - 1")
+    if c_noise.shape != x.shape[:1]:
+        raise ValueError(f"c_noise must have shape ({len(x)},), got {tuple(c_noise.shape)}")
+
+
+def attended(
+    shape: Sequence[int | None],
+    levels: int,
+    resolutions: Sequence[int],
+    chosen: Sequence[int] | None,
+) -> list[int]:
+    """The levels of a U-Net that have self-attention.
+
+    Args:
+        shape: (C, H, W), with None for sizes that are open.
+        levels: Number of levels.
+        resolutions: Heights that attend.
+        chosen: The levels themselves, if they are given.
+
+    Raises:
+        ValueError: Levels that there are not, or none given for an open size.
+    """
+    if chosen is not None:
+        if any(level not in range(levels) for level in chosen):
+            raise ValueError(f"attn_levels must be among 0 … {levels - 1}, got {list(chosen)}")
+        return list(chosen)
+    if shape[1] is None:
+        raise ValueError("a network for any size of images needs attn_levels, which are not given")
+    return [level for level in range(levels) if shape[1] >> level in resolutions]

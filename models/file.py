@@ -1,0 +1,109 @@
+"""The file of a model: weights as safetensors, and a JSON that says what they are.
+
+A model is a folder of two files, which are read without this toolkit, and without running anything:
+
+    model.safetensors   the tensors, by their names in `ScoreModel.state_dict()`
+    model.json          {"format": "score-sde-model", "version": 1, "step": 100000,
+                         "model": {"sde": …, "net": …, "parameterization": …, "data_range": …, …}}
+
+The weights carry the digest of the JSON that belongs to them, so that a pair that was mixed up, or
+half of which was replaced, is noticed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT, VERSION = "score-sde-model", 1
+WEIGHTS, DOCUMENT = "model.safetensors", "model.json"
+
+
+def write(
+    folder: Path,
+    description: dict[str, Any],
+    state: dict[str, Tensor],
+    step: int | None,
+    overwrite: bool,
+) -> Path:
+    """Write both files, each whole or not at all; the folder.
+
+    Raises:
+        FileExistsError: A model is there, and overwrite is false.
+    """
+    if not overwrite and any((folder / name).exists() for name in (WEIGHTS, DOCUMENT)):
+        raise FileExistsError(f"{folder} already holds a model; use another folder or overwrite")
+    document = {"format": FORMAT, "version": VERSION, "step": step, "model": description}
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = [folder / f".{name}.{os.getpid()}.tmp" for name in (WEIGHTS, DOCUMENT)]
+    try:
+        tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+        save_file(tensors, temporary[0], metadata={"format": "pt", "document": _digest(text)})
+        temporary[1].write_text(text, encoding="utf-8")
+        for path in temporary:
+            with open(path, "rb") as raw:
+                os.fsync(raw.fileno())
+        os.replace(temporary[0], folder / WEIGHTS)
+        os.replace(temporary[1], folder / DOCUMENT)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The document, and the tensors on the CPU, which share memory with the file until changed.
+
+    Raises:
+        FileNotFoundError: There is no model.
+        ValueError: It is damaged, of another format, or of a newer version.
+    """
+    for name in (DOCUMENT, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no model: it has no {name}")
+    text = (folder / DOCUMENT).read_bytes().decode("utf-8", errors="replace")
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / DOCUMENT} is damaged or no JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"{folder / DOCUMENT} does not describe a model of this toolkit")
+    if document.get("version") != VERSION:
+        raise ValueError(
+            f"{folder} has version {document.get('version')}, this toolkit reads {VERSION}; "
+            "update the toolkit"
+        )
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as weights:
+            belongs = (weights.metadata() or {}).get("document")
+            state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors ({error})") from error
+    if belongs != _digest(text):
+        raise ValueError(
+            f"{folder / WEIGHTS} was not written with the {DOCUMENT} beside it; one was changed or "
+            "replaced"
+        )
+    return document, state
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Say of which file an error is, in one sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        sentence = " ".join(str(error).split())
+        raise ValueError(f"{folder} cannot be loaded: {sentence[:400]}") from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

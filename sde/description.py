@@ -1,0 +1,122 @@
+"""Objects that say how they were made, in plain values, and can be made again from those.
+
+A description is a dict of the class's public name and of every argument, as JSON has them:
+
+    {"_target_": "sde.VP", "beta_min": 0.1, "beta_max": 20.0, "schedule": None}
+
+which is also what a leaf of the configuration looks like.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any, Self
+
+Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+class Described:
+    """A base of classes whose objects remember the arguments that made them.
+
+    Arguments must be plain values, lists and dicts of them, or described objects.
+    """
+
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the arguments before the constructor sees them."""
+        self = super().__new__(cls)
+        object.__setattr__(self, "_made_with", (args, kwargs))
+        return self
+
+    def remember(self, **arguments: Any) -> None:
+        """Replace the arguments that the object is described by, with others that say the same."""
+        object.__setattr__(self, "_made_with", ((), arguments))
+
+
+def describe(thing: Described) -> dict[str, Any]:
+    """The public name of an object's class and all arguments that made it, as plain values.
+
+    Raises:
+        TypeError: It is not described, or one of its arguments is neither plain nor described.
+    """
+    cls = type(thing)
+    if not isinstance(thing, Described):
+        raise TypeError(
+            f"{cls.__name__} does not say how it was made; derive it from sde.Described, "
+            "or pass the object itself when loading"
+        )
+    args, kwargs = thing._made_with
+    bound = inspect.signature(cls).bind(*args, **kwargs)
+    bound.apply_defaults()
+    named = {name: _plain(value, f"{cls.__name__}({name}=…)") for name, value in _flat(bound)}
+    return {"_target_": _public_name(cls)} | named
+
+
+def construct(description: Mapping[str, Any], **wires: Any) -> Any:
+    """The object that `describe` described.
+
+    Args:
+        description: What `describe` gave. Only described classes of packages that are imported
+            already are made, so that a file cannot name code to run.
+        wires: Arguments beside or in place of those described.
+
+    Raises:
+        ValueError: There is no such class, or it takes no such arguments.
+    """
+    cls = _find(description.get("_target_"))
+    arguments = {k: _made(v) for k, v in description.items() if k != "_target_"} | wires
+    known = inspect.signature(cls).parameters
+    unknown = sorted(arguments.keys() - known.keys())
+    if unknown:
+        raise ValueError(
+            f"{description['_target_']} takes no {', '.join(unknown)}; it takes "
+            f"{', '.join(known)}. Was it written by a newer version?"
+        )
+    return cls(**arguments)
+
+
+def _flat(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
+    kinds = bound.signature.parameters
+    wide = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(kinds[name].kind in wide for name in bound.arguments):
+        raise TypeError("a described class must name each of its arguments")
+    return list(bound.arguments.items())
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Described):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, where) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, where) for one in value]
+    raise TypeError(f"{where} is a {type(value).__name__}, which a description cannot hold")
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return construct(value)
+    if isinstance(value, Mapping):
+        return {key: _made(one) for key, one in value.items()}
+    return [_made(one) for one in value] if isinstance(value, list) else value
+
+
+def _public_name(cls: type) -> str:
+    """`package.Class` where the package offers the class, else its module's name and its own."""
+    package = cls.__module__.partition(".")[0]
+    offered = getattr(sys.modules.get(package), cls.__name__, None) is cls
+    return f"{package if offered else cls.__module__}.{cls.__qualname__}"
+
+
+def _find(target: Any) -> type:
+    module, _, name = str(target).rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Described)) or cls is Described:
+        raise ValueError(
+            f"'{target}' is not a described class that is known here; "
+            "import the package that has it, or pass the object itself"
+        )
+    return cls
