@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -26,6 +26,8 @@ from training.loop import Loss
 
 from .dequantizer import load_dequantizer, new_dequantizer
 from .estimator import check_shape, load_estimator, new_estimator
+from .model import make, score_model
+from .pretrained import check_data, load_pretrained
 
 Model = TypeVar("Model", bound=nn.Module)
 EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
@@ -41,6 +43,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 # What a run is for, and the config groups that name it.
 TASKS = {
     "generate": ("data", "sde", "sampler", "model"),
+    "sample": ("sde", "sampler", "model"),
     "noise_estimator": ("data", "sde", "estimator"),
     "likelihood": ("data", "sde", "model"),
     "dequantizer": ("data", "sde", "model"),
@@ -63,6 +66,7 @@ class Parts(Generic[Model]):
     loss: Loss
     against: Dataset | None = None
     dequantizer: DequantizationFlow | None = None
+    pretrained: ScoreModel | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the run's device whose numbers belong to one purpose and seed alone."""
@@ -74,7 +78,8 @@ class Parts(Generic[Model]):
         """The resolved configuration as plain dicts, lists, strings and numbers."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
         assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        # The shape, so that the model can be built again where the data are not at hand.
+        return {str(key): value for key, value in plain.items()} | {"shape": [*self.data.shape]}
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -93,21 +98,24 @@ def build(cfg: DictConfig) -> Parts:
     if cfg.dry_run:
         _shrink(cfg)
     device = _device(cfg.device)
+    pretrained = load_pretrained(cfg)
     torch.manual_seed(cfg.seed)
-    sde = _make(cfg.sde)
+    sde = make(cfg.sde) if pretrained is None else pretrained.sde
     with open_dict(cfg):
         if "range" in cfg.data and cfg.data.range is None:
             cfg.data.range = list(sde.data_range)
     estimator = load_estimator(cfg, sde, device)
-    sampler = _make(cfg.sampler, **({} if estimator is None else {"estimator": estimator}))
-    loss = _make(cfg.loss, sde=sde)
+    sampler = make(cfg.sampler, **({} if estimator is None else {"estimator": estimator}))
+    loss = make(cfg.loss, sde=sde)
     sampler.check(sde, torch.get_default_dtype())
     check_resolution(cfg.evaluate.rtol, torch.get_default_dtype())
     if cfg.evaluate.eps is not None:
         sde.check_end(cfg.evaluate.eps)
     for leaf in cfg.logger.values():
         get_method(f"{leaf._target_}.check")(**leaf)
-    data = _make(cfg.data)
+    data = make(cfg.data)
+    if pretrained is not None:
+        check_data(pretrained, data.shape, data.name)
     against = _other_data(cfg, data)
     _check_likelihood(cfg, sde, data)
     if cfg.checkpoint is None:
@@ -121,19 +129,19 @@ def build(cfg: DictConfig) -> Parts:
     if cfg.task == "noise_estimator":
         model, loss = new_estimator(cfg, sde, data.shape), NoiseLevelLoss(sde)
     elif cfg.task == "dequantizer":
-        score = _score_model(cfg, sde, data).to(device)
+        score = score_model(cfg, sde, data.shape, data.range).to(device)
         model, loss = new_dequantizer(cfg, sde, data, score)
     else:
-        model = _score_model(cfg, sde, data)
+        model = score_model(cfg, sde, data.shape, data.range) if pretrained is None else pretrained
     if cfg.evaluate.variance == "learned" and not cfg.model.get("learned_variance"):
         raise ValueError("evaluate.variance=learned needs model.learned_variance=true")
     if hasattr(loss, "check"):
         loss.check(model)
     model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
-    optimizer = _make(cfg.train.optimizer)(model.parameters())
+    optimizer = make(cfg.train.optimizer)(model.parameters())
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
-    parts = (sampler, loss, against, dequantizer)
+    parts = (sampler, loss, against, dequantizer, pretrained)
     return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, *parts)
 
 
@@ -180,7 +188,7 @@ def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
     with open_dict(cfg):
         if "range" in cfg.against:
             cfg.against.range = cfg.data.range
-    other: Dataset = _make(cfg.against)
+    other: Dataset = make(cfg.against)
     if other.shape != data.shape or other.levels != data.levels:
         raise ValueError(
             f"data@against has samples {other.shape} of {other.levels} levels, and the model is "
@@ -189,26 +197,9 @@ def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
     return other
 
 
-def _score_model(cfg: DictConfig, sde: SDE, data: Dataset) -> ScoreModel:
-    wires: dict[str, Any] = {"shape": data.shape}
-    features = cfg.model.get("fourier_features")
-    if features or cfg.model.get("learned_variance"):
-        channels, *size = data.shape
-        wires["shape"] = (channels * (1 + 2 * len(features or ())), *size)
-        wires["out_channels"] = channels * (2 if cfg.model.get("learned_variance") else 1)
-    net = _make(cfg.model.net, **wires)
-    meaning = {key: value for key, value in cfg.model.items() if key != "net"}
-    return ScoreModel(net, sde, data_range=data.range, **meaning)
-
-
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """Write config.yaml, the resolved configuration of the run."""
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-
-
-def _make(leaf: DictConfig, **wires: Any) -> Any:
-    """Instantiate a leaf of the configuration, with plain lists and dicts as arguments."""
-    return instantiate(leaf, _convert_="all", **wires)
 
 
 def _check_task(task: Any) -> None:
@@ -277,7 +268,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     _check_count("seed", cfg.seed, 0)
     if cfg.seed >= 2**32:  # what every library that draws numbers takes
         raise ValueError(f"seed must be below 2^32, got {cfg.seed}")
-    for name in ("checkpoint", "resume"):
+    for name in ("checkpoint", "resume", "checkpoint_config"):
         if not isinstance(cfg[name], str | None):
             raise ValueError(f"{name} must be a path, got {cfg[name]!r}")
 

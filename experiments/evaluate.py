@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,8 @@ def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, floa
         raise FloatingPointError(
             "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
         )
+    if parts.cfg.task == "sample":
+        np.savez(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
     if parts.data.levels is not None:
         _save_pictures(parts, samples, folder, parts.data.levels)
     else:
@@ -130,7 +133,9 @@ def _scored(parts: Parts) -> Tensor:
 
 
 def _calibrate(parts: Parts, model: ScoreModel) -> None:
-    """Let the sampler measure on training data what it needs, if anything."""
+    """Let the sampler measure on training data what it needs, if anything and if there are any."""
+    if len(parts.data.train) == 0:
+        return
     size, seed = parts.cfg.train.batch_size, parts.cfg.seed
     x0 = torch.cat([parts.data.batch(step, size, seed) for step in range(4)]).to(parts.device)
     parts.sampler.calibrate(parts.sde, model, x0, parts.generator("calibration"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from training import checkpoint
 
+from . import pretrained
 from .build import Parts
 
 Sections = dict[str, tuple[str, ...]]
@@ -25,7 +26,7 @@ TRAINING: Sections = {
     "dequantizer": ("sde", "dequantizer", "data", "train", "seed", "evaluate.eps"),
 }
 # Whose models a task uses, where it trains none of its own.
-USES = {"likelihood": "generate"}
+USES = {"likelihood": "generate", "sample": "generate"}
 HARMLESS = ("data.root", "train.checkpoint_every", "train.keep", "train.log_every")
 
 
@@ -69,7 +70,9 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
     if cfg.checkpoint is not None and cfg.resume is not None:
         raise ValueError("got both checkpoint and resume: the first does not train; give one")
     start = None
-    if cfg.checkpoint is not None:
+    if parts.pretrained is not None:
+        start = Start(pretrained.state(parts.pretrained), Path(cfg.checkpoint))
+    elif cfg.checkpoint is not None:
         start = _named(Path(cfg.checkpoint), parts, ANY_PROCESS if cfg.transfer else MODEL)
     elif cfg.resume == "auto":
         start = _newest(parts, folder)

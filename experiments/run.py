@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from evaluation.report import result_table
 from experiments import command_line
 from experiments.build import TASKS, build, save_config
-from experiments.evaluate import generate, save_result
+from experiments.evaluate import generate, sample, save_result
 from experiments.likelihood import compare_dequantizations
 from experiments.noise_level import measure
+from experiments.pretrained import names
 from experiments.resume import find_start
 from experiments.split import check_settings, score_split
 from experiments.train import make_loggers, train
@@ -37,7 +38,10 @@ def run(cfg: DictConfig) -> None:
         if cfg.task == "likelihood" and start is not None:
             check_settings(parts, start.path, folder)
         save_config(cfg, folder)
-    result = {group: choices[group] for group in TASKS[cfg.task]} | {"run_dir": str(folder)}
+    result = {group: choices[group] for group in TASKS[cfg.task]}
+    if parts.pretrained is not None:
+        result |= names(parts.pretrained) | {"checkpoint": cfg.checkpoint}
+    result["run_dir"] = str(folder)
     print(" · ".join(result.values()), flush=True)
     # Scoring a split may end early, and has nothing to log before its end.
     loggers = [] if cfg.task == "likelihood" else make_loggers(parts, folder, start)
@@ -52,6 +56,9 @@ def run(cfg: DictConfig) -> None:
             print(f"{result['missing']} parts are left to other shards", flush=True)
             return
         loggers = make_loggers(parts, folder, start)
+    elif cfg.task == "sample":
+        samples, seconds = sample(parts, model, folder)
+        result |= {"nfe": samples.nfe, "seconds": {"sample": seconds}}
     else:
         result |= generate(parts, model, folder)
     result["seconds"] |= {"train": training, "total": time.perf_counter() - begun}

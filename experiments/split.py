@@ -27,6 +27,7 @@ from training import checkpoint
 
 from .build import Parts
 from .likelihood import Evaluator
+from .pretrained import digest
 
 # Settings that change no part; the bounds are computed anew each time.
 FREE = (
@@ -164,7 +165,7 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     whole = parts.config
     evaluate = {key: value for key, value in whole["evaluate"].items() if key not in FREE}
     # The files themselves: a run may have trained on since a part was scored.
-    mine = {"weights": checkpoint.digest(weights), "evaluate": evaluate}
+    mine = {"weights": digest(weights), "evaluate": evaluate}
     if parts.dequantizer is not None:
         flow, _ = checkpoint.find(Path(parts.cfg.evaluate.dequantizer))
         mine["flow"] = checkpoint.digest(flow)

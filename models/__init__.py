@@ -4,6 +4,7 @@ from .dequantizer import DequantizationFlow
 from .exact import GaussianMixtureScore, GaussianScore
 from .mlp import MLP
 from .noise_level import NoiseLevelEstimator
+from .refinenet import RefineNet
 from .score import ScoreModel
 from .unet import UNet
 
@@ -13,6 +14,7 @@ __all__ = [
     "GaussianMixtureScore",
     "GaussianScore",
     "NoiseLevelEstimator",
+    "RefineNet",
     "ScoreModel",
     "UNet",
 ]

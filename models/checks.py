@@ -67,7 +67,7 @@ def check_input(
         nhwc = x.ndim == 4 and size[2] == shape[0] and shape[1:] in (size[:2], (None, None))
         if x.ndim == 4 and size[0] != shape[0] and not nhwc:
             raise ValueError(f"model has {shape[0]} input channels, data has {size[0]}")
-        fix = "did you pass NHWC? Use x.permute(0, 3, 1, 2)" if nhwc else "build a UNet for it"
+        fix = "did you pass NHWC? Use x.permute(0, 3, 1, 2)" if nhwc else "build a network for it"
         free = f"a multiple of {2**steps}"
         expected = ", ".join(free if want is None else str(want) for want in shape)
         got = f"(N, {', '.join(map(str, size))})" if x.ndim == 4 else tuple(x.shape)

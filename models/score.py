@@ -94,6 +94,9 @@ class ScoreModel(nn.Module):
         labels: `process` for the label of the process as it is, or `descending` for the networks of
             NCSN's chains, which number the levels from the noisiest.
 
+    Attributes:
+        step: Number of training steps behind the weights, where it is known.
+
     Raises:
         ValueError: Unknown parameterization, empty data range, sigma_data not > 0, or a feature
             that is not an integer ≥ 0, or descending labels of a process that is no chain.
@@ -129,6 +132,7 @@ class ScoreModel(nn.Module):
         self.data_range = None if data_range is None else (float(low), float(high))
         self.learned_variance, self.labels = learned_variance, labels
         self.features = FourierFeatures(fourier_features) if fourier_features else None
+        self.step: int | None = None
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
@@ -224,7 +228,7 @@ class ScoreModel(nn.Module):
 
         Args:
             folder: Folder of the model, made if need be.
-            step: Number of training steps behind the weights.
+            step: Number of training steps behind the weights; `self.step` where not given.
             overwrite: Whether a model that is there may be replaced.
 
         Returns:
@@ -234,6 +238,7 @@ class ScoreModel(nn.Module):
             TypeError: The network does not say how it was made (`sde.Described`).
             FileExistsError: A model is there.
         """
+        step = self.step if step is None else step
         return file.write(Path(folder), self.description(), self.state_dict(), step, overwrite)
 
     @classmethod
@@ -256,4 +261,5 @@ class ScoreModel(nn.Module):
         with file.whole(Path(folder)):
             model = cls(made, construct(meaning.pop("sde")), **meaning)
             model.load_state_dict(state, assign=True)
+        model.step = document["step"]
         return model.eval()

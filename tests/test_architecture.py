@@ -14,7 +14,8 @@ ALLOWED = {
     "samplers": {"sde"},
     "training": {"sde"},
     "evaluation": {"sde"},
-    "experiments": {"sde", "data", "models", "samplers", "training", "evaluation"},
+    "interop": {"models", "sde"},
+    "experiments": {"sde", "data", "models", "samplers", "training", "evaluation", "interop"},
 }
 FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 

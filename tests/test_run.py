@@ -316,6 +316,7 @@ def test_every_preset_builds_its_network(name):
         cfg = compose("config", overrides=[f"experiment={name}"])
     shapes = {"data.Mixture": (2,), "data.MNIST": (1, 32, 32), "data.CIFAR10": (3, 32, 32)}
     shapes["data.Digits"] = (1, 8, 8)
+    shapes["data.Folder"] = (3, cfg.data.get("size"), cfg.data.get("size"))
     with torch.device("meta"):
         net = instantiate(cfg.model.net, shape=shapes[cfg.data._target_], _convert_="all")
     assert sum(p.numel() for p in net.parameters()) > 10_000

@@ -65,7 +65,8 @@ def batch(net: UNet, size: int = 2) -> tuple[Tensor, Tensor]:
 )
 def test_published_parameter_counts(name: str, size: int, count: int) -> None:
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert set(config) == {"net", "parameterization", "fourier_features", "learned_variance"}
+    keys = {"net", "parameterization", "fourier_features", "learned_variance", "labels"}
+    assert set(config) == keys
     assert config["parameterization"] == (
         "score" if config["net"].get("fourier_scale") else "noise"
     )

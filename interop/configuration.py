@@ -1,0 +1,270 @@
+"""The configurations of score-SDE, in its own field names, and what they say of a model.
+
+{"model": {"name": "ncsnpp", "nf": 128, …}, "data": {"image_size": 32, …},
+ "training": {"sde": "vesde", "continuous": true}}
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from models import RefineNet, ScoreModel, UNet
+from sde import SDE, VE, VP, SubVP, describe
+
+# Fields of the network that are called the same here.
+SAME = (
+    *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional"),
+    *("fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
+    *("progressive_combine", "embedding_type", "fourier_scale", "init_scale"),
+)
+# DDPM's own class has fewer, and these instead.
+DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
+DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
+# What the networks there cannot be told.
+FIXED: dict[str, Any] = {
+    "attn_up": "last",
+    "attn_middle": True,
+    "head_dim": None,
+    "pad_symmetric": False,
+    "frequency_shift": 1,
+    "max_groups": 32,
+    "groups": None,
+    "norm_eps": 1e-6,
+    "out_channels": None,
+}
+# Widths and dilations of the levels of the RefineNets.
+REFINE_NETS: dict[str, tuple[list[int], list[int]]] = {
+    "ncsn": ([1, 2, 2, 2], [1, 1, 2, 4]),
+    "ncsnv2_64": ([1, 2, 2, 2], [1, 1, 2, 4]),
+    "ncsnv2_128": ([1, 2, 2, 4, 4], [1, 1, 1, 2, 4]),
+    "ncsnv2_256": ([1, 2, 2, 2, 4, 4], [1, 1, 1, 1, 2, 4]),
+}
+
+
+def read_configuration(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """A configuration as plain dicts, from a mapping or from a JSON or YAML file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It has not the sections of score-SDE's configurations.
+    """
+    if not isinstance(config, str | Path):
+        return _check({str(k): _plain(v) for k, v in config.items()}, "the configuration")
+    path = Path(config)
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        raise ValueError(f"a configuration is a mapping, a .json or a .yaml, got {path}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        read = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return _check(read, str(path))
+
+
+def meaning(config: Mapping[str, Any]) -> tuple[nn.Module, SDE, dict[str, Any]]:
+    """The network, without memory for its weights, its process, and what else a ScoreModel takes.
+
+    Raises:
+        ValueError: The configuration is of a network or a process that there is not here.
+    """
+    data, sde = config["data"], _process(config)
+    wrapped: dict[str, Any] = {"data_range": (-1.0, 1.0) if data["centered"] else (0.0, 1.0)}
+    wrapped |= _output(config)
+    with torch.device("meta"):
+        net = _network(config)
+    return net, sde, wrapped
+
+
+def configuration(model: ScoreModel) -> dict[str, Any]:
+    """The configuration of a model.
+
+    Raises:
+        ValueError: score-SDE has no such network or process; which part it is, is named.
+    """
+    if model.learned_variance or model.features is not None:
+        raise ValueError("score-SDE has no learned variances and no Fourier features of images")
+    config: dict[str, Any] = _network_fields(model.net)
+    process = _process_fields(model)
+    config["model"] |= process["model"]
+    config["training"] = process["training"]
+    config["data"]["centered"] = {(-1.0, 1.0): True, (0.0, 1.0): False}.get(
+        model.data_range or (0.0, 0.0)
+    )
+    if config["data"]["centered"] is None:
+        raise ValueError(f"score-SDE has data in [-1, 1] or [0, 1], not {model.data_range}")
+    made, sde, wrapped = meaning(config)
+    same = ScoreModel(made, sde, **wrapped).description() | {"net": None}
+    if same != model.description() | {"net": None}:
+        raise ValueError(
+            "score-SDE has noise predictions for VP and sub-VP, scores for VE, and DDPM's or "
+            f"NCSN's chains; not {model.parameterization} of {describe(model.sde)}"
+        )
+    return config
+
+
+def refine_name(options: Mapping[str, Any]) -> str:
+    """What score-SDE calls the RefineNet of these arguments.
+
+    Raises:
+        ValueError: It has no such one.
+    """
+    levels = (list(options["widths"]), list(options["dilations"]))
+    labelled = options["num_levels"] is not None
+    for name, known in REFINE_NETS.items():
+        if known == levels and labelled == (name == "ncsn"):
+            return name
+    raise ValueError(f"score-SDE has no RefineNet with widths and dilations {levels}")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):  # also ml_collections.ConfigDict
+        return {str(k): _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check(config: Any, source: str) -> dict[str, Any]:
+    wanted = {
+        "model": ("name", "nf"),
+        "data": ("image_size", "num_channels", "centered"),
+        "training": ("sde", "continuous"),
+    }
+    for section, fields in wanted.items():
+        part = config.get(section) if isinstance(config, dict) else None
+        part = part if isinstance(part, dict) else {}
+        if "channels" in part:  # as NCSN's have it
+            part.setdefault("num_channels", part["channels"])
+        missing = [field for field in fields if field not in part]
+        if missing:
+            raise ValueError(f"{source} lacks {section}.{missing[0]}, which score-SDE's have")
+    return dict(config)
+
+
+def _get(config: Mapping[str, Any], name: str) -> Any:
+    if name not in config["model"]:
+        raise ValueError(f"the configuration of {config['model']['name']} lacks model.{name}")
+    return config["model"][name]
+
+
+def _process(config: Mapping[str, Any]) -> SDE:
+    kind, continuous = str(config["training"]["sde"]).lower(), config["training"]["continuous"]
+    if kind == "vesde":
+        sde: SDE = VE(_get(config, "sigma_min"), _get(config, "sigma_max"))
+    elif kind in ("vpsde", "subvpsde"):
+        family = VP if kind == "vpsde" else SubVP
+        sde = family(_get(config, "beta_min"), _get(config, "beta_max"))
+    else:
+        raise ValueError(f"training.sde must be vesde, vpsde or subvpsde, got '{kind}'")
+    return sde if continuous or kind == "subvpsde" else sde.discretize(_get(config, "num_scales"))
+
+
+def _output(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network's output means, and how it is told the noise."""
+    name, continuous = str(config["model"]["name"]).lower(), config["training"]["continuous"]
+    fourier = name == "ncsnpp" and config["model"].get("embedding_type") == "fourier"
+    if str(config["training"]["sde"]).lower() != "vesde":
+        if fourier:
+            raise ValueError("Fourier embeddings are of log σ: they need training.sde=vesde")
+        if config["model"].get("scale_by_sigma"):
+            raise ValueError("scale_by_sigma divides by the σ of VE: it needs training.sde=vesde")
+        return {"parameterization": "noise"}
+    if continuous and name in ("ncsnpp", "ddpm") and not fourier:
+        raise ValueError("a continuous VE needs embedding_type=fourier")
+    # NCSNv2 divides by σ whatever its configuration says, NCSN never does.
+    divides = config["model"].get("scale_by_sigma", False)
+    scaled = name != "ncsn" and (divides or name in REFINE_NETS)
+    labels = {} if continuous else {"labels": "descending"}
+    return {"parameterization": "score" if scaled else "raw_score"} | labels
+
+
+def _network(config: Mapping[str, Any]) -> nn.Module:
+    model, data = config["model"], config["data"]
+    name = str(model["name"]).lower()
+    shape = (data["num_channels"], data["image_size"], data["image_size"])
+    if name in REFINE_NETS:
+        norm = model.get("normalization", "InstanceNorm++")
+        if norm != "InstanceNorm++":
+            raise ValueError(f"model.normalization must be InstanceNorm++ for {name}, got {norm}")
+        widths, dilations = REFINE_NETS[name]
+        labels = {"num_levels": _get(config, "num_scales") if name == "ncsn" else None}
+        act = str(model.get("nonlinearity", "elu")).lower()
+        return RefineNet(shape, model["nf"], widths, dilations, **labels, activation=act)
+    if name not in ("ncsnpp", "ddpm"):
+        known = ", ".join(("ncsnpp", "ddpm", *REFINE_NETS))
+        raise ValueError(f"unknown model.name '{name}'. Available: {known}")
+    for field, only in (("nonlinearity", "swish"), ("normalization", "groupnorm")):
+        if str(model.get(field, only)).lower() != only:
+            raise ValueError(f"model.{field} must be {only} for {name}, got {model[field]}")
+    if not model.get("conditional", True):
+        raise ValueError("networks without a noise label (model.conditional=false) are not read")
+    fields = SAME if name == "ncsnpp" else DDPM_FIELDS
+    options = {field: model[field] for field in fields if field in model}
+    if name == "ddpm":
+        options |= DDPM
+    if "attn_levels" in model:
+        options["attn_levels"] = model["attn_levels"]
+    return UNet(shape, attn_resolutions=model.get("attn_resolutions", (16,)), **options)
+
+
+def _network_fields(net: nn.Module) -> dict[str, Any]:
+    """Sections `model` and `data` for a network."""
+    if isinstance(net, RefineNet):
+        options = describe(net)
+        fields = {"nf": options["nf"], "nonlinearity": options["activation"]}
+        fields |= {"name": refine_name(options), "normalization": "InstanceNorm++"}
+        return {"model": fields, "data": _size(*net.shape)}
+    if not isinstance(net, UNet):
+        raise ValueError(f"score-SDE has no network like {type(net).__name__}")
+    options = describe(net)
+    for name, only in FIXED.items():
+        if options[name] != only:
+            raise ValueError(f"score-SDE's networks have {name}={only}, not {options[name]}")
+    ddpm = all(options[name] == value for name, value in DDPM.items())
+    own: dict[str, Any] = {"channels_per_group": 4}
+    if ddpm:
+        own = {"fir": False, "progressive": "none", "progressive_input": "none"}
+        own |= {"embedding_type": "positional"}
+    for name, only in own.items():
+        if options[name] != only:
+            kind = "DDPM" if ddpm else "NCSN++"
+            raise ValueError(f"score-SDE's {kind} has {name}={only}, not {options[name]}")
+    if not options["conditional"]:
+        raise ValueError("networks without a noise label are not written for score-SDE")
+    size = _size(*net.shape)
+    fields = {name: options[name] for name in (DDPM_FIELDS if ddpm else SAME)}
+    attended = [size["image_size"] >> level for level, on in enumerate(net.attend) if on]
+    fields |= {"attn_resolutions": attended, "normalization": "GroupNorm"}
+    fields |= {"nonlinearity": "swish"}
+    return {"model": {"name": "ddpm" if ddpm else "ncsnpp"} | fields, "data": size}
+
+
+def _size(channels: int, height: int | None, width: int | None) -> dict[str, Any]:
+    if height is None or height != width:
+        raise ValueError(
+            f"score-SDE's networks are for square images of one size, this one is for "
+            f"{height} × {width}; load it with a configuration that says the size"
+        )
+    return {"image_size": height, "num_channels": channels}
+
+
+def _process_fields(model: ScoreModel) -> dict[str, Any]:
+    """Fields of `model` and `training` for a process, as far as score-SDE has it."""
+    described = describe(model.sde)
+    steps = model.sde.steps
+    base = described["base"] if steps is not None and "base" in described else described
+    fields: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": steps or 1000}
+    fields |= {"beta_min": 0.1, "beta_max": 20.0}
+    kinds = {"sde.VE": "vesde", "sde.VP": "vpsde", "sde.SubVP": "subvpsde"}
+    schedule = base.get("schedule") or {"_target_": "sde.LinearSchedule"}
+    if base["_target_"] not in kinds or schedule["_target_"] != "sde.LinearSchedule":
+        raise ValueError(f"score-SDE has VE, and VP and sub-VP with a linear β, not {described}")
+    kind = kinds[base["_target_"]]
+    constants = base if kind == "vesde" else schedule
+    fields |= {name: value for name, value in constants.items() if name in fields}
+    fields["scale_by_sigma"] = model.parameterization == "score"
+    fields["ema_rate"] = 0.999 if kind == "vesde" else 0.9999
+    return {"model": fields, "training": {"sde": kind, "continuous": steps is None}}

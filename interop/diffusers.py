@@ -1,0 +1,258 @@
+"""Models of diffusers, `UNet2DModel` alone or in a pipeline's folder: read and written.
+
+Two layouts of `UNet2DModel` are networks of ours: DDPM's (`DownBlock2D`, `AttnDownBlock2D` and
+their ways up, as in google/ddpm-cifar10-32), and NCSN++'s with pyramids of images
+(`SkipDownBlock2D`, `AttnSkipDownBlock2D`, ..., as in google/ncsnpp-celebahq-256). The scheduler's
+configuration beside a network says which process it belongs to.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models import ScoreModel, UNet
+from models.layers import NIN
+from models.resample import InputSkip, OutputSkip
+from sde import SDE
+
+from . import diffusers_network, diffusers_process
+from .files import load_tensors
+from .table import Row, layer, pixelwise, read, transposed, write
+from .unet import Part, parts
+
+BLOCK = {
+    "norm1": "branch.norm_0",
+    "conv1": "branch.conv_0",
+    "time_emb_proj": "branch.dense",
+    "norm2": "branch.norm_1",
+    "conv2": "branch.conv_1",
+}
+ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
+# Files of before 2023 name the same four matrices by what they are.
+FORMERLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+WEIGHTS = "diffusion_pytorch_model"
+
+
+def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
+    """The model in a folder of diffusers, on the CPU in evaluation mode.
+
+    Args:
+        folder: Folder of a pipeline (`model_index.json`, `unet/`, `scheduler/`) or of a
+            `UNet2DModel` alone (`config.json` and its weights as safetensors or torch's).
+        sde: Process of the network; the scheduler's where not given. Of a network alone DDPM's
+            chain is assumed, or the VE of diffusers' scheduler where its embedding is Fourier's,
+            with a warning.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A file is damaged, or says what is not to be had here; it is named.
+
+    Reference: huggingface.co/docs/diffusers, `UNet2DModel`, `DDPMPipeline`, `ScoreSdeVePipeline`.
+    """
+    folder = Path(folder)
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    config = _config(unet / "config.json")
+    scheduler = _scheduler(folder)
+    net = diffusers_network.build(config, unet)
+    wrapped = diffusers_process.wrapping(config, scheduler or {})
+    if sde is None:
+        if scheduler is None:
+            scheduler = diffusers_process.assumed(config)
+            warnings.warn(
+                f"{folder} has no scheduler_config.json: assumed {scheduler['_class_name']} with "
+                "its default constants; give sde=",
+                stacklevel=2,
+            )
+        sde = diffusers_process.process(scheduler, folder)
+    state = {_modern(name): tensor for name, tensor in _weights(unet).items()}
+    ours = read(rows(net, _flipped(config)), state, net.state_dict(), unet)
+    net.load_state_dict({name: value.contiguous() for name, value in ours.items()}, assign=True)
+    return ScoreModel(net, sde, **wrapped).eval()
+
+
+def save_diffusers(model: ScoreModel, folder: str | Path) -> Path:
+    """Write a model as a pipeline that diffusers loads: `DDPMPipeline` or `ScoreSdeVePipeline`.
+
+    Args:
+        model: Model.
+        folder: Folder of the pipeline, made if need be.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: diffusers has no such network, process or parameterization; it is named.
+        FileExistsError: A pipeline is there.
+    """
+    folder = Path(folder)
+    config = diffusers_network.config(model)
+    net = model.net
+    assert isinstance(net, UNet)  # config refused others
+    scheduler, pipeline = diffusers_process.scheduler(model)
+    if (folder / "model_index.json").exists():
+        raise FileExistsError(f"{folder} already holds a pipeline; use another folder")
+    tensors = write(rows(net, flipped=False), net.state_dict())
+    (folder / "unet").mkdir(parents=True, exist_ok=True)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    temporary = folder / "unet" / f".{WEIGHTS}.{os.getpid()}.tmp"
+    try:
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(plain, temporary, metadata={"format": "pt"})
+        os.replace(temporary, folder / "unet" / f"{WEIGHTS}.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
+    _write(folder / "unet" / "config.json", config)
+    _write(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.35.0"}
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    index["unet"] = ["diffusers", "UNet2DModel"]
+    _write(folder / "model_index.json", index)
+    return folder
+
+
+def rows(net: UNet, flipped: bool) -> list[Row]:
+    """The table of names of a network.
+
+    Args:
+        net: Network.
+        flipped: Whether their embedding has its cosines first, ours having its sines first.
+    """
+    table: list[Row] = []
+    for part in parts(net):
+        table += _part(part, _name(part, net), flipped)
+    return table
+
+
+def _part(part: Part, theirs: str, flipped: bool) -> list[Row]:
+    ours, module = part.name, part.module
+    if part.role == "fourier":
+        return [Row(f"{theirs}.weight", (f"{ours}.W",))]
+    if part.role == "dense" and part.number == 0 and flipped:
+        return [_swapped(f"{theirs}.weight", f"{ours}.weight"), layer(theirs, ours)[1]]
+    if part.role == "attention":
+        table = layer(f"{theirs}.group_norm", f"{ours}.norm")
+        for name, own in ATTENTION.items():
+            table += _linear(f"{theirs}.{name}", f"{ours}.{own}")
+        return table
+    if isinstance(module, InputSkip):
+        return layer(f"{theirs}.skip_conv", f"{ours}.conv")
+    if isinstance(module, OutputSkip):
+        last = part.level == 0
+        norm, conv = ("conv_norm_out", "conv_out") if last else ("skip_norm", "skip_conv")
+        place = "" if last else f"{theirs}."
+        return layer(f"{place}{norm}", f"{ours}.head.0") + layer(f"{place}{conv}", f"{ours}.head.2")
+    if hasattr(module, "branch"):
+        return _block(module, theirs, ours)
+    if part.role == "step":
+        return layer(f"{theirs}.conv", f"{ours}.layer.conv")
+    return layer(theirs, ours)
+
+
+def _block(module: nn.Module, theirs: str, ours: str) -> list[Row]:
+    table: list[Row] = []
+    for name, own in BLOCK.items():
+        table += layer(f"{theirs}.{name}", f"{ours}.{own}")
+    if isinstance(module.shortcut, NIN):
+        table.append(pixelwise(f"{theirs}.conv_shortcut.weight", f"{ours}.shortcut.weight"))
+        table.append(Row(f"{theirs}.conv_shortcut.bias", (f"{ours}.shortcut.bias",)))
+    elif isinstance(module.shortcut, nn.Conv2d):
+        table += layer(f"{theirs}.conv_shortcut", f"{ours}.shortcut")
+    return table
+
+
+def _linear(theirs: str, ours: str) -> list[Row]:
+    weight = transposed(f"{theirs}.weight", f"{ours}.weight")
+    return [weight, Row(f"{theirs}.bias", (f"{ours}.bias",))]
+
+
+def _swapped(theirs: str, ours: str) -> Row:
+    """Columns for cosines before those for sines, a zero at the end of an odd number staying."""
+
+    def swap(weight: Tensor) -> Tensor:
+        half = weight.shape[1] // 2
+        return torch.cat([weight[:, half : 2 * half], weight[:, :half], weight[:, 2 * half :]], 1)
+
+    return Row(theirs, (ours,), lambda w: (swap(w),), lambda tensors: swap(tensors[0]))
+
+
+def _name(part: Part, net: UNet) -> str:
+    """The name of a layer in `UNet2DModel`."""
+    single = {"fourier": "time_proj", "norm_out": "conv_norm_out"}
+    if part.role in single:
+        return single[part.role]
+    if part.role == "dense":
+        return f"time_embedding.linear_{part.number + 1}"
+    if part.way in ("in", "out"):
+        return part.role
+    number = len(net.widths) - 1 - part.level if part.way == "up" else part.level
+    place = "mid_block" if part.way == "middle" else f"{part.way}_blocks.{number}"
+    if part.role == "block":
+        return f"{place}.resnets.{part.number}"
+    if part.role == "attention":
+        each = part.way == "down" or (part.way == "up" and net.attn_up == "each")
+        return f"{place}.attentions.{part.number if each else 0}"
+    if part.role == "step" and hasattr(part.module, "branch"):
+        return f"{place}.resnet_{part.way}"
+    return f"{place}.{part.way}samplers.0" if part.role == "step" else place
+
+
+def _modern(name: str) -> str:
+    *place, layer_name, kind = name.split(".") if "." in name else ("", name)
+    if "attentions" in place:
+        layer_name = FORMERLY.get(layer_name, layer_name)
+    return ".".join([*place, layer_name, kind]) if "." in name else name
+
+
+def _flipped(config: Mapping[str, Any]) -> bool:
+    """Whether the embedding has its cosines first; Fourier's never has."""
+    positional = config.get("time_embedding_type", "positional") == "positional"
+    return positional and config.get("flip_sin_to_cos", True)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
+        if (folder / name).is_file():
+            state: Any = load_tensors(folder / name)
+            if not isinstance(state, dict) or not all(
+                isinstance(value, Tensor) for value in state.values()
+            ):
+                raise ValueError(f"{folder / name} holds other things than tensors")
+            return state
+    index = folder / f"{WEIGHTS}.safetensors.index.json"
+    if index.is_file():
+        files = sorted(set(_config(index)["weight_map"].values()))
+        joined: dict[str, Tensor] = {}
+        for file in files:
+            joined |= load_tensors(folder / Path(file).name)
+        return joined
+    raise FileNotFoundError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin")
+
+
+def _scheduler(folder: Path) -> dict[str, Any] | None:
+    for path in (folder / "scheduler", folder):
+        if (path / "scheduler_config.json").is_file():
+            return _config(path / "scheduler_config.json")
+    return None
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the folder of a pipeline or a UNet")
+    try:
+        found = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no configuration of diffusers: it has no fields")
+    return found
+
+
+def _write(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

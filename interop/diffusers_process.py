@@ -1,0 +1,131 @@
+"""Which process a configuration of diffusers' schedulers describes, and the reverse."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models import ScoreModel
+from sde import SDE, VE, VP, CosineSchedule, describe
+
+PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
+VE_SCHEDULER = "ScoreSdeVeScheduler"
+LEARNED = ("learned", "learned_range")
+
+
+def process(scheduler: Mapping[str, Any], source: object) -> SDE:
+    """The process of a scheduler.
+
+    Raises:
+        ValueError: There is no such process here; the field is named.
+    """
+    kind = scheduler.get("_class_name", "DDPMScheduler")
+    if kind == VE_SCHEDULER:
+        return VE(scheduler.get("sigma_min", 0.01), scheduler.get("sigma_max", 1348.0))
+    if "num_train_timesteps" not in scheduler or "beta_schedule" not in scheduler:
+        raise ValueError(f"{source} has a {kind}, which has no chain of β; give sde=")
+    if scheduler.get("trained_betas") is not None or scheduler.get("rescale_betas_zero_snr"):
+        raise ValueError(f"{source} has betas of its own (trained_betas, rescale_betas_zero_snr)")
+    steps, schedule = scheduler["num_train_timesteps"], scheduler["beta_schedule"]
+    if schedule == "linear":
+        first, last = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
+        return VP(steps * first, steps * last).discretize(steps)
+    if schedule == "squaredcos_cap_v2":
+        return VP(schedule=CosineSchedule()).discretize(steps)
+    raise ValueError(
+        f"{source} has beta_schedule={schedule}; only linear and squaredcos_cap_v2 are read"
+    )
+
+
+def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ScoreModel is told beside the network and the process.
+
+    Args:
+        config: Configuration of the network.
+        scheduler: Of the scheduler, empty where there is none.
+
+    Raises:
+        ValueError: The embedding does not go with the scheduler, or the prediction is not known.
+    """
+    wrapped: dict[str, Any] = {"data_range": (-1.0, 1.0)}
+    if config.get("center_input_sample"):
+        wrapped["data_range"] = (0.0, 1.0)
+    fourier = config.get("time_embedding_type", "positional") == "fourier"
+    if scheduler and fourier != (scheduler.get("_class_name") == VE_SCHEDULER):
+        raise ValueError(
+            f"a network with {config.get('time_embedding_type')} embedding is not of "
+            f"{scheduler.get('_class_name')}: fourier goes with {VE_SCHEDULER} and with it alone"
+        )
+    if fourier:
+        return wrapped | {"parameterization": "score"}
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"unknown prediction_type={prediction}: {', '.join(PREDICTIONS)} are read")
+    double = config.get("out_channels", 3) == 2 * config.get("in_channels", 3)
+    return wrapped | {"parameterization": PREDICTIONS[prediction], "learned_variance": double}
+
+
+def assumed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler that a network without one is taken to have been trained with."""
+    if config.get("time_embedding_type") == "fourier":
+        return {"_class_name": VE_SCHEDULER}
+    chain = {"num_train_timesteps": 1000, "beta_schedule": "linear"}
+    return {"_class_name": "DDPMScheduler"} | chain
+
+
+def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
+    """The configuration of a scheduler for a model's process, and the name of the pipeline.
+
+    Raises:
+        ValueError: diffusers has no such process or parameterization; it is named.
+    """
+    described = describe(model.sde)
+    fields: dict[str, Any] = {"_diffusers_version": "0.35.0"}
+    if described["_target_"] == "sde.VE":
+        if model.parameterization != "score":
+            raise ValueError(f"diffusers' networks of VE predict σ s, not {model.parameterization}")
+        _check_range(model, (0.0, 1.0), (-1.0, 1.0))
+        if getattr(model.net, "embedding", None) is None or _is_positional(model):
+            raise ValueError("diffusers' networks of VE have a Fourier embedding")
+        ends = {name: described[name] for name in ("sigma_min", "sigma_max")}
+        fields |= {"_class_name": VE_SCHEDULER, "num_train_timesteps": 2000, "snr": 0.15}
+        return fields | ends | {"correct_steps": 1, "sampling_eps": 1e-5}, "ScoreSdeVePipeline"
+    base = described.get("base", {})
+    steps = model.sde.steps
+    if steps is None or base.get("_target_") != "sde.VP" or model.labels != "process":
+        raise ValueError(
+            f"diffusers has chains of VP and the VE of continuous time, not {described}; "
+            "sde=VP().discretize(1000) is DDPM's"
+        )
+    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    if model.parameterization not in predictions:
+        raise ValueError(
+            f"diffusers' chains predict noise, data or v, not {model.parameterization}"
+        )
+    _check_range(model, (-1.0, 1.0))
+    if not _is_positional(model):
+        raise ValueError("diffusers' networks of chains have a positional embedding")
+    fields |= {"_class_name": "DDPMScheduler", "num_train_timesteps": steps, "clip_sample": True}
+    fields["prediction_type"] = predictions[model.parameterization]
+    fields["variance_type"] = "learned_range" if model.learned_variance else "fixed_large"
+    schedule = base["schedule"]
+    if schedule == describe(CosineSchedule()):
+        return fields | {"beta_schedule": "squaredcos_cap_v2"}, "DDPMPipeline"
+    if schedule["_target_"] != "sde.LinearSchedule":
+        raise ValueError(f"diffusers has linear and cosine schedules, not {schedule}")
+    ends = {
+        "beta_start": schedule["beta_min"] / steps,
+        "beta_end": schedule["beta_max"] / steps,
+    }
+    return fields | ends | {"beta_schedule": "linear"}, "DDPMPipeline"
+
+
+def _check_range(model: ScoreModel, *allowed: tuple[float, float]) -> None:
+    if model.data_range not in allowed:
+        raise ValueError(
+            f"diffusers' pipeline of this process has data in {' or '.join(map(str, allowed))}, "
+            f"not {model.data_range}"
+        )
+
+
+def _is_positional(model: ScoreModel) -> bool:
+    net: Any = model.net
+    return not list(net.embedding.embed.buffers())

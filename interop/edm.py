@@ -1,0 +1,367 @@
+"""Networks of EDM: the U-Nets of Song et al. in its names, and its preconditioners.
+
+Their network counts a change of resolution to the level that it leads to, ours to the level that it
+leaves; otherwise both have the same layers. Their names hold the height of the images of a level:
+
+    map_noise.freqs, map_layer0, map_layer1        label of the noise
+    enc.32x32_conv, enc.32x32_block0, …            way down: convolution, residual blocks,
+    enc.16x16_down, enc.16x16_aux_residual, …      change of resolution, input pyramid
+    dec.4x4_in0, dec.4x4_in1                       middle
+    dec.8x8_up, dec.32x32_block0, …                way up
+    dec.32x32_aux_norm, dec.32x32_aux_conv         end, or a level of the output pyramid
+
+and a residual block has norm0, conv0, affine, norm1, conv1, skip, then norm2, qkv, proj where it
+attends. Channel c of q, k and v is channel 3c, 3c + 1 and 3c + 2 of qkv.
+
+Reference: Karras et al. 2022, arXiv:2206.00364 (table 1, appendix C.1, F).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import ScoreModel, UNet
+from models.checks import check_choice
+from models.file import whole
+from models.layers import Attention, BigGANBlock
+from models.resample import InputSkip
+from sde import EDM, VE, VP
+
+from .files import load_tensors
+from .pickles import Record, read_pickle, state_dict
+from .table import Row, layer, pixelwise, read
+from .unet import Part, parts
+
+_PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
+# What their preconditioners take, and what EDM's are sampled with: σ from 0.002 to 80.
+_SETTINGS: dict[str, dict[str, float]] = {
+    "edm": {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0},
+    "vp": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000},
+    "ve": {"sigma_min": 0.02, "sigma_max": 100.0},
+}
+_OTHERS = {
+    "map_label.weight": "is conditional on a class (map_label), which no network here is yet",
+    "out_conv.weight": "is a DhariwalUNet (ADM); of EDM's networks only SongUNet is read",
+    "u": "has the preconditioner iDDPMPrecond; only those of EDM, VP and VE are read",
+}
+
+
+def load_edm(
+    source: str | Path | Mapping[str, Tensor], *, config: Mapping[str, Any] | None = None
+) -> ScoreModel:
+    """The model of a file of EDM, on the CPU, in evaluation mode; nothing in the file is run.
+
+        EDMPrecond   EDM(0.002, 80), `edm`                            data in [-1, 1]
+        VPPrecond    VP(beta_min, beta_min + beta_d), `noise`         data in [-1, 1]
+        VEPrecond    VE(sigma_min / 2, sigma_max / 2), `score`        data in [0, 1]
+
+    so that D(x; σ) of theirs is `denoise(α x, t)` with σ(t)/α(t) = σ; for VE, which this toolkit
+    has on data in [0, 1], their x is 2 x − 1 and their σ is 2 σ. The layer `map_augment` is
+    dropped: it tells the network in training how an image was augmented, and adds nothing for one
+    that was not. Other precisions are read as float32; tensors of that share memory with `source`.
+
+    Reference: Karras et al. 2022, arXiv:2206.00364 (table 1).
+
+    Args:
+        source: A `.pkl` of EDM, `.pt`, `.pth` or `.safetensors` with the state dict of such a
+            network, with or without preconditioner, or that state dict.
+        config: In place of what the file says or cannot say: `precond` (`edm`, `vp` or `ve`; `edm`
+            where nothing says it), its settings `sigma_data`, `sigma_min`, `sigma_max` (σ of their
+            data, in [-1, 1]), `beta_d`, `beta_min`, `M`, and `dropout` in further training.
+
+    Raises:
+        ValueError: The file is damaged, names code, or holds another network than SongUNet, one
+            that is conditional on classes, or one that differs from ours.
+        FileNotFoundError: There is no file.
+    """
+    name = str(source) if isinstance(source, str | Path) else "the state dict"
+    state, said = _contents(source, name)
+    if all(key.startswith("model.") or key == "u" for key in state):
+        state = {key.removeprefix("model."): value for key, value in state.items()}
+    for key, sentence in _OTHERS.items():
+        if key in state:
+            raise ValueError(f"{name} {sentence}")
+    state.pop("map_augment.weight", None)
+    precond, settings = _settings(said | dict(config or {}), name)
+    resolution, options = _architecture(state, name)
+    with whole(Path(name)), torch.device("meta"):
+        net = UNet(**options, dropout=settings.pop("dropout"))
+    found = read(rows(net, resolution), state, net.state_dict(), name)
+    net.load_state_dict(
+        {key: value.float().contiguous() for key, value in found.items()}, assign=True
+    )
+    return _preconditioned(net, precond, settings).eval()
+
+
+def rows(net: UNet, resolution: int) -> list[Row]:
+    """The table of EDM's names.
+
+    Args:
+        net: A network with `biggan` blocks and √2 in its sums, as `load_edm` makes it.
+        resolution: Height and width of its images, which the names hold.
+    """
+    taps = net.options.taps or (1.0, 1.0)
+
+    def at(level: int) -> str:
+        size = resolution >> level if level >= 0 else resolution << -level
+        return f"{size}x{size}"
+
+    table: list[Row] = []
+    for part in parts(net):
+        match part.role, part.way:
+            case "fourier", _:
+                table.append(Row("map_noise.freqs", (f"{part.name}.W",)))
+            case "dense", _:
+                table += layer(f"map_layer{part.number}", part.name)
+            case "conv_in", _:
+                table += layer(f"enc.{at(0)}_conv", part.name)
+            case (("block" | "attention"), _):
+                table += _stage(_place(part, at), part)
+            case "step", way:
+                down = way == "down"
+                here = f"enc.{at(part.level + 1)}_down" if down else f"dec.{at(part.level - 1)}_up"
+                table += _stage(here, part)
+                table += [_filter(f"{here}.{one}", taps) for one in ("conv0", "skip")]
+            case "pyramid", "down":
+                table += _input_pyramid(f"enc.{at(part.level + 1)}_aux", part, taps)
+            case "pyramid", _:
+                here = f"dec.{at(part.level)}_aux"
+                table += layer(f"{here}_norm", f"{part.name}.head.0")
+                table += layer(f"{here}_conv", f"{part.name}.head.2")
+                if part.level < len(net.widths) - 1:
+                    table.append(_filter(f"{here}_up", taps))
+            case role, _:
+                end = "norm" if role == "norm_out" else "conv"
+                table += layer(f"dec.{at(0)}_aux_{end}", part.name)
+    return table
+
+
+def _place(part: Part, at: Callable[[int], str]) -> str:
+    """Their name of a residual block that keeps the resolution, and of its attention."""
+    way = "enc" if part.way == "down" else "dec"
+    kind = "in" if part.way == "middle" else "block"
+    return f"{way}.{at(part.level)}_{kind}{part.number}"
+
+
+def _stage(theirs: str, part: Part) -> list[Row]:
+    if isinstance(part.module, Attention):
+        return [
+            *layer(f"{theirs}.norm2", f"{part.name}.norm"),
+            *_interleaved(f"{theirs}.qkv", part.name),
+            pixelwise(f"{theirs}.proj.weight", f"{part.name}.out.weight"),
+            Row(f"{theirs}.proj.bias", (f"{part.name}.out.bias",)),
+        ]
+    branch = {
+        "norm0": "norm_0",
+        "conv0": "conv_0",
+        "affine": "dense",
+        "norm1": "norm_1",
+        "conv1": "conv_1",
+    }
+    names = [(f"{theirs}.{a}", f"{part.name}.branch.{b}") for a, b in branch.items()]
+    table = [row for name in names for row in layer(*name)]
+    if isinstance(part.module, BigGANBlock) and not isinstance(part.module.shortcut, nn.Identity):
+        table += layer(f"{theirs}.skip", f"{part.name}.shortcut")
+    return table
+
+
+def _interleaved(theirs: str, ours: str) -> list[Row]:
+    """One 1 × 1 convolution whose channels are q_0, k_0, v_0, q_1, k_1, …, as three maps."""
+
+    def split(both: Tensor) -> Sequence[Tensor]:
+        maps = [both[one::3] for one in range(3)]
+        return maps if both.ndim == 1 else [one.flatten(1).T for one in maps]
+
+    def merge(maps: Sequence[Tensor]) -> Tensor:
+        together = torch.stack([one.T if one.ndim == 2 else one for one in maps], 1).flatten(0, 1)
+        return together[..., None, None] if together.ndim == 2 else together
+
+    return [
+        Row(f"{theirs}.{kind}", tuple(f"{ours}.{one}.{kind}" for one in "qkv"), split, merge)
+        for kind in ("weight", "bias")
+    ]
+
+
+def _input_pyramid(theirs: str, part: Part, taps: Sequence[float]) -> list[Row]:
+    if isinstance(part.module, InputSkip):
+        return [_filter(f"{theirs}_down", taps), *layer(f"{theirs}_skip", f"{part.name}.conv")]
+    convolution = layer(f"{theirs}_residual", f"{part.name}.resample.conv")
+    return [_filter(f"{theirs}_residual", taps), *convolution]
+
+
+def _filter(theirs: str, taps: Sequence[float]) -> Row:
+    """A filter, which is an option of our networks and no tensor; that of a file is compared."""
+    name = f"{theirs}.resample_filter"
+    k = torch.tensor(list(taps), dtype=torch.float32, device="cpu")
+    kernel = (torch.outer(k, k) / k.sum().square())[None, None]
+
+    def split(w: Tensor) -> Sequence[Tensor]:
+        if not torch.allclose(w.float().cpu(), kernel, atol=1e-4):
+            raise ValueError(f"{name} is not the filter {list(taps)} of the other layers")
+        return ()
+
+    return Row(name, (), split, lambda none: kernel)
+
+
+def _contents(
+    source: str | Path | Mapping[str, Tensor], name: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, and what the file says of their meaning."""
+    said: dict[str, Any] = {}
+    contents = _opened(source) if isinstance(source, str | Path) else source
+    if isinstance(contents, Mapping) and "ema" in contents:
+        contents = contents["ema"]
+    if isinstance(contents, Record):
+        said, contents = _meaning(contents, name), state_dict(contents)
+    if not isinstance(contents, Mapping) or not contents:
+        raise ValueError(f"{name} holds no model: neither 'ema' nor tensors by their names")
+    for key, value in contents.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{name} holds {key!r}, which is no tensor; pass a state dict")
+        if not value.is_floating_point():
+            raise ValueError(f"{name} holds {key} of {value.dtype}, expected floating point")
+    return {key: value.detach() for key, value in contents.items()}, said
+
+
+def _opened(path: str | Path) -> Any:
+    path = Path(path)
+    if path.suffix in (".pkl", ".pickle"):
+        return read_pickle(path)
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise ValueError(f"{path} must end in .pkl, .pt, .pth or .safetensors")
+    return load_tensors(path)
+
+
+def _meaning(record: Record, name: str) -> dict[str, Any]:
+    """What a pickled preconditioner says of itself and of its network."""
+    said: dict[str, Any] = {}
+    net = record
+    if record.class_name in _PRECONDITIONERS:
+        precond = _PRECONDITIONERS[record.class_name]
+        net = _modules(record).get("model", record)
+        said = {key: record.state[key] for key in _SETTINGS[precond] if key in record.state}
+        said["precond"] = precond
+        if precond == "edm":
+            # A network that takes any σ says so by 0 and ∞, which no process can have.
+            within = _SETTINGS["edm"]
+            low, high = (_number(record.state, key, name) for key in ("sigma_min", "sigma_max"))
+            said["sigma_min"] = max(low, within["sigma_min"])
+            said["sigma_max"] = min(high, within["sigma_max"])
+    if net.class_name != "SongUNet":
+        raise ValueError(
+            f"{name} holds {net.class_name}; of EDM's classes only EDMPrecond, VPPrecond and "
+            "VEPrecond are read, and of its networks SongUNet (DDPM++, NCSN++)"
+        )
+    blocks = [block for part in _modules(net).values() for block in _modules(part).values()]
+    dropout = [block.state["dropout"] for block in blocks if "dropout" in block.state]
+    return said | ({"dropout": dropout[0]} if dropout else {})
+
+
+def _modules(record: Record) -> dict[str, Record]:
+    modules = record.state.get("_modules")
+    items = modules.items() if isinstance(modules, dict) else ()
+    return {key: module for key, module in items if isinstance(module, Record)}
+
+
+def _settings(said: dict[str, Any], name: str) -> tuple[str, dict[str, float]]:
+    """The preconditioner, and its settings with `dropout`."""
+    precond = said.pop("precond", "edm")
+    check_choice("precond", precond, *_SETTINGS)
+    settings = _SETTINGS[precond] | {"dropout": 0.1}
+    unknown = sorted(said.keys() - settings.keys())
+    if unknown:
+        raise ValueError(
+            f"the preconditioner '{precond}' takes no {', '.join(unknown)}; "
+            f"it takes {', '.join(settings)}"
+        )
+    settings |= {key: _number(said, key, name) for key in said}
+    if settings.get("M", 1000) != 1000:
+        raise ValueError(
+            f"{name} has M = {settings['M']:g} steps, and its labels are of (M - 1) t; "
+            "those of VP here are of 999 t, so M must be 1000"
+        )
+    return precond, settings
+
+
+def _number(values: Mapping[str, Any], key: str, name: str) -> float:
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} has {key} = {value!r}, expected a number")
+    return float(value)
+
+
+def _architecture(state: Mapping[str, Tensor], name: str) -> tuple[int, dict[str, Any]]:
+    """The height of the images, and the arguments of our network, from names and shapes."""
+    found = (re.match(r"enc\.(\d{1,6})x\1_", key) for key in state)
+    sizes = sorted({int(match[1]) for match in found if match}, reverse=True)
+    if not sizes or sizes != [sizes[0] >> level for level in range(len(sizes))]:
+        raise ValueError(
+            f"{name} holds no SongUNet: its levels must be named as enc.32x32_, enc.16x16_, …, "
+            f"got the sizes {sizes[:8]}"
+        )
+    levels = [f"enc.{size}x{size}" for size in sizes]
+    nf, channels = _shape(state, f"{levels[0]}_conv.weight", name)[:2]
+    widths = [_shape(state, f"{level}_block0.conv0.weight", name)[0] for level in levels]
+    if nf < 1 or any(width < nf or width % nf for width in widths):
+        raise ValueError(f"{name} has levels of {widths} channels, expected multiples of {nf}")
+    blocks = {key.split(".")[1] for key in state if key.startswith(f"{levels[0]}_block")}
+    residual = any("_aux_residual." in key for key in state)
+    skip = any("_aux_skip." in key for key in state)
+    images = sum(key.endswith("_aux_norm.weight") for key in state)
+    taps = _taps(state, name)
+    attends = [f"{level}_block0.qkv.weight" in state for level in levels]
+    return sizes[0], {
+        "shape": (channels, sizes[0], sizes[0]),
+        "nf": nf,
+        "ch_mult": [width // nf for width in widths],
+        "num_res_blocks": len(blocks),
+        "attn_levels": [level for level, attend in enumerate(attends) if attend],
+        "resblock_type": "biggan",
+        # The mean of 2 × 2 pixels, and nearest neighbour, unless a filter meets a convolution.
+        "fir": residual or taps != [1.0, 1.0],
+        "fir_kernel": taps,
+        "skip_rescale": True,
+        "progressive": "output_skip" if images > 1 else "none",
+        "progressive_input": "residual" if residual else "input_skip" if skip else "none",
+        "progressive_combine": "sum",
+        "embedding_type": "fourier" if "map_noise.freqs" in state else "positional",
+        "channels_per_group": 4,
+        "norm_eps": 1e-6,
+    }
+
+
+def _shape(state: Mapping[str, Tensor], key: str, name: str) -> Sequence[int]:
+    if key not in state or state[key].ndim != 4:
+        raise ValueError(f"{name} holds no SongUNet: it has no convolution {key}")
+    return state[key].shape
+
+
+def _taps(state: Mapping[str, Tensor], name: str) -> list[float]:
+    """The filter in one dimension, from the first of the buffers that hold it in two."""
+    keys = [key for key in state if key.endswith(".resample_filter")]
+    if not keys:
+        return [1.0, 1.0]  # a single level resamples nothing
+    k = state[keys[0]].double().flatten(0, -2).sum(0)
+    # Theirs filter the other way round on the way down, and lose a pixel by an odd filter.
+    if len(k) % 2 or not torch.allclose(k, k.flip(0), atol=1e-4) or not k.abs().min() > 0:
+        raise ValueError(
+            f"{name} has the filter {k.tolist()}, expected a symmetric one of an even number of "
+            "taps, such as [1, 1] or [1, 3, 3, 1]"
+        )
+    return [round(tap, 5) for tap in (k / k.abs().min()).tolist()]
+
+
+def _preconditioned(net: UNet, precond: str, settings: Mapping[str, float]) -> ScoreModel:
+    if precond == "vp":
+        beta_min = settings["beta_min"]
+        sde = VP(beta_min, beta_min + settings["beta_d"])
+        return ScoreModel(net, sde, "noise", data_range=(-1.0, 1.0))
+    low, high = settings["sigma_min"], settings["sigma_max"]
+    if precond == "ve":
+        return ScoreModel(net, VE(low / 2, high / 2), "score", data_range=(0.0, 1.0))
+    process, spread = EDM(low, high), settings["sigma_data"]
+    return ScoreModel(net, process, "edm", data_range=(-1.0, 1.0), sigma_data=spread)

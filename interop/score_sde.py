@@ -1,0 +1,268 @@
+"""Checkpoints of score-SDE, the code of Song et al. 2021 (arXiv:2011.13456): read and written.
+
+A checkpoint is `{optimizer, model, ema: {decay, num_updates, shadow_params}, step}`. `model` has
+names, which count the layers in the order of their construction; `shadow_params` is a bare list, of
+the parameters in the same order. What the networks mean (process, range of the data, ...) is in a
+configuration, a Python file of its own there; here it is a mapping in the same field names, or a
+JSON beside the checkpoint.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import RefineNet, ScoreModel, UNet
+from models.layers import NIN
+from models.resample import InputSkip, OutputSkip
+
+from . import flax, refinenet
+from .configuration import configuration, meaning, read_configuration
+from .files import load_tensors
+from .shapes import guess
+from .table import Row, layer, read
+from .unet import Part, parts
+
+BLOCK = {
+    "GroupNorm_0": "branch.norm_0",
+    "Conv_0": "branch.conv_0",
+    "Dense_0": "branch.dense",
+    "GroupNorm_1": "branch.norm_1",
+    "Conv_1": "branch.conv_1",
+}
+ATTENTION = {"NIN_0": "q", "NIN_1": "k", "NIN_2": "v", "NIN_3": "out"}
+
+
+def load_score_sde(
+    path: str | Path, config: Mapping[str, Any] | str | Path | None = None, ema: bool = True
+) -> ScoreModel:
+    """The model in a checkpoint of score-SDE, PyTorch's or JAX's, on the CPU in evaluation mode.
+
+    Without a configuration the network is read off the shapes of its tensors. Three things do not
+    show there: images may be of any size that divides, VP is taken for networks that could be
+    sub-VP's as well, and NCSN++ with sinusoidal embeddings is VE's chain where the decay of the
+    average is VE's. A warning says what was assumed.
+
+    Args:
+        path: Checkpoint; it is read as tensors and plain values, and nothing in it is run.
+        config: Configuration in the field names of score-SDE, {model, data, training}, or a JSON or
+            YAML file of it. Where it is not given, a JSON of the checkpoint's name is taken.
+        ema: Whether to take the averaged weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged or foreign, or does not fit the configuration.
+
+    Reference: Song et al. 2021, arXiv:2011.13456.
+    """
+    path = Path(path)
+    if config is None and path.with_suffix(".json").is_file():
+        config = path.with_suffix(".json")
+    if config is not None:
+        config = read_configuration(config)
+    if flax.is_flax(path):
+        return _load_flax(path, config, ema)
+    checkpoint = load_tensors(path)
+    state, average, step = _sections(checkpoint, path)
+    sigmas = state.pop("sigmas", None)
+    if config is None:
+        decay = None if average is None else average.get("decay")
+        config = guess({k: tuple(v.shape) for k, v in state.items()}, sigmas, decay, path)
+    net, sde, wrapped = meaning(config)
+    table = rows(net)
+    if ema:
+        state |= _averaged(average, table, path)
+    return _whole(net, read(table, state, net.state_dict(), path), sde, wrapped, step)
+
+
+def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None) -> Path:
+    """Write a model as a checkpoint of score-SDE, and its configuration as a JSON beside it.
+
+    The raw and the averaged weights are both the model's, and the optimizer starts afresh.
+
+    Args:
+        model: Model.
+        path: Checkpoint, as a rule `checkpoint_N.pth`.
+        step: Number of training steps; the model's own where not given.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: score-SDE has no such network or process.
+        FileExistsError: The checkpoint or its configuration is there.
+    """
+    path = Path(path)
+    config = configuration(model)
+    for taken in (path, path.with_suffix(".json")):
+        if taken.exists():
+            raise FileExistsError(f"{taken} is there; choose another name")
+    ours, table = model.net.state_dict(), rows(model.net)
+    named = {row.theirs: row.merge([ours[name] for name in row.ours]) for row in table}
+    trained = [named[row.theirs].contiguous() for row in table if not _is_frequency(row)]
+    optimizer = torch.optim.Adam(
+        [nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) for tensor in trained],
+        lr=2e-4,
+    )
+    count = step if step is not None else model.step or 0
+    decay = config["model"]["ema_rate"]
+    checkpoint = {
+        "optimizer": optimizer.state_dict(),
+        "model": {"module.sigmas": _sigmas(config)}
+        | {f"module.{name}": tensor.contiguous() for name, tensor in named.items()},
+        "ema": {"decay": decay, "num_updates": count, "shadow_params": trained},
+        "step": count,
+    }
+    _write(checkpoint, config, path)
+    return path
+
+
+def rows(net: nn.Module) -> list[Row]:
+    """The table of names of a network, in the order in which score-SDE constructs it."""
+    if isinstance(net, RefineNet):
+        return refinenet.rows(net)
+    if not isinstance(net, UNet):
+        raise ValueError(f"score-SDE has no network like {type(net).__name__}")
+    table: list[Row] = []
+    number = 0
+    for part in parts(net):
+        if isinstance(part.module, OutputSkip):  # a normalisation and a convolution
+            table += layer(f"all_modules.{number}", f"{part.name}.head.0")
+            table += layer(f"all_modules.{number + 1}", f"{part.name}.head.2")
+            number += 2
+            continue
+        table += _part(part, f"all_modules.{number}")
+        number += 1
+    return table
+
+
+def _part(part: Part, theirs: str) -> list[Row]:
+    ours, module = part.name, part.module
+    if part.role == "fourier":
+        return [Row(f"{theirs}.W", (f"{ours}.W",))]
+    if part.role == "attention":
+        table = layer(f"{theirs}.GroupNorm_0", f"{ours}.norm")
+        for name, own in ATTENTION.items():
+            table += _nin(f"{theirs}.{name}", f"{ours}.{own}")
+        return table
+    if isinstance(module, InputSkip):
+        return layer(f"{theirs}.Conv_0", f"{ours}.conv")
+    if hasattr(module, "branch"):
+        return _block(module, theirs, ours)
+    inner = {"layer": getattr(module, "layer", None), "resample": getattr(module, "resample", None)}
+    for name, resampler in inner.items():  # a learned change of resolution, or one without weights
+        if resampler is not None:
+            own = "Conv_0" if getattr(resampler, "kernel", None) is None else "Conv2d_0"
+            known = hasattr(resampler, "conv")
+            return layer(f"{theirs}.{own}", f"{ours}.{name}.conv") if known else []
+    return layer(theirs, ours)
+
+
+def _block(module: nn.Module, theirs: str, ours: str) -> list[Row]:
+    table: list[Row] = []
+    for name, own in BLOCK.items():
+        if getattr(module.branch, own.rpartition(".")[2]) is not None:  # no Dense_0 without label
+            table += layer(f"{theirs}.{name}", f"{ours}.{own}")
+    shortcut = getattr(module, "shortcut", None)
+    if isinstance(shortcut, NIN):
+        table += _nin(f"{theirs}.NIN_0", f"{ours}.shortcut")
+    elif isinstance(shortcut, nn.Conv2d):
+        table += layer(f"{theirs}.Conv_2", f"{ours}.shortcut")
+    return table
+
+
+def _nin(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.W", (f"{ours}.weight",)), Row(f"{theirs}.b", (f"{ours}.bias",))]
+
+
+def _is_frequency(row: Row) -> bool:
+    """Whether a tensor is the Fourier projection, which is not trained and has no average."""
+    return row.ours == ("embedding.embed.W",)
+
+
+def _sections(
+    checkpoint: Any, path: Path
+) -> tuple[dict[str, Tensor], Mapping[str, Any] | None, int | None]:
+    """Named tensors, the average if there is one, and the step."""
+    average, step = None, None
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("model"), Mapping):
+        average, step = checkpoint.get("ema"), checkpoint.get("step")
+        checkpoint = checkpoint["model"]
+    tensors = isinstance(checkpoint, Mapping) and all(
+        isinstance(value, Tensor) for value in checkpoint.values()
+    )
+    if not tensors:
+        raise ValueError(f"{path} is no checkpoint of score-SDE: it has no tensors under 'model'")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in checkpoint.items()}
+    if not any(name.startswith(("all_modules.", "begin_conv.")) for name in state):
+        raise ValueError(
+            f"{path} is no checkpoint of score-SDE: its tensors are named "
+            f"{', '.join(list(state)[:3]) or 'nothing'}, not all_modules.N or begin_conv"
+        )
+    return state, average if isinstance(average, Mapping) else None, step
+
+
+def _averaged(
+    average: Mapping[str, Any] | None, table: Sequence[Row], path: Path
+) -> dict[str, Tensor]:
+    """The averaged tensors by name: the list has the trained ones in order of construction."""
+    if average is None or "shadow_params" not in average:
+        raise ValueError(f"{path} has no averaged weights; use ema=False for the raw ones")
+    trained = [row.theirs for row in table if not _is_frequency(row)]
+    shadow = average["shadow_params"]
+    if len(shadow) != len(trained):
+        raise ValueError(
+            f"{path} does not fit the network: it averages {len(shadow)} tensors, "
+            f"the network has {len(trained)}"
+        )
+    return dict(zip(trained, shadow, strict=True))
+
+
+def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> ScoreModel:
+    if config is None:
+        raise ValueError(
+            f"{path} is a flax checkpoint, whose names do not tell where in the network attention "
+            "and pyramids are; give config=, a mapping with the fields of score-SDE's configuration"
+        )
+    saved = flax.read_flax(path)
+    params = saved["params_ema"] if ema else saved["params"]
+    if params is None:
+        raise ValueError(f"{path} has no averaged weights; use ema=False for the raw ones")
+    net, sde, wrapped = meaning(config)
+    if not isinstance(net, UNet):
+        raise ValueError(f"of flax checkpoints only U-Nets are read, got {config['model']['name']}")
+    state = read(flax.rows(net), flax.flatten(params), net.state_dict(), path)
+    return _whole(net, state, sde, wrapped, saved["step"])
+
+
+def _whole(
+    net: nn.Module, state: dict[str, Tensor], sde: Any, wrapped: dict[str, Any], step: Any
+) -> ScoreModel:
+    net.load_state_dict({k: v.contiguous() for k, v in state.items()}, assign=True)
+    model = ScoreModel(net, sde, **wrapped).eval()
+    model.step = int(step) if step is not None else None
+    return model
+
+
+def _sigmas(config: Mapping[str, Any]) -> Tensor:
+    """The buffer of levels that every network has there, from the noisiest."""
+    model = config["model"]
+    first, last = math.log(model["sigma_max"]), math.log(model["sigma_min"])
+    return torch.linspace(first, last, model["num_scales"], dtype=torch.float64).exp().float()
+
+
+def _write(checkpoint: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(checkpoint, temporary)
+        text = json.dumps(config, indent=1) + "\n"
+        path.with_suffix(".json").write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""The layers of a U-Net in the order of their construction, each with the part that it plays.
+
+Every format names the same layers, each in its own way: a format is a name for each part here, and
+names for the tensors of each kind of layer.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from models import UNet
+
+
+class Part(NamedTuple):
+    """A layer with its place.
+
+    Attributes:
+        role: `fourier`, `dense`, `conv_in`, `block`, `attention`, `step` (a change of resolution),
+            `pyramid` (what joins an input or output pyramid), `norm_out` or `conv_out`.
+        way: `in`, `down`, `middle`, `up` or `out`.
+        level: 0 at full resolution.
+        number: Which of its role on this level.
+        name: Name of the module in the network.
+        module: The layer.
+    """
+
+    role: str
+    way: str
+    level: int
+    number: int
+    name: str
+    module: Any
+
+
+def parts(net: UNet) -> Iterator[Part]:
+    """All layers with parameters or buffers of their own that are saved, or that published
+    checkpoints count, in the order of construction.
+    """
+    yield from _entrance(net)
+    lowest = len(net.widths) - 1
+    ways: tuple[Any, Any] = (net.down, net.up)
+    for level, down in enumerate(ways[0]):
+        yield from _stages("down", level, f"down.{level}", down.stages)
+        if down.step is not None:
+            yield Part("step", "down", level, 0, f"down.{level}.step", down.step)
+        if down.pyramid is not None:
+            yield Part("pyramid", "down", level, 0, f"down.{level}.pyramid", down.pyramid)
+    for index, stage in enumerate((net.middle_0, net.middle_1)):
+        yield from _stage("middle", lowest, index, f"middle_{index}", stage)
+    for number, up in enumerate(ways[1]):
+        level = lowest - number
+        yield from _stages("up", level, f"up.{number}", up.stages)
+        if up.pyramid is not None:
+            yield Part("pyramid", "up", level, 0, f"up.{number}.pyramid", up.pyramid)
+        if up.step is not None:
+            yield Part("step", "up", level, 0, f"up.{number}.step", up.step)
+    if net.head is not None:
+        yield Part("norm_out", "out", 0, 0, "head.0", net.head[0])
+        yield Part("conv_out", "out", 0, 0, "head.2", net.head[2])
+
+
+def _entrance(net: UNet) -> Iterator[Part]:
+    if net.embedding is not None:
+        if list(net.embedding.embed.buffers()):
+            yield Part("fourier", "in", 0, 0, "embedding.embed", net.embedding.embed)
+        yield Part("dense", "in", 0, 0, "embedding.dense_0", net.embedding.dense_0)
+        yield Part("dense", "in", 0, 1, "embedding.dense_1", net.embedding.dense_1)
+    yield Part("conv_in", "in", 0, 0, "conv_in", net.conv_in)
+
+
+def _stages(way: str, level: int, name: str, stages: Any) -> Iterator[Part]:
+    for index, stage in enumerate(stages):
+        yield from _stage(way, level, index, f"{name}.stages.{index}", stage)
+
+
+def _stage(way: str, level: int, index: int, name: str, stage: Any) -> Iterator[Part]:
+    yield Part("block", way, level, index, f"{name}.block", stage.block)
+    if stage.attention is not None:
+        yield Part("attention", way, level, index, f"{name}.attention", stage.attention)

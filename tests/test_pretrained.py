@@ -1,0 +1,200 @@
+"""Checkpoints of other formats on the command line: sampled, scored, converted, or refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import convert
+from interop import format_of, load, save_diffusers, save_score_sde
+from models import ScoreModel, UNet
+from sde import VE, VP
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (1, 8, 8)  # of data=digits
+DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
+FEW = ["evaluate.samples=4", "evaluate.batch_size=4", "evaluate.pictures=4", "evaluate.frames=2"]
+
+
+def vp(attn_up="last"):
+    torch.manual_seed(0)
+    net = UNet(
+        SHAPE, nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_levels=[1], attn_up=attn_up, **DDPM
+    )
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return ScoreModel(net, VP().discretize(100), data_range=(-1.0, 1.0)).eval()
+
+
+def make(kind, folder):
+    """A checkpoint of a format, for images like the digits."""
+    if kind == "native":
+        return vp().save(folder / "model")
+    if kind == "diffusers":
+        return save_diffusers(vp("each"), folder / "pipeline")
+    return save_score_sde(vp(), folder / "checkpoint.pth")
+
+
+KINDS = ["native", "diffusers", "score_sde"]
+
+
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "logger=csv", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def sampled(path, folder, *arguments):
+    done = run(f"checkpoint={path}", f"hydra.run.dir={folder}", "sampler=ode", *FEW, *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_drawn_from_every_format(kind, tmp_path):
+    path = make(kind, tmp_path)
+    result = sampled(path, tmp_path / "run", "task=sample")
+    images = np.load(tmp_path / "run" / "samples.npz")["samples"]
+    assert images.shape == (4, *SHAPE)
+    assert images.dtype == np.uint8
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert (result["sde"], result["model"]) == ("VP chain of 100", "UNet")
+    assert result["checkpoint"] == str(path)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "steps: 100" in config  # what ran, not what the defaults are
+
+
+def test_all_formats_draw_the_same_samples(tmp_path):
+    """Those that can hold one and the same network."""
+    drawn = []
+    for kind in ("native", "score_sde"):
+        sampled(make(kind, tmp_path), tmp_path / kind, "task=sample", "seed=3")
+        drawn.append(np.load(tmp_path / kind / "samples.npz")["samples"])
+    np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("kind", ["native", "score_sde"])
+def test_a_split_is_scored_with_every_format(kind, tmp_path):
+    arguments = ("task=likelihood", "evaluate.likelihood_samples=2", "evaluate.rtol=1e-2")
+    result = sampled(make(kind, tmp_path), tmp_path / "run", *arguments, "evaluate.atol=1e-2")
+    assert np.isfinite(result["bits_per_dim"])
+    assert (result["sde"], result["bound"]) == ("VP chain of 100", True)
+
+
+def test_a_training_is_drawn_from_without_its_settings(tmp_path):
+    """task=sample takes process, network and shape from the checkpoint."""
+    train = ["sde=ve", "model.net.nf=8", "model.net.num_res_blocks=1", "dry_run=true"]
+    done = run(f"hydra.run.dir={tmp_path}/train", *train, *FEW, "sampler=ode")
+    assert done.returncode == 0, done.stderr
+    result = sampled(tmp_path / "train", tmp_path / "run", "task=sample")
+    assert (result["sde"], result["model"]) == ("VE", "UNet")
+    assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (4, *SHAPE)
+    convert.main([str(tmp_path / "train"), str(tmp_path / "native"), "--to", "native"])
+    model = load(tmp_path / "native")
+    assert (model.step, model.sde.sigma_max) == (2, 50.0)
+
+
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("source", KINDS)
+def test_every_format_converts_to_every_other(source, target, tmp_path, capsys):
+    if "diffusers" in (source, target) and source != target and "score_sde" in (source, target):
+        pytest.skip("attention after each block is diffusers' alone, after the last score-SDE's")
+    if source == "native" and target == "diffusers":
+        path = vp("each").save(tmp_path / "model")
+    else:
+        path = make(source, tmp_path)
+    out = tmp_path / ("out.pth" if target == "score_sde" else "out")
+    convert.main([str(path), str(out), "--to", target])
+    assert target in capsys.readouterr().out
+    before, after = load(path), load(out)
+    assert format_of(out) == target
+    meanings = [model.description() | {"net": None} for model in (before, after)]
+    assert meanings[0] == meanings[1]
+    x, t = torch.randn(2, *SHAPE), before.sde.times[7]
+    with torch.no_grad():
+        torch.testing.assert_close(after.score(x, t), before.score(x, t), rtol=0, atol=0)
+
+
+def test_the_raw_weights_are_to_be_had(tmp_path):
+    path = make("score_sde", tmp_path)
+    saved = torch.load(path, weights_only=True)
+    saved["ema"]["shadow_params"] = [t + 1 for t in saved["ema"]["shadow_params"]]
+    torch.save(saved, path)
+    for name, flags in (("ema", []), ("raw", ["--raw"])):
+        convert.main([str(path), str(tmp_path / name), "--to", "native", *flags])
+    raw, ema = (load(tmp_path / name).net for name in ("raw", "ema"))
+    for one, other in zip(raw.parameters(), ema.parameters(), strict=True):
+        torch.testing.assert_close(one + 1, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{native}", "{out}", "--to", "native", "--raw"], "--raw needs a checkpoint with two"),
+        (["{native}", "{native}", "--to", "native"], "already holds a model"),
+        (["{ve}", "{out}", "--to", "diffusers"], "attends after each block"),
+        (["{absent}", "{out}", "--to", "native"], "does not exist"),
+        (["{text}", "{out}", "--to", "native"], "cannot be read as tensors"),
+        (["{empty}", "{out}", "--to", "native"], "none of the known formats"),
+        (["{native}", "{out}", "--to", "native", "--config", "c.json"], "says itself what it is"),
+    ],
+)
+def test_wrong_conversions_write_nothing(arguments, sentence, tmp_path, capsys):
+    places = {name: tmp_path / name for name in ("out", "absent", "native", "ve", "text", "empty")}
+    places["text"] = tmp_path / "text.pth"
+    vp().save(places["native"])
+    net = UNet((3, 8, 8), nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_levels=[1], **DDPM)
+    ScoreModel(net, VE(), "score", data_range=(0.0, 1.0)).save(places["ve"])
+    places["text"].write_text("hello")
+    places["empty"].mkdir()
+    with pytest.raises(SystemExit) as caught:
+        convert.main([a.format(**places) for a in arguments])
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
+    assert not places["out"].exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sde=ve"], "says itself what its sde is; leave sde out"),
+        (["model.net.nf=8"], "says itself what its model is; leave model.net.nf out"),
+        (["task=dequantizer"], "takes runs of this toolkit"),
+        (["transfer=true"], "transfer belongs to runs of this toolkit"),
+        (["data=mixture", "model=mlp"], "leave model out"),
+        (["data=mixture"], "the checkpoint takes samples (1, 8, 8), data=mixture has (2,)"),
+        (["task=sample", "image_size=9"], "is for images of [8, 8], not 9"),
+        (["data.range=[0,1]"], "is for data in [-1.0, 1.0], not [0, 1]"),
+        (["checkpoint_config=c.json"], "says itself what it is"),
+    ],
+)
+def test_wrong_command_lines_end_with_one_sentence(arguments, sentence, tmp_path):
+    vp().save(tmp_path / "m")
+    given = (f"checkpoint={tmp_path / 'm'}", f"hydra.run.dir={tmp_path}/run", "sampler=ode")
+    done = run(*given, *FEW, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_sampling_needs_a_checkpoint(tmp_path):
+    done = run("task=sample", f"hydra.run.dir={tmp_path}/run")
+    assert (done.returncode, "add checkpoint=" in done.stderr) == (2, True)
+
+
+def test_the_size_of_images_is_asked_for_where_nothing_says_it(tmp_path):
+    path = make("score_sde", tmp_path)
+    path.with_suffix(".json").unlink()
+    arguments = (f"checkpoint={path}", "task=sample", "sampler=ode", *FEW)
+    done = run(*arguments, f"hydra.run.dir={tmp_path}/a")
+    assert (done.returncode, "add image_size=32" in done.stderr) == (2, True)
+    done = run(*arguments, f"hydra.run.dir={tmp_path}/b", "image_size=12")
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "b" / "samples.npz")["samples"].shape == (4, 1, 12, 12)
