@@ -39,7 +39,10 @@ class FourierEmbedding(nn.Module):
                 f"scale must be > 0, got {scale}; with scale 0 the label has no effect"
             )
         self.out_features = 2 * nf
-        self.register_buffer("W", torch.randn(nf) * scale)
+        frequencies = torch.empty(nf)
+        if not frequencies.is_meta:  # where there is nothing to draw, asking costs a second
+            frequencies = torch.randn(nf) * scale
+        self.register_buffer("W", frequencies)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed labels c_noise, shape (B,), as vectors of shape (B, 2·nf)."""

@@ -89,8 +89,9 @@ class InstanceNormPlus(nn.Module):
         self.alpha = nn.Parameter(torch.empty(shape))
         self.gamma = nn.Parameter(torch.empty(shape))
         self.beta = nn.Parameter(torch.zeros(shape))
-        nn.init.normal_(self.alpha, 1.0, 0.02)
-        nn.init.normal_(self.gamma, 1.0, 0.02)
+        if not self.alpha.is_meta:  # where there is nothing to draw, asking costs a second
+            nn.init.normal_(self.alpha, 1.0, 0.02)
+            nn.init.normal_(self.gamma, 1.0, 0.02)
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
         """Normalise images x, shape (B, C, H, W)."""

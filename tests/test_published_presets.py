@@ -224,7 +224,7 @@ def test_every_preset_is_documented_once() -> None:
 def test_the_process(preset: Preset) -> None:
     """σ at both ends, and of a chain all tables, by the published formulas."""
     published, sde = preset.published, preset.sde
-    base = sde if published.levels is None else preset.sde.base  # type: ignore[attr-defined]
+    base = sde if published.levels is None else preset.sde.base
     assert type(base).__name__ == published.process
     assert sde.steps == published.levels
     t = torch.linspace(0.1, 1, 10, **DOUBLE)
@@ -238,7 +238,7 @@ def test_the_process(preset: Preset) -> None:
     torch.testing.assert_close(base.sigma(t), sigma, rtol=1e-12, atol=0)
     if published.levels is None:
         return
-    n, times = published.levels, sde.times  # type: ignore[attr-defined]
+    n, times = published.levels, sde.times
     if published.process == "VE":
         sigmas = torch.logspace(-2, torch.tensor(published.sigma_max).log10().item(), n, **DOUBLE)
         torch.testing.assert_close(sde.sigma(times), sigmas, rtol=1e-6, atol=0)
@@ -272,7 +272,7 @@ def test_the_label_of_the_noisiest_level(preset: Preset) -> None:
         return x
 
     labels = preset.cfg.model.labels
-    model = ScoreModel(net, preset.sde, published.output, labels=labels)  # type: ignore[arg-type]
+    model = ScoreModel(net, preset.sde, published.output, labels=labels)
     model.score(torch.zeros(1, 2, **DOUBLE), torch.tensor(preset.sde.T, **DOUBLE))
     if published.descending:
         expected = 0.0
@@ -293,13 +293,13 @@ def test_the_loss(preset: Preset) -> None:
     times = loss.times(sde, 1000, torch.Generator().manual_seed(0), torch.device("cpu"))
     torch.testing.assert_close(loss.weight(sde, times), torch.ones_like(times))
     if published.levels is not None:
-        assert torch.isin(times, sde.times).all()  # type: ignore[attr-defined]
+        assert torch.isin(times, sde.times).all()
 
 
 def test_the_sampler(preset: Preset) -> None:
     published, sampler, sde = preset.published, preset.sampler, preset.sde
     sampler.check(sde, torch.float32)
-    assert sampler.denoise is published.denoise  # type: ignore[attr-defined]
+    assert sampler.denoise is published.denoise
     if published.predictor is None:
         assert type(sampler) is AnnealedLangevin
         levels, corrector = sampler.levels, sampler.corrector
@@ -318,7 +318,7 @@ def test_the_sampler(preset: Preset) -> None:
         assert isinstance(corrector, Langevin) is (published.predictor is not None)
     times = levels.grid(sde, levels.steps)
     if published.levels is not None:  # every level once, and then the data
-        expected = torch.cat([sde.times.flip(0), torch.zeros(1, **DOUBLE)])  # type: ignore[attr-defined]
+        expected = torch.cat([sde.times.flip(0), torch.zeros(1, **DOUBLE)])
     else:
         eps = 1e-5 if published.process == "VE" else 1e-3
         expected = torch.linspace(1, eps, published.steps + 1, **DOUBLE)

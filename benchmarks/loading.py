@@ -1,0 +1,100 @@
+"""How long a large network takes to load, beside reading its bytes, and how much memory it takes.
+
+python -m benchmarks.loading
+
+The NCSN++ for CIFAR-10 (62.8M parameters) with random weights, in two formats, from a warm disk;
+medians of actions taken in turn. `and add up` reads all weights once as well, so that nothing that is
+mapped from the file stays unread. Memory is the peak of a process of its own that does so, less what
+it had before loading, in copies of the weights.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from interop import load, save_score_sde
+from models import ScoreModel, UNet
+from sde import VE
+
+ROUNDS = 9
+NCSNPP = {
+    "shape": (3, 32, 32),
+    "num_res_blocks": 4,
+    "fir": True,
+    "progressive_input": "residual",
+    "embedding_type": "fourier",
+}
+PEAK = """
+import sys, warnings
+from interop import load
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line)
+warnings.simplefilter("ignore")
+before = peak()
+model = load(sys.argv[1])
+total = sum(float(p.detach().sum()) for p in model.parameters())
+print((peak() - before) * 1024)
+"""
+
+
+def whole(path: Path) -> None:
+    """Load a model, and touch all of its weights."""
+    model = load(path)
+    sum(parameter.detach().sum() for parameter in model.parameters())
+
+
+def plain(path: Path) -> None:
+    """Read the bytes of a file, and add them up as numbers, as `whole` does."""
+    data = bytearray(path.read_bytes())
+    size = len(data) // 4 * 4
+    torch.frombuffer(data, dtype=torch.float32, count=size // 4).sum()
+
+
+def medians(actions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median time of each of several actions, taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(ROUNDS):
+        for name, action in actions.items():
+            begun = time.perf_counter()
+            action()
+            times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    warnings.simplefilter("ignore")
+    model = ScoreModel(UNet(**NCSNPP), VE(), "score", data_range=(0.0, 1.0))  # type: ignore[arg-type]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        native = model.save(Path(folder) / "native")
+        reference = save_score_sde(model, Path(folder) / "checkpoint.pth")
+        weights = native / "model.safetensors"
+        paths = {"native (safetensors)": native, "score-SDE (.pth, averaged weights)": reference}
+        actions: dict[str, Callable[[], object]] = {"read": weights.read_bytes}
+        actions["read, and add up"] = lambda: plain(weights)
+        for name, path in paths.items():
+            actions[name] = partial(load, path)
+            actions[f"{name}, and add up"] = partial(whole, path)
+        seconds = medians(actions)
+        print(f"{count:,} parameters, {weights.stat().st_size / 2**20:.0f} MiB of safetensors\n")
+        print("| | seconds | of reading | peak memory, copies |\n|---|---:|---:|---:|")
+        for name, value in seconds.items():
+            peak = ""
+            if name in paths:
+                command = [sys.executable, "-c", PEAK, str(paths[name])]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                peak = f"{int(done.stdout) / (4 * count):.2f}"
+            print(f"| {name} | {value:.3f} | {value / seconds['read']:.2f} | {peak} |")
+
+
+if __name__ == "__main__":
+    main()
