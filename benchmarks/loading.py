@@ -3,9 +3,9 @@
 python -m benchmarks.loading
 
 The NCSN++ for CIFAR-10 (62.8M parameters) with random weights, in two formats, from a warm disk;
-medians of actions taken in turn. `and add up` reads all weights once as well, so that nothing that is
-mapped from the file stays unread. Memory is the peak of a process of its own that does so, less what
-it had before loading, in copies of the weights.
+medians of actions taken in turn. `and add up` reads all weights once as well, so that nothing that
+is mapped from the file stays unread. Memory is the peak of a process of its own that does so, less
+what it had before loading, in copies of the weights.
 """
 
 import statistics
