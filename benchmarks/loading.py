@@ -8,11 +8,9 @@ is mapped from the file stays unread. Memory is the peak of a process of its own
 what it had before loading, in copies of the weights.
 """
 
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.likelihood import median_seconds
 from interop import load, save_score_sde
 from models import ScoreModel, UNet
 from sde import VE
@@ -58,17 +57,6 @@ def plain(path: Path) -> None:
     torch.frombuffer(data, dtype=torch.float32, count=size // 4).sum()
 
 
-def medians(actions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of each of several actions, taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(ROUNDS):
-        for name, action in actions.items():
-            begun = time.perf_counter()
-            action()
-            times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     """Print the table."""
     warnings.simplefilter("ignore")
@@ -84,7 +72,7 @@ def main() -> None:
         for name, path in paths.items():
             actions[name] = partial(load, path)
             actions[f"{name}, and add up"] = partial(whole, path)
-        seconds = medians(actions)
+        seconds = median_seconds(actions, ROUNDS)
         print(f"{count:,} parameters, {weights.stat().st_size / 2**20:.0f} MiB of safetensors\n")
         print("| | seconds | of reading | peak memory, copies |\n|---|---:|---:|---:|")
         for name, value in seconds.items():

@@ -89,7 +89,7 @@ def build(cfg: DictConfig) -> Parts:
         ValueError: A part refuses its settings.
         FileNotFoundError: Data are not where the configuration says.
     """
-    _check_task(cfg.task)
+    _check_task(cfg)
     _check_numbers(cfg)
     if cfg.task == "likelihood" and cfg.checkpoint is None:
         raise ValueError("task=likelihood scores a trained model; add checkpoint=RUN")
@@ -202,11 +202,24 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
 
-def _check_task(task: Any) -> None:
-    if task not in TASKS:
-        near = difflib.get_close_matches(str(task), TASKS, 1)
-        hint = f"; did you mean task={near[0]}?" if near else "."
-        raise ValueError(f"unknown task '{task}'{hint} Available: {', '.join(TASKS)}")
+def _check_task(cfg: DictConfig) -> None:
+    """Refuse a task that there is not; of [sample, likelihood] the first is `draw=true`."""
+    named = list(cfg.task) if OmegaConf.is_list(cfg.task) else [cfg.task]
+    for task in named:
+        if task not in TASKS:
+            near = difflib.get_close_matches(str(task), TASKS, 1)
+            hint = f"; did you mean task={near[0]}?" if near else "."
+            raise ValueError(f"unknown task '{task}'{hint} Available: {', '.join(TASKS)}")
+    if len(named) > 1:
+        if sorted(named) != ["likelihood", "sample"]:
+            raise ValueError(
+                f"task={named} are not one run; of several only [sample,likelihood] go together"
+            )
+        cfg.task, cfg.draw = "likelihood", True
+    elif OmegaConf.is_list(cfg.task):
+        cfg.task = named[0] if named else "generate"
+    if cfg.draw and cfg.task != "likelihood":
+        raise ValueError(f"draw=true belongs to task=likelihood, got task={cfg.task}")
 
 
 def _device(name: Any) -> torch.device:
@@ -256,7 +269,7 @@ def _check_numbers(cfg: DictConfig) -> None:
         if evaluate[name] not in choices:
             named = ", ".join(str(choice) for choice in choices if choice is not None)
             raise ValueError(f"unknown evaluate.{name} '{evaluate[name]}'. Available: {named}")
-    switches = {"dry_run": cfg.dry_run, "transfer": cfg.transfer}
+    switches = {name: cfg[name] for name in ("dry_run", "transfer", "draw")}
     names = ("likelihood", "quality", "control", "importance", "elbo")
     switches |= {f"evaluate.{name}": evaluate[name] for name in names}
     for name, value in switches.items():

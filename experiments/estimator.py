@@ -31,7 +31,7 @@ def load_estimator(cfg: DictConfig, sde: SDE, device: torch.device) -> NoiseLeve
         ValueError: No path, a checkpoint of something else, of another process or data range.
         FileNotFoundError: There is no such checkpoint.
     """
-    if "estimator" not in cfg.sampler or cfg.task != "generate":
+    if "estimator" not in cfg.sampler or not (cfg.draw or cfg.task in ("generate", "sample")):
         return None
     name = cfg.sampler.estimator
     if not isinstance(name, str):

@@ -31,6 +31,14 @@ def generate(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]:
     return result
 
 
+def draw_samples(
+    parts: Parts, model: ScoreModel, folder: Path, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Samples and pictures alone, as entries of result.json beside those that are there."""
+    samples, seconds = sample(parts, model, folder)
+    return {"nfe": samples.nfe, "seconds": result.get("seconds", {}) | {"sample": seconds}}
+
+
 def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, float]:
     """Draw the samples of the run and their pictures; the samples, and the seconds of drawing."""
     cfg = parts.cfg.evaluate
@@ -52,7 +60,7 @@ def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, floa
         raise FloatingPointError(
             "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
         )
-    if parts.cfg.task == "sample":
+    if parts.cfg.task != "generate":
         np.savez(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
     if parts.data.levels is not None:
         _save_pictures(parts, samples, folder, parts.data.levels)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from evaluation.report import result_table
 from experiments import command_line
 from experiments.build import TASKS, build, save_config
-from experiments.evaluate import generate, sample, save_result
+from experiments.evaluate import draw_samples, generate, save_result
 from experiments.likelihood import compare_dequantizations
 from experiments.noise_level import measure
 from experiments.pretrained import names
@@ -56,11 +56,10 @@ def run(cfg: DictConfig) -> None:
             print(f"{result['missing']} parts are left to other shards", flush=True)
             return
         loggers = make_loggers(parts, folder, start)
-    elif cfg.task == "sample":
-        samples, seconds = sample(parts, model, folder)
-        result |= {"nfe": samples.nfe, "seconds": {"sample": seconds}}
-    else:
+    elif cfg.task == "generate":
         result |= generate(parts, model, folder)
+    if cfg.task == "sample" or cfg.draw:
+        result |= draw_samples(parts, model, folder, result)
     result["seconds"] |= {"train": training, "total": time.perf_counter() - begun}
     save_result(result, folder, loggers)
     print(f"\n{result_table(result)}", flush=True)
