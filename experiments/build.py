@@ -98,6 +98,8 @@ def build(cfg: DictConfig) -> Parts:
     if cfg.dry_run:
         _shrink(cfg)
     device = _device(cfg.device)
+    if cfg.checkpoint is not None and cfg.resume is not None:
+        raise ValueError("got both checkpoint and resume: the first does not train; give one")
     pretrained = load_pretrained(cfg)
     torch.manual_seed(cfg.seed)
     sde = make(cfg.sde) if pretrained is None else pretrained.sde
@@ -107,7 +109,8 @@ def build(cfg: DictConfig) -> Parts:
     estimator = load_estimator(cfg, sde, device)
     sampler = make(cfg.sampler, **({} if estimator is None else {"estimator": estimator}))
     loss = make(cfg.loss, sde=sde)
-    sampler.check(sde, torch.get_default_dtype())
+    if cfg.task != "likelihood" or cfg.draw:  # which draws nothing
+        sampler.check(sde, torch.get_default_dtype())
     check_resolution(cfg.evaluate.rtol, torch.get_default_dtype())
     if cfg.evaluate.eps is not None:
         sde.check_end(cfg.evaluate.eps)

@@ -6,11 +6,10 @@ import itertools
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException
@@ -40,19 +39,6 @@ def check(arguments: list[str]) -> None:
     swept = [_check_choice(override, bool(flags)) for override in ours]
     for plain in itertools.product(*swept):
         _check_keys(list(plain))
-
-
-def say_warnings() -> None:
-    """Print the toolkit's own warnings as a sentence each, without the code they are from."""
-    shown = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], file: str, *rest: Any) -> None:
-        if category is UserWarning and Path(file).is_relative_to(CONF.parent):
-            print(f"warning: {message}", file=sys.stderr, flush=True)
-        else:
-            shown(message, category, file, *rest)
-
-    warnings.showwarning = show  # type: ignore[assignment]  # called with places alone
 
 
 def fail(message: object) -> NoReturn:

@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.command_line import fail, say_warnings
+from experiments.command_line import fail
 from experiments.model import load_trained
 from interop import format_of, load, save_diffusers, save_score_sde
 from models import ScoreModel
@@ -35,7 +35,6 @@ def main(arguments: list[str] | None = None) -> None:
         "--raw", action="store_true", help="the last weights instead of the averaged ones"
     )
     given = parser.parse_args(arguments)
-    say_warnings()
     try:
         model = _read(given.source, given.config, not given.raw)
         target = _write(model, given.target, given.to)

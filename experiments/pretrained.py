@@ -4,11 +4,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from interop import format_of, load
 from models import ScoreModel
+from sde import construct, describe
 from training import checkpoint
 
 from .model import load_trained
@@ -65,7 +67,7 @@ def check_data(model: ScoreModel, shape: tuple[int, ...], name: str) -> None:
     Raises:
         ValueError: They have another shape.
     """
-    wanted = getattr(model.net, "shape", shape)
+    wanted = _samples(model) or shape
     channels = len(wanted) == len(shape) and all(
         want is None or want == got for want, got in zip(wanted, shape, strict=True)
     )
@@ -106,9 +108,8 @@ def _check(cfg: DictConfig, path: Path) -> None:
         raise ValueError(
             f"task={cfg.task} takes runs of this toolkit; {path} is for {', '.join(TASKS)}"
         )
-    for name in ("resume", "transfer"):
-        if cfg[name]:
-            raise ValueError(f"{name} belongs to runs of this toolkit, and {path} is none")
+    if cfg.transfer:
+        raise ValueError(f"transfer belongs to runs of this toolkit; {path} has its own process")
     given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     for override in given:
         key = override.lstrip("+~").split("=", 1)[0]
@@ -122,7 +123,7 @@ def _check(cfg: DictConfig, path: Path) -> None:
 
 def _shape(cfg: DictConfig, model: ScoreModel) -> list[int]:
     """(C, H, W) of what is drawn."""
-    shape = list(getattr(model.net, "shape", ()))
+    shape = list(_samples(model))
     if len(shape) != 3:
         raise ValueError("task=sample draws images; of points use task=generate and data=…")
     size = cfg.image_size
@@ -136,4 +137,16 @@ def _shape(cfg: DictConfig, model: ScoreModel) -> list[int]:
         if shape[axis] is not None and size not in (None, shape[axis]):
             raise ValueError(f"the checkpoint is for images of {shape[1:]}, not {size}")
         shape[axis] = shape[axis] or size
-    return shape
+    sized = [int(side) for side in shape if side is not None]
+    if sized != list(_samples(model)):  # a size that was open: would the network be built for it?
+        with torch.device("meta"):
+            construct(describe(model.net) | {"shape": sized})  # type: ignore[arg-type]
+    return sized
+
+
+def _samples(model: ScoreModel) -> tuple[int | None, ...]:
+    """The shape of what a model takes: its network's, without the features that it adds."""
+    shape: tuple[int | None, ...] = tuple(getattr(model.net, "shape", ()))
+    if model.features is None or shape[0] is None:
+        return shape
+    return (shape[0] // (1 + 2 * len(model.features.exponents)), *shape[1:])

@@ -67,8 +67,6 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
             "transfer=true takes the edm network of another process: it needs checkpoint=RUN, "
             "model.parameterization=edm, and task=generate or likelihood"
         )
-    if cfg.checkpoint is not None and cfg.resume is not None:
-        raise ValueError("got both checkpoint and resume: the first does not train; give one")
     start = None
     if parts.pretrained is not None:
         start = Start(pretrained.state(parts.pretrained), Path(cfg.checkpoint))

@@ -67,7 +67,6 @@ def run(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Check the command line, then run; a wrong command ends with exit code 2 and one sentence."""
-    command_line.say_warnings()
     command_line.check(sys.argv[1:])
     run()
 

@@ -4,13 +4,10 @@
  "training": {"sde": "vesde", "continuous": true}}
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from models import RefineNet, ScoreModel, UNet
@@ -46,24 +43,12 @@ REFINE_NETS: dict[str, tuple[list[int], list[int]]] = {
 }
 
 
-def read_configuration(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """A configuration as plain dicts, from a mapping or from a JSON or YAML file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It has not the sections of score-SDE's configurations.
-    """
-    if not isinstance(config, str | Path):
-        return _check({str(k): _plain(v) for k, v in config.items()}, "the configuration")
-    path = Path(config)
-    if path.suffix not in (".json", ".yaml", ".yml"):
-        raise ValueError(f"a configuration is a mapping, a .json or a .yaml, got {path}")
-    text = path.read_text(encoding="utf-8")
-    try:
-        read = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return _check(read, str(path))
+# Fields without which a network could be another one.
+NEEDED = ("ch_mult", "num_res_blocks", "resamp_with_conv")
+NEEDED_PLUS = (
+    *("fir", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
+    "embedding_type",
+)
 
 
 def meaning(config: Mapping[str, Any]) -> tuple[nn.Module, SDE, dict[str, Any]]:
@@ -121,29 +106,6 @@ def refine_name(options: Mapping[str, Any]) -> str:
     raise ValueError(f"score-SDE has no RefineNet with widths and dilations {levels}")
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "items"):  # also ml_collections.ConfigDict
-        return {str(k): _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _check(config: Any, source: str) -> dict[str, Any]:
-    wanted = {
-        "model": ("name", "nf"),
-        "data": ("image_size", "num_channels", "centered"),
-        "training": ("sde", "continuous"),
-    }
-    for section, fields in wanted.items():
-        part = config.get(section) if isinstance(config, dict) else None
-        part = part if isinstance(part, dict) else {}
-        if "channels" in part:  # as NCSN's have it
-            part.setdefault("num_channels", part["channels"])
-        missing = [field for field in fields if field not in part]
-        if missing:
-            raise ValueError(f"{source} lacks {section}.{missing[0]}, which score-SDE's have")
-    return dict(config)
-
-
 def _get(config: Mapping[str, Any], name: str) -> Any:
     if name not in config["model"]:
         raise ValueError(f"the configuration of {config['model']['name']} lacks model.{name}")
@@ -166,16 +128,25 @@ def _output(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the network's output means, and how it is told the noise."""
     name, continuous = str(config["model"]["name"]).lower(), config["training"]["continuous"]
     fourier = name == "ncsnpp" and config["model"].get("embedding_type") == "fourier"
+    if name in REFINE_NETS and (continuous or config["training"]["sde"].lower() != "vesde"):
+        raise ValueError(f"{name} is of NCSN's chain: training.sde=vesde, continuous=false")
     if str(config["training"]["sde"]).lower() != "vesde":
+        if not config["data"]["centered"]:
+            raise ValueError(
+                "score-SDE gives its networks 2 x − 1 where data.centered=false, which is of no "
+                "use but for VE: VP and sub-VP scale the data by α, and it must be true"
+            )
         if fourier:
             raise ValueError("Fourier embeddings are of log σ: they need training.sde=vesde")
         if config["model"].get("scale_by_sigma"):
             raise ValueError("scale_by_sigma divides by the σ of VE: it needs training.sde=vesde")
         return {"parameterization": "noise"}
-    if continuous and name in ("ncsnpp", "ddpm") and not fourier:
-        raise ValueError("a continuous VE needs embedding_type=fourier")
+    if continuous != fourier:
+        raise ValueError(
+            "a continuous VE needs embedding_type=fourier, which is of log σ, a chain positional"
+        )
     # NCSNv2 divides by σ whatever its configuration says, NCSN never does.
-    divides = config["model"].get("scale_by_sigma", False)
+    divides = _get(config, "scale_by_sigma") if name in ("ncsnpp", "ddpm") else None
     scaled = name != "ncsn" and (divides or name in REFINE_NETS)
     labels = {} if continuous else {"labels": "descending"}
     return {"parameterization": "score" if scaled else "raw_score"} | labels
@@ -201,13 +172,22 @@ def _network(config: Mapping[str, Any]) -> nn.Module:
             raise ValueError(f"model.{field} must be {only} for {name}, got {model[field]}")
     if not model.get("conditional", True):
         raise ValueError("networks without a noise label (model.conditional=false) are not read")
+    needed = NEEDED + (NEEDED_PLUS if name == "ncsnpp" else ())
+    if name == "ncsnpp" and model.get("fir"):
+        needed += ("fir_kernel",)
+    if name == "ncsnpp" and model.get("progressive_input") == "input_skip":
+        needed += ("progressive_combine",)
+    if "attn_levels" not in model:
+        needed += ("attn_resolutions",)
+    for field in needed:
+        _get(config, field)
     fields = SAME if name == "ncsnpp" else DDPM_FIELDS
     options = {field: model[field] for field in fields if field in model}
     if name == "ddpm":
         options |= DDPM
     if "attn_levels" in model:
         options["attn_levels"] = model["attn_levels"]
-    return UNet(shape, attn_resolutions=model.get("attn_resolutions", (16,)), **options)
+    return UNet(shape, attn_resolutions=model.get("attn_resolutions", ()), **options)
 
 
 def _network_fields(net: nn.Module) -> dict[str, Any]:

@@ -7,8 +7,8 @@ configuration beside a network says which process it belongs to.
 """
 
 import json
+import logging
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from models.resample import InputSkip, OutputSkip
 from sde import SDE
 
 from . import diffusers_network, diffusers_process
-from .files import load_tensors
+from .files import load_tensors, read_fields, read_from
 from .table import Row, layer, pixelwise, read, transposed, write
 from .unet import Part, parts
 
+log = logging.getLogger(__name__)
 BLOCK = {
     "norm1": "branch.norm_0",
     "conv1": "branch.conv_0",
@@ -60,20 +61,22 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     config = _config(unet / "config.json")
     scheduler = _scheduler(folder)
-    net = diffusers_network.build(config, unet)
-    wrapped = diffusers_process.wrapping(config, scheduler or {})
-    if sde is None:
-        if scheduler is None:
-            scheduler = diffusers_process.assumed(config)
-            warnings.warn(
-                f"{folder} has no scheduler_config.json: assumed {scheduler['_class_name']} with "
-                "its default constants; give sde=",
-                stacklevel=2,
-            )
-        sde = diffusers_process.process(scheduler, folder)
+    with read_from(unet / "config.json"):
+        net = diffusers_network.build(config, unet)
+    with read_from(f"the scheduler's configuration in {folder}"):
+        wrapped = diffusers_process.wrapping(config, scheduler or {})
+        if sde is None:
+            if scheduler is None:
+                scheduler = diffusers_process.assumed(config)
+                log.warning(
+                    "%s has no scheduler_config.json: assumed %s with its default constants; give "
+                    "sde=",
+                    *(folder, scheduler["_class_name"]),
+                )
+            sde = diffusers_process.process(scheduler, folder)
     state = {_modern(name): tensor for name, tensor in _weights(unet).items()}
     ours = read(rows(net, _flipped(config)), state, net.state_dict(), unet)
-    net.load_state_dict({name: value.contiguous() for name, value in ours.items()}, assign=True)
+    net.load_state_dict(ours, assign=True)
     return ScoreModel(net, sde, **wrapped).eval()
 
 
@@ -96,8 +99,9 @@ def save_diffusers(model: ScoreModel, folder: str | Path) -> Path:
     net = model.net
     assert isinstance(net, UNet)  # config refused others
     scheduler, pipeline = diffusers_process.scheduler(model)
-    if (folder / "model_index.json").exists():
-        raise FileExistsError(f"{folder} already holds a pipeline; use another folder")
+    targets = ("model_index.json", "unet", "scheduler")
+    if folder.is_file() or any((folder / name).exists() for name in targets):
+        raise FileExistsError(f"{folder} is a file or already holds a model; use another folder")
     tensors = write(rows(net, flipped=False), net.state_dict())
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     (folder / "scheduler").mkdir(exist_ok=True)
@@ -227,12 +231,26 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             return state
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(_config(index)["weight_map"].values()))
-        joined: dict[str, Tensor] = {}
-        for file in files:
-            joined |= load_tensors(folder / Path(file).name)
-        return joined
-    raise FileNotFoundError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin")
+        return _sharded(index)
+    variants = sorted(path.name for path in folder.glob(f"{WEIGHTS}.*"))
+    beside = f"; of other names there are {', '.join(variants)}, rename one" if variants else ""
+    raise FileNotFoundError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{beside}")
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """Weights in several files: each tensor from the one that the index names for it."""
+    places = _config(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+        raise ValueError(f"{index} has no weight_map from names to files")
+    joined: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        if Path(file).name != file:
+            raise ValueError(f"{index} names {file}, which is not beside it")
+        shard = load_tensors(index.parent / file)
+        if sorted(shard) != sorted(name for name, place in places.items() if place == file):
+            raise ValueError(f"{index} names other tensors for {file} than are in it")
+        joined |= shard
+    return joined
 
 
 def _scheduler(folder: Path) -> dict[str, Any] | None:
@@ -245,13 +263,7 @@ def _scheduler(folder: Path) -> dict[str, Any] | None:
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the folder of a pipeline or a UNet")
-    try:
-        found = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is no configuration of diffusers: it has no fields")
-    return found
+    return read_fields(path)
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:

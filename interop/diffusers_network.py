@@ -56,6 +56,23 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "freq_shift": (0, 1),
     "downsample_padding": (0, 1),
 }
+# What kind of value a field has, where that is not plain from its use.
+KINDS: dict[str, Any] = {
+    "center_input_sample": bool,
+    "flip_sin_to_cos": bool,
+    "add_attention": bool,
+    "layers_per_block": int,
+    "in_channels": int,
+    "out_channels": int,
+    "norm_eps": float,
+    "dropout": int | float,
+    "block_out_channels": list | tuple,
+    "down_block_types": list | tuple,
+    "up_block_types": list | tuple,
+    "attention_head_dim": int | None,
+    "norm_num_groups": int | None,
+    "attn_norm_num_groups": int | None,
+}
 # What the two layouts have in common with each other's.
 PLAIN = {
     "resblock_type": "ddpm",
@@ -134,6 +151,9 @@ def config(model: ScoreModel) -> dict[str, Any]:
     skip = options["progressive"] == "output_skip"
     if not options["conditional"]:
         raise ValueError("diffusers' UNet2DModel is always told the noise (conditional=true)")
+    want = net.shape[0] * (2 if model.learned_variance else 1)
+    if net.out_channels != want:
+        raise ValueError(f"the network has {net.out_channels} output channels, expected {want}")
     named = "NCSN++ (SkipDownBlock2D)" if skip else "DDPM (DownBlock2D)"
     for name, only in (SKIP if skip else PLAIN).items():
         if options[name] != only and name not in ("channels_per_group", "max_groups"):
@@ -190,6 +210,14 @@ def _check(config: Mapping[str, Any], given: Mapping[str, Any], source: object) 
         if config[name] not in allowed:
             listed = " or ".join(map(str, allowed))
             raise ValueError(f"{source} has {name}={config[name]}; only {listed} is read")
+    for name, kind in KINDS.items():
+        fits = isinstance(config[name], kind) and not (
+            kind is not bool and isinstance(config[name], bool)
+        )
+        if not fits:
+            raise ValueError(f"{source} has {name}={config[name]!r}, of a wrong kind")
+    if not config["block_out_channels"] or min(config["block_out_channels"]) < 1:
+        raise ValueError(f"{source} has block_out_channels={config['block_out_channels']}")
     widths, down = list(config["block_out_channels"]), list(config["down_block_types"])
     up = list(config["up_block_types"])
     if len(widths) != len(down) or len(widths) != len(up):

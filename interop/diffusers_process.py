@@ -8,7 +8,6 @@ from sde import SDE, VE, VP, CosineSchedule, describe
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 VE_SCHEDULER = "ScoreSdeVeScheduler"
-LEARNED = ("learned", "learned_range")
 
 
 def process(scheduler: Mapping[str, Any], source: object) -> SDE:
@@ -45,6 +44,10 @@ def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[st
     Raises:
         ValueError: The embedding does not go with the scheduler, or the prediction is not known.
     """
+    channels, out = config.get("in_channels", 3), config.get("out_channels", 3)
+    double = out == 2 * channels
+    if out != channels and not double:
+        raise ValueError(f"out_channels={out} is neither in_channels={channels} nor twice that")
     wrapped: dict[str, Any] = {"data_range": (-1.0, 1.0)}
     if config.get("center_input_sample"):
         wrapped["data_range"] = (0.0, 1.0)
@@ -54,12 +57,25 @@ def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[st
             f"a network with {config.get('time_embedding_type')} embedding is not of "
             f"{scheduler.get('_class_name')}: fourier goes with {VE_SCHEDULER} and with it alone"
         )
+    if fourier and double:
+        raise ValueError(f"a network of VE has as many output channels as input, not {out}")
     if fourier:
         return wrapped | {"parameterization": "score"}
+    if wrapped["data_range"] != (-1.0, 1.0):
+        raise ValueError(
+            "center_input_sample=true gives a network 2 x − 1, which is of no use but for VE: "
+            "chains of VP scale the data by α"
+        )
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ValueError(f"unknown prediction_type={prediction}: {', '.join(PREDICTIONS)} are read")
-    double = config.get("out_channels", 3) == 2 * config.get("in_channels", 3)
+    variance = scheduler.get("variance_type", "learned_range" if double else "fixed_small")
+    if double != (variance == "learned_range") or variance == "learned":
+        raise ValueError(
+            f"variance_type={variance} does not go with {out} output channels for {channels}: "
+            "learned_range has twice as many, fixed_small and fixed_large as many, and learned, "
+            "the logarithm itself, is not read"
+        )
     return wrapped | {"parameterization": PREDICTIONS[prediction], "learned_variance": double}
 
 

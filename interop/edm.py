@@ -16,6 +16,7 @@ attends. Channel c of q, k and v is channel 3c, 3c + 1 and 3c + 2 of qkv.
 Reference: Karras et al. 2022, arXiv:2206.00364 (table 1, appendix C.1, F).
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from .pickles import Record, read_pickle, state_dict
 from .table import Row, layer, pixelwise, read
 from .unet import Part, parts
 
+log = logging.getLogger(__name__)
 _PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
 # What their preconditioners take, and what EDM's are sampled with: σ from 0.002 to 80.
 _SETTINGS: dict[str, dict[str, float]] = {
@@ -62,16 +64,17 @@ def load_edm(
     so that D(x; σ) of theirs is `denoise(α x, t)` with σ(t)/α(t) = σ; for VE, which this toolkit
     has on data in [0, 1], their x is 2 x − 1 and their σ is 2 σ. The layer `map_augment` is
     dropped: it tells the network in training how an image was augmented, and adds nothing for one
-    that was not. Other precisions are read as float32; tensors of that share memory with `source`.
+    that was not. Other precisions are read as float32.
 
     Reference: Karras et al. 2022, arXiv:2206.00364 (table 1).
 
     Args:
         source: A `.pkl` of EDM, `.pt`, `.pth` or `.safetensors` with the state dict of such a
             network, with or without preconditioner, or that state dict.
-        config: In place of what the file says or cannot say: `precond` (`edm`, `vp` or `ve`; `edm`
-            where nothing says it), its settings `sigma_data`, `sigma_min`, `sigma_max` (σ of their
-            data, in [-1, 1]), `beta_d`, `beta_min`, `M`, and `dropout` in further training.
+        config: In place of what the file says or cannot say: `precond` (`edm`, `vp` or `ve`; where
+            nothing says it, `edm` with a warning), its settings `sigma_data`, `sigma_min`,
+            `sigma_max` (σ of their data, in [-1, 1]), `beta_d`, `beta_min`, `M`, and `dropout` in
+            further training.
 
     Raises:
         ValueError: The file is damaged, names code, or holds another network than SongUNet, one
@@ -86,14 +89,16 @@ def load_edm(
         if key in state:
             raise ValueError(f"{name} {sentence}")
     state.pop("map_augment.weight", None)
-    precond, settings = _settings(said | dict(config or {}), name)
+    chosen = said | dict(config or {})
+    if "precond" not in chosen:
+        sentence = "%s does not say its preconditioner: assumed EDM's; give config={'precond': …}"
+        log.warning(sentence, name)
+    precond, settings = _settings(chosen, name)
     resolution, options = _architecture(state, name)
     with whole(Path(name)), torch.device("meta"):
         net = UNet(**options, dropout=settings.pop("dropout"))
     found = read(rows(net, resolution), state, net.state_dict(), name)
-    net.load_state_dict(
-        {key: value.float().contiguous() for key, value in found.items()}, assign=True
-    )
+    net.load_state_dict(found, assign=True)
     return _preconditioned(net, precond, settings).eval()
 
 

@@ -1,10 +1,14 @@
-"""Files of tensors: opened without running anything, and without a second copy."""
+"""Files of other projects: opened without running anything, and without a second copy."""
 
+import json
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -12,7 +16,7 @@ from safetensors.torch import load_file
 def load_tensors(path: Path) -> Any:
     """What a file of torch or safetensors holds, on the CPU: tensors and plain values only.
 
-    Tensors share memory with the file, where its format allows, until they are changed.
+    Tensors share memory with the file, where its format allows: copy what is to outlive it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -34,3 +38,38 @@ def load_tensors(path: Path) -> Any:
             f"{path} cannot be read as tensors and plain values ({path.stat().st_size} bytes; "
             f"{first[:160]}); it is damaged, foreign, or holds code, which is never run"
         ) from error
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields of a JSON or YAML file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, of another kind, or has no fields.
+    """
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        raise ValueError(f"a configuration is a mapping, a .json or a .yaml, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        sentence = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged or no {path.suffix[1:]} ({sentence})") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} has no fields")
+    return {str(name): value for name, value in found.items()}
+
+
+@contextmanager
+def read_from(source: object) -> Iterator[None]:
+    """Turn what a value of a wrong kind raises, deep inside, into a sentence about its file."""
+    try:
+        yield
+    except (
+        *(TypeError, KeyError, IndexError, AttributeError),
+        *(RuntimeError, ArithmeticError, RecursionError),
+    ) as error:
+        sentence = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source} holds a value of a wrong kind: {sentence}") from error

@@ -10,7 +10,7 @@ from models.file import DOCUMENT
 from . import flax
 from .diffusers import load_diffusers
 from .edm import load_edm
-from .files import load_tensors
+from .files import load_tensors, read_fields
 from .score_sde import load_score_sde
 
 FORMATS = ("native", "diffusers", "score_sde", "edm", "training")
@@ -64,7 +64,8 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
     if kind == "score_sde":
         return load_score_sde(path, config, ema)
     if kind == "edm":
-        return load_edm(path, config=config)
+        read = read_fields(Path(config)) if isinstance(config, str | Path) else config
+        return load_edm(path, config=read)
     if kind == "training":
         raise ValueError(
             f"{path} is a training's checkpoint; convert it with experiments/convert.py, or use "
@@ -92,7 +93,8 @@ def _of_tensors(found: Any) -> str | None:
         return None
     if "format" in found and "config" in found and "ema" in found:
         return "training"
-    names = [str(name) for name in found.get("model", found)] if found else []
+    inner = found.get("model", found)
+    names = [str(name) for name in inner] if isinstance(inner, Mapping) else []
     if any(
         name.removeprefix("module.").startswith(("all_modules.", "begin_conv.")) for name in names
     ):

@@ -22,8 +22,9 @@ from models.layers import NIN
 from models.resample import InputSkip, OutputSkip
 
 from . import flax, refinenet
-from .configuration import configuration, meaning, read_configuration
-from .files import load_tensors
+from .configuration import configuration, meaning
+from .fields import read_configuration
+from .files import load_tensors, read_from
 from .shapes import guess
 from .table import Row, layer, read
 from .unet import Part, parts
@@ -43,10 +44,12 @@ def load_score_sde(
 ) -> ScoreModel:
     """The model in a checkpoint of score-SDE, PyTorch's or JAX's, on the CPU in evaluation mode.
 
-    Without a configuration the network is read off the shapes of its tensors. Three things do not
-    show there: images may be of any size that divides, VP is taken for networks that could be
-    sub-VP's as well, and NCSN++ with sinusoidal embeddings is VE's chain where the decay of the
-    average is VE's. A warning says what was assumed.
+    Without a configuration the network is read off the shapes of its tensors, and what no shape
+    shows is taken as Song et al. published it: Fourier embeddings are VE's, an NCSN++ with
+    sinusoidal ones is VE's chain where the decay of the average is VE's and else VP's (not
+    sub-VP's), networks without pyramids, filters and BigGAN blocks are DDPM's and its chain's; skip
+    connections are rescaled in all but DDPM, pyramids have FIR filters. Images may be of any size
+    that divides. A warning says what was assumed.
 
     Args:
         path: Checkpoint; it is read as tensors and plain values, and nothing in it is run.
@@ -65,19 +68,21 @@ def load_score_sde(
         config = path.with_suffix(".json")
     if config is not None:
         config = read_configuration(config)
-    if flax.is_flax(path):
+    if path.is_file() and flax.is_flax(path):
         return _load_flax(path, config, ema)
     checkpoint = load_tensors(path)
     state, average, step = _sections(checkpoint, path)
     sigmas = state.pop("sigmas", None)
-    if config is None:
-        decay = None if average is None else average.get("decay")
-        config = guess({k: tuple(v.shape) for k, v in state.items()}, sigmas, decay, path)
-    net, sde, wrapped = meaning(config)
-    table = rows(net)
-    if ema:
-        state |= _averaged(average, table, path)
-    return _whole(net, read(table, state, net.state_dict(), path), sde, wrapped, step)
+    with read_from(path):
+        if config is None:
+            decay = None if average is None else average.get("decay")
+            config = guess({k: tuple(v.shape) for k, v in state.items()}, sigmas, decay, path)
+        net, sde, wrapped = meaning(config)
+        table = rows(net)
+        _check_levels(sigmas, config, path)
+        if ema:
+            state |= _averaged(average, table, path)
+        return _whole(net, read(table, state, net.state_dict(), path), sde, wrapped, step)
 
 
 def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None) -> Path:
@@ -98,6 +103,8 @@ def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None)
         FileExistsError: The checkpoint or its configuration is there.
     """
     path = Path(path)
+    if path.suffix in ("", ".json"):
+        raise ValueError(f"a checkpoint is named checkpoint_N.pth, say, not {path.name}")
     config = configuration(model)
     for taken in (path, path.with_suffix(".json")):
         if taken.exists():
@@ -105,10 +112,8 @@ def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None)
     ours, table = model.net.state_dict(), rows(model.net)
     named = {row.theirs: row.merge([ours[name] for name in row.ours]) for row in table}
     trained = [named[row.theirs].contiguous() for row in table if not _is_frequency(row)]
-    optimizer = torch.optim.Adam(
-        [nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) for tensor in trained],
-        lr=2e-4,
-    )
+    # Its optimizer is given the Fourier projection as well, its average is not.
+    optimizer = torch.optim.Adam([nn.Parameter(tensor) for tensor in named.values()], lr=2e-4)
     count = step if step is not None else model.step or 0
     decay = config["model"]["ema_rate"]
     checkpoint = {
@@ -207,14 +212,31 @@ def _sections(
     return state, average if isinstance(average, Mapping) else None, step
 
 
+def _check_levels(sigmas: Tensor | None, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse levels σ beside the network that are not those of its VE."""
+    if sigmas is None or str(config["training"]["sde"]).lower() != "vesde":
+        return
+    own, chain = _sigmas(config), not config["training"]["continuous"]
+    ends = (sigmas.flatten()[[0, -1]].float(), own[[0, -1]])
+    if not torch.allclose(*ends, rtol=1e-3, atol=0) or (chain and sigmas.numel() != len(own)):
+        raise ValueError(
+            f"{path} has {sigmas.numel()} levels σ from {ends[0][0]:.5g} to {ends[0][1]:.5g}, "
+            f"its configuration {len(own)} from {own[0]:.5g} to {own[-1]:.5g}"
+        )
+
+
 def _averaged(
     average: Mapping[str, Any] | None, table: Sequence[Row], path: Path
 ) -> dict[str, Tensor]:
     """The averaged tensors by name: the list has the trained ones in order of construction."""
     if average is None or "shadow_params" not in average:
-        raise ValueError(f"{path} has no averaged weights; use ema=False for the raw ones")
+        raise ValueError(
+            f"{path} has no averaged weights; use ema=False for the raw ones, or convert.py --raw"
+        )
     trained = [row.theirs for row in table if not _is_frequency(row)]
     shadow = average["shadow_params"]
+    if not isinstance(shadow, list | tuple) or not all(isinstance(t, Tensor) for t in shadow):
+        raise ValueError(f"{path} has other things than tensors in its average")
     if len(shadow) != len(trained):
         raise ValueError(
             f"{path} does not fit the network: it averages {len(shadow)} tensors, "
@@ -233,7 +255,8 @@ def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> Score
     params = saved["params_ema"] if ema else saved["params"]
     if params is None:
         raise ValueError(f"{path} has no averaged weights; use ema=False for the raw ones")
-    net, sde, wrapped = meaning(config)
+    with read_from(path):
+        net, sde, wrapped = meaning(config)
     if not isinstance(net, UNet):
         raise ValueError(f"of flax checkpoints only U-Nets are read, got {config['model']['name']}")
     state = read(flax.rows(net), flax.flatten(params), net.state_dict(), path)
@@ -243,9 +266,9 @@ def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> Score
 def _whole(
     net: nn.Module, state: dict[str, Tensor], sde: Any, wrapped: dict[str, Any], step: Any
 ) -> ScoreModel:
-    net.load_state_dict({k: v.contiguous() for k, v in state.items()}, assign=True)
+    net.load_state_dict(state, assign=True)
     model = ScoreModel(net, sde, **wrapped).eval()
-    model.step = int(step) if step is not None else None
+    model.step = int(step) if isinstance(step, int | float | Tensor) else None
     return model
 
 
@@ -259,10 +282,12 @@ def _sigmas(config: Mapping[str, Any]) -> Tensor:
 def _write(checkpoint: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = temporary.with_suffix(".json.tmp")
     try:
         torch.save(checkpoint, temporary)
-        text = json.dumps(config, indent=1) + "\n"
-        path.with_suffix(".json").write_text(text, encoding="utf-8")
+        beside.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, path.with_suffix(".json"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)

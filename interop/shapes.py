@@ -1,7 +1,7 @@
 """The configuration of a checkpoint of score-SDE, read off the names and shapes of its tensors."""
 
+import logging
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from . import refinenet
 from .configuration import refine_name
 
+log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 VE_DECAY = 0.999  # of the averages of VE's published networks; 0.9999 of the others
 
@@ -29,7 +30,9 @@ def guess(
         ValueError: The tensors are of no network of score-SDE.
     """
     table: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000}
-    if sigmas is not None and len(sigmas) > 1:
+    if sigmas is not None and (sigmas.ndim != 1 or len(sigmas) < 2):
+        raise ValueError(f"{source} has levels σ of shape {tuple(sigmas.shape)}, expected (N,)")
+    if sigmas is not None:
         table |= {"sigma_max": _round(sigmas[0]), "sigma_min": _round(sigmas[-1])}
         table["num_scales"] = len(sigmas)
     table |= {"beta_min": 0.1, "beta_max": 20.0}
@@ -38,7 +41,9 @@ def guess(
         model = table | {"name": refine_name(options), "nf": options["nf"]}
         channels, ve, continuous = options["shape"][0], True, False
         if options["num_levels"] is not None:
-            model |= {"sigma_max": 1.0, "num_scales": options["num_levels"]}
+            model["num_scales"] = options["num_levels"]
+        if options["num_levels"] is not None and sigmas is None:
+            model["sigma_max"] = 1.0
         if sigmas is None:
             tell = f"{model['num_scales']} levels σ from {model['sigma_max']} to 0.01"
             _say(source, f"{tell}, which its tensors do not tell")
@@ -51,7 +56,7 @@ def guess(
                 "with the fields of score-SDE's configuration"
             ) from error
         model, channels = table | walk.fields, walk.channels
-        ve, continuous = _assume(model, decay, source)
+        ve, continuous = _assume(model, decay, sigmas is None, source)
         model["scale_by_sigma"] = ve
     return {
         "model": model,
@@ -60,14 +65,19 @@ def guess(
     }
 
 
-def _assume(model: Mapping[str, Any], decay: float | None, source: object) -> tuple[bool, bool]:
+def _assume(
+    model: Mapping[str, Any], decay: Any, no_levels: bool, source: object
+) -> tuple[bool, bool]:
     """Whether a network is VE's, and whether its time is continuous, by what the published are."""
     if model["name"] == "ddpm":
         _say(source, "DDPM's chain of VP with β from 0.1 to 20")
         return False, False
     if model["embedding_type"] == "fourier":
+        constants = " with σ from 0.01 to 50" if no_levels else ""
+        _say(source, f"VE{constants}, and an output that is divided by σ")
         return True, True
-    if decay is not None and decay <= VE_DECAY and model["progressive_input"] != "none":
+    known = isinstance(decay, int | float)
+    if known and decay <= VE_DECAY and model["progressive_input"] != "none":
         _say(source, "NCSN's chain of VE, by the decay of its average")
         return True, False
     _say(source, "VP with β from 0.1 to 20; sub-VP has the same tensors")
@@ -75,7 +85,8 @@ def _assume(model: Mapping[str, Any], decay: float | None, source: object) -> tu
 
 
 def _say(source: object, assumed: str) -> None:
-    warnings.warn(f"{source} has no configuration: assumed {assumed}; give config=", stacklevel=4)
+    sentence = f"{source} has no configuration: assumed {assumed}, and all else as published"
+    log.warning("%s; give config=", sentence)
 
 
 def _round(sigma: Tensor) -> float:

@@ -7,6 +7,7 @@ every tensor of the file is used, every tensor of the network is filled, and eve
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -62,7 +63,10 @@ def read(
     wanted: Mapping[str, Tensor],
     source: object,
 ) -> dict[str, Tensor]:
-    """Our tensors from those of a file.
+    """Our tensors from those of a file, as copies in the network's type.
+
+    Copies, because what is mapped from a file changes with it; and a network's layers have one
+    type, whereas narrower files (float16, bfloat16) are for storage.
 
     Args:
         rows: Table of the format.
@@ -71,7 +75,8 @@ def read(
         source: The file, as errors name it.
 
     Raises:
-        ValueError: A tensor of the file is missing, left over, or of another shape.
+        ValueError: A tensor of the file is missing, left over, of another shape, or does not hold
+            real numbers.
     """
     rows = list(rows)
     known = {row.theirs for row in rows}
@@ -90,7 +95,11 @@ def read(
                 f"{source} does not fit the network: {row.theirs} is {tuple(theirs.shape)}, "
                 f"expected {tuple(expected)}"
             )
-        found |= dict(zip(row.ours, row.split(theirs), strict=True))
+        if not theirs.is_floating_point() or theirs.layout is not torch.strided:
+            raise ValueError(f"{source} has {theirs.dtype} numbers in {row.theirs}, not real ones")
+        for name, tensor in zip(row.ours, row.split(theirs), strict=True):
+            whole = torch.contiguous_format
+            found[name] = tensor.to(dtype=wanted[name].dtype, copy=True, memory_format=whole)
     if found.keys() != wanted.keys():
         raise ValueError(f"{source} says nothing of {_some(sorted(wanted.keys() - found.keys()))}")
     return found

@@ -60,7 +60,7 @@ def write(
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The document, and the tensors on the CPU, which share memory with the file until changed.
+    """The document, and the tensors on the CPU.
 
     Raises:
         FileNotFoundError: There is no model.
@@ -72,7 +72,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     text = (folder / DOCUMENT).read_bytes().decode("utf-8", errors="replace")
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{folder / DOCUMENT} is damaged or no JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"{folder / DOCUMENT} does not describe a model of this toolkit")
@@ -84,9 +84,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as weights:
             belongs = (weights.metadata() or {}).get("document")
-            state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+            # Copies: what is mapped would change or vanish with the file.
+            names = weights.keys()
+            state = {name: weights.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors ({error})") from error
+    model = document.get("model")
+    kinds: dict[str, Any] = {"sde": dict, "net": (dict, type(None)), "parameterization": str}
+    if not isinstance(model, dict) or "step" not in document:
+        raise ValueError(f"{folder / DOCUMENT} lacks the model or its step")
+    for name, kind in kinds.items():
+        if name not in model or not isinstance(model[name], kind):
+            raise ValueError(f"{folder / DOCUMENT} does not say the {name} of its model")
     if belongs != _digest(text):
         raise ValueError(
             f"{folder / WEIGHTS} was not written with the {DOCUMENT} beside it; one was changed or "
@@ -100,7 +109,10 @@ def whole(folder: Path) -> Iterator[None]:
     """Say of which file an error is, in one sentence."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (
+        *(ValueError, TypeError, KeyError, IndexError, AttributeError),
+        *(RuntimeError, ArithmeticError, RecursionError),
+    ) as error:
         sentence = " ".join(str(error).split())
         raise ValueError(f"{folder} cannot be loaded: {sentence[:400]}") from error
 

@@ -46,7 +46,7 @@ def fir_kernel(taps: Sequence[float]) -> Tensor:
 
 def _depthwise(kernel: Tensor, x: Tensor) -> Tensor:
     """One copy of the (2m, 2m) kernel per channel of x, in the layout of a grouped convolution."""
-    return kernel.expand(x.shape[1], 1, *kernel.shape)
+    return kernel.to(x.dtype).expand(x.shape[1], 1, *kernel.shape)
 
 
 def _fir(x: Tensor, kernel: Tensor, padding: int, stride: int = 1) -> Tensor:

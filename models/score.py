@@ -1,13 +1,14 @@
 """The one place where a network's output becomes a score."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sde import SDE, construct, describe, expand
+from sde import SDE, Described, construct, describe, expand
 
 from . import file
 from .checks import check_choice
@@ -117,6 +118,8 @@ class ScoreModel(nn.Module):
         super().__init__()
         check_choice("parameterization", parameterization, *_PARAMETERIZATIONS)
         check_choice("labels", labels, "process", "descending")
+        if not isinstance(learned_variance, bool):
+            raise TypeError(f"learned_variance must be true or false, got {learned_variance!r}")
         if labels == "descending" and sde.steps is None:
             raise ValueError(
                 "labels=descending number the levels of a chain, and this process has none; "
@@ -211,10 +214,14 @@ class ScoreModel(nn.Module):
         Raises:
             TypeError: The network does not say how it was made.
         """
+        return self._meaning() | {"net": describe(self.net)}  # type: ignore[arg-type]  # refused
+
+    def _meaning(self) -> dict[str, Any]:
+        """The description without the network's."""
         features = () if self.features is None else self.features.exponents
         return {
             "sde": describe(self.sde),
-            "net": describe(self.net),  # type: ignore[arg-type]  # refused there
+            "net": None,
             "parameterization": self.parameterization,
             "data_range": None if self.data_range is None else list(self.data_range),
             "sigma_data": self.sigma_data,
@@ -226,6 +233,9 @@ class ScoreModel(nn.Module):
     def save(self, folder: str | Path, step: int | None = None, overwrite: bool = False) -> Path:
         """Write the model as `model.safetensors` and `model.json`, which other programs can read.
 
+        A network that does not say how it was made (`sde.Described`) is left out of the JSON, and
+        must be given to `load`.
+
         Args:
             folder: Folder of the model, made if need be.
             step: Number of training steps behind the weights; `self.step` where not given.
@@ -235,19 +245,24 @@ class ScoreModel(nn.Module):
             The folder.
 
         Raises:
-            TypeError: The network does not say how it was made (`sde.Described`).
+            TypeError: The process does not say how it was made.
             FileExistsError: A model is there.
         """
+        described = isinstance(self.net, Described)
+        document = self.description() if described else self._meaning()
         step = self.step if step is None else step
-        return file.write(Path(folder), self.description(), self.state_dict(), step, overwrite)
+        return file.write(Path(folder), document, self.state_dict(), step, overwrite)
 
     @classmethod
-    def load(cls, folder: str | Path, net: nn.Module | None = None) -> "ScoreModel":
+    def load(
+        cls, folder: str | Path, net: nn.Module | None = None, sde: SDE | None = None
+    ) -> "ScoreModel":
         """The model that `save` wrote, on the CPU, in evaluation mode.
 
         Args:
             folder: Folder of the model.
-            net: Network to take the weights, where the file cannot say how it was made.
+            net: Network to take the weights, where the file does not say how it was made.
+            sde: Process, where its class is not to be found by its name.
 
         Raises:
             FileNotFoundError: There is no model.
@@ -255,11 +270,16 @@ class ScoreModel(nn.Module):
         """
         document, state = file.read(Path(folder))
         meaning = dict(document["model"])
-        with file.whole(Path(folder)), torch.device("meta"):
-            described = meaning.pop("net")
-            made = construct(described) if net is None else net
+        described, process = meaning.pop("net"), meaning.pop("sde")
+        if net is None and described is None:
+            raise ValueError(f"{folder} does not say how its network is made; give net=")
         with file.whole(Path(folder)):
-            model = cls(made, construct(meaning.pop("sde")), **meaning)
+            if net is None:
+                # Ours need no memory before they get their weights; of others nobody knows.
+                ours = str(described.get("_target_")).startswith("models.")
+                with torch.device("meta") if ours else nullcontext():
+                    net = construct(described)
+            model = cls(net, construct(process) if sde is None else sde, **meaning)
             model.load_state_dict(state, assign=True)
         model.step = document["step"]
         return model.eval()

@@ -7,6 +7,7 @@ A description is a dict of the class's public name and of every argument, as JSO
 which is also what a leaf of the configuration looks like.
 """
 
+import copy
 import inspect
 import sys
 from collections.abc import Mapping
@@ -26,7 +27,10 @@ class Described:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments before the constructor sees them."""
         self = super().__new__(cls)
-        object.__setattr__(self, "_made_with", (args, kwargs))
+        # Containers are copied: whoever gave them may change them later.
+        kept = tuple(_copied(value) for value in args)
+        named = {name: _copied(value) for name, value in kwargs.items()}
+        object.__setattr__(self, "_made_with", (kept, named))
         return self
 
     def remember(self, **arguments: Any) -> None:
@@ -46,6 +50,8 @@ def describe(thing: Described) -> dict[str, Any]:
             f"{cls.__name__} does not say how it was made; derive it from sde.Described, "
             "or pass the object itself when loading"
         )
+    if "<locals>" in cls.__qualname__:
+        raise TypeError(f"{cls.__name__} is defined inside a function, where no file can find it")
     args, kwargs = thing._made_with
     bound = inspect.signature(cls).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -74,6 +80,10 @@ def construct(description: Mapping[str, Any], **wires: Any) -> Any:
             f"{', '.join(known)}. Was it written by a newer version?"
         )
     return cls(**arguments)
+
+
+def _copied(value: Any) -> Any:
+    return copy.deepcopy(value) if isinstance(value, list | dict | tuple) else value
 
 
 def _flat(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 
 import pytest
 import torch
@@ -78,6 +77,8 @@ def pipeline(name, **scheduler):
     if "ncsnpp" in name:
         noise = diffusers.ScoreSdeVeScheduler(sigma_max=50.0, **scheduler)
         return diffusers.ScoreSdeVePipeline(unet=unet, scheduler=noise)
+    if "learned" in name:
+        scheduler |= {"variance_type": "learned_range"}
     return diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler(**scheduler))
 
 
@@ -160,15 +161,14 @@ def test_chains_are_those_of_the_scheduler(schedule, prediction, tmp_path):
     assert back.config.prediction_type == prediction
 
 
-def test_a_network_alone_is_taken_with_a_warning_or_a_process(tmp_path):
+def test_a_network_alone_is_taken_with_a_warning_or_a_process(tmp_path, caplog):
     theirs = pipeline("ddpm").unet
     theirs.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="assumed DDPMScheduler"):
-        model = load_diffusers(tmp_path)
-    assert model.sde.steps == 1000
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert load_diffusers(tmp_path, sde=VP()).sde.steps is None
+    assert load_diffusers(tmp_path).sde.steps == 1000
+    assert "assumed DDPMScheduler with its default constants" in caplog.text
+    caplog.clear()
+    assert load_diffusers(tmp_path, sde=VP()).sde.steps is None
+    assert not caplog.records
 
 
 def test_names_of_older_files_are_read(tmp_path):
@@ -196,6 +196,14 @@ def test_names_of_older_files_are_read(tmp_path):
         ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "read are DownBlock2D"),
         ({"_class_name": "UNet2DConditionModel"}, "only UNet2DModel is read"),
         ({"encoder_hid_dim": 3}, "encoder_hid_dim=3, which is not known here"),
+        ({"layers_per_block": "2"}, "layers_per_block='2', of a wrong kind"),
+        ({"center_input_sample": "false"}, "center_input_sample='false', of a wrong kind"),
+        ({"center_input_sample": True}, "of no use but for VE"),
+        ({"block_out_channels": []}, "block_out_channels"),
+        ({"block_out_channels": [0, 0]}, "block_out_channels"),
+        ({"out_channels": 2}, "out_channels=2 is neither in_channels=3 nor twice that"),
+        ({"out_channels": 6}, "variance_type=fixed_small does not go with 6 output channels"),
+        ({"norm_eps": None}, "norm_eps=None, of a wrong kind"),
         ({"layers_per_block": 1}, "does not fit the network: it has .*which the network has not"),
         ({"block_out_channels": [64, 64]}, "does not fit the network"),
     ],
@@ -213,6 +221,9 @@ def test_networks_that_are_not_here_are_refused_by_name(change, sentence, tmp_pa
     [
         ({"beta_schedule": "scaled_linear"}, "only linear and squaredcos_cap_v2"),
         ({"trained_betas": [0.1, 0.2]}, "betas of its own"),
+        ({"variance_type": "learned"}, "the logarithm itself, is not read"),
+        ({"variance_type": "learned_range"}, "does not go with 3 output channels"),
+        ({"beta_start": "small"}, "wrong kind"),
         ({"prediction_type": "flow"}, "unknown prediction_type=flow"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "fourier goes with ScoreSdeVeScheduler"),
     ],
@@ -272,8 +283,40 @@ def test_nothing_is_overwritten(tmp_path):
     chain = VP(schedule=CosineSchedule()).discretize(1000)
     model = ScoreModel(UNet(SHAPE, **DDPM), chain, data_range=(-1.0, 1.0))
     save_diffusers(model, tmp_path)
-    with pytest.raises(FileExistsError, match="already holds a pipeline"):
+    with pytest.raises(FileExistsError, match="already holds a model"):
         save_diffusers(model, tmp_path)
+
+
+def test_shards_are_read_each_tensor_from_its_own(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    theirs = pipeline("ddpm")
+    theirs.save_pretrained(tmp_path)
+    unet = tmp_path / "unet"
+    whole = load_file(unet / "diffusion_pytorch_model.safetensors")
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    places = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(whole)}
+    for file in set(places.values()):
+        save_file({n: t for n, t in whole.items() if places[n] == file}, unet / file)
+    index = unet / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    check_outputs(load_diffusers(tmp_path), theirs.unet, "ddpm")
+    first = next(iter(places))
+    for wrong, sentence in [
+        ({"weight_map": places | {first: "../part-0.safetensors"}}, "which is not beside it"),
+        ({"weight_map": places | {"other": "part-0.safetensors"}}, "names other tensors"),
+        ({"weight_map": [1]}, "no weight_map"),
+        ({}, "no weight_map"),
+    ]:
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=sentence):
+            load_diffusers(tmp_path)
+
+
+def test_a_variant_is_named_where_the_weights_are_missing(tmp_path):
+    pipeline("defaults").save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(FileNotFoundError, match=r"there are .*\.fp16\.safetensors, rename one"):
+        load_diffusers(tmp_path)
 
 
 @pytest.mark.parametrize("bad", ["missing", "empty", "truncated", "foreign"])

@@ -149,27 +149,65 @@ class Own(nn.Module):
 
 
 class OwnDescribed(Described, nn.Module):
-    """A network of somebody's own that does."""
+    """A network of somebody's own that does, with a tensor that is in no file."""
 
     def __init__(self, width, *, bias=True):
         super().__init__()
         self.line = nn.Linear(width, width, bias=bias)
+        self.register_buffer("two", torch.tensor(2.0), persistent=False)
 
     def forward(self, x, c_noise):
-        return self.line(x)
+        return self.two * self.line(x)
 
 
 def test_networks_of_ones_own(tmp_path):
+    own = ScoreModel(Own(), VP())
     with pytest.raises(TypeError, match="Own does not say how it was made; derive it from"):
-        ScoreModel(Own(), VP()).save(tmp_path / "a")
-    assert not (tmp_path / "a").exists()
+        own.description()
+    own.save(tmp_path / "a")
+    with pytest.raises(ValueError, match="does not say how its network is made; give net="):
+        ScoreModel.load(tmp_path / "a")
+    given = ScoreModel.load(tmp_path / "a", net=Own())
+    torch.testing.assert_close(given.net.line.weight, own.net.line.weight, rtol=0, atol=0)
     model = ScoreModel(OwnDescribed(2, bias=False), VP())
     assert model.description()["net"]["_target_"].endswith("test_model_file.OwnDescribed")
     model.save(tmp_path / "b")
     back = ScoreModel.load(tmp_path / "b")
-    torch.testing.assert_close(back.net.line.weight, model.net.line.weight, rtol=0, atol=0)
-    given = ScoreModel.load(tmp_path / "b", net=OwnDescribed(2, bias=False))
-    torch.testing.assert_close(given.net.line.weight, model.net.line.weight, rtol=0, atol=0)
+    x = torch.randn(3, 2)
+    torch.testing.assert_close(back.net(x, x), model.net(x, x), rtol=0, atol=0)
+
+
+def test_a_process_of_ones_own(tmp_path):
+    class Faster(VP):
+        pass
+
+    with pytest.raises(TypeError, match="defined inside a function"):
+        ScoreModel(MLP((2,)), Faster()).save(tmp_path / "a")
+    ScoreModel(MLP((2,)), VP()).save(tmp_path / "b")
+    assert type(ScoreModel.load(tmp_path / "b", sde=Faster()).sde) is Faster
+
+
+def test_lists_that_are_changed_later_change_no_description():
+    taps = [1, 3, 3, 1]
+    net = UNet((3, 8, 8), **TINY, fir=True, fir_kernel=taps)
+    taps[:] = [1, 1, 1, 1]
+    assert describe(net)["fir_kernel"] == [1, 3, 3, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_filters_follow_the_type_of_their_network(dtype, tmp_path):
+    """Whatever the default type was when it was built or loaded."""
+    model = ScoreModel(UNet((3, 8, 8), **TINY, fir=True), VP(), data_range=(-1.0, 1.0)).eval()
+    model.save(tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        back = ScoreModel.load(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor(0.3, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(back.score(x, t), model.score(x, t))
+        assert back.to(dtype).score(x.to(dtype), t).dtype == dtype
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path):
@@ -264,15 +302,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+class Odd(Described):
+    def __init__(self, thing):
+        self.thing = thing
+
+
+class Wide(Described):
+    def __init__(self, *things):
+        self.things = things
+
+
 def test_a_description_is_refused_where_it_would_lose_something():
-    class Odd(Described):
-        def __init__(self, thing):
-            self.thing = thing
-
-    class Wide(Described):
-        def __init__(self, *things):
-            self.things = things
-
     with pytest.raises(TypeError, match=r"Odd\(thing=…\) is a Tensor"):
         describe(Odd(torch.zeros(1)))
     with pytest.raises(TypeError, match="must name each of its arguments"):

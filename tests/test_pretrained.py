@@ -1,7 +1,6 @@
 """Checkpoints of other formats on the command line: sampled, scored, converted, or refused."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -211,6 +210,22 @@ def test_wrong_command_lines_end_with_one_sentence(arguments, sentence, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_with_features_of_images_is_drawn_from(tmp_path, call):
+    """Its network sees more channels than are drawn."""
+    features = ["model.net.nf=8", "model.fourier_features=[2,3]", "dry_run=true"]
+    call(f"hydra.run.dir={tmp_path}/train", *features, *FEW, "sampler=ode")
+    sampled(call, tmp_path / "train", tmp_path / "run", "task=sample")
+    assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (4, *SHAPE)
+
+
+def test_settings_of_edm_are_read_from_a_file(tmp_path):
+    """`config` of EDM's state dict, as JSON or YAML; the sentence comes from its loader."""
+    torch.save({"enc.8x8_conv.weight": torch.zeros(1)}, tmp_path / "edm.pt")
+    (tmp_path / "edm.yaml").write_text("precond: vq")
+    with pytest.raises(ValueError, match="'vp'"):
+        load(tmp_path / "edm.pt", tmp_path / "edm.yaml")
+
+
 def test_sampling_needs_a_checkpoint(tmp_path, refused):
     assert "add checkpoint=" in refused("task=sample", f"hydra.run.dir={tmp_path}/run")
 
@@ -219,8 +234,10 @@ def test_the_size_of_images_is_asked_for_where_nothing_says_it(tmp_path, call, r
     path = make("score_sde", tmp_path)
     path.with_suffix(".json").unlink()
     arguments = (f"checkpoint={path}", "task=sample", "sampler=ode", *FEW)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert "add image_size=32" in refused(*arguments, f"hydra.run.dir={tmp_path}/a")
-        call(*arguments, f"hydra.run.dir={tmp_path}/b", "image_size=12")
+    said = refused(*arguments, f"hydra.run.dir={tmp_path}/a")
+    assert "add image_size=32" in said
+    assert "not divisible by 2^1" in refused(
+        *arguments, f"hydra.run.dir={tmp_path}/a", "image_size=9"
+    )
+    call(*arguments, f"hydra.run.dir={tmp_path}/b", "image_size=12")
     assert np.load(tmp_path / "b" / "samples.npz")["samples"].shape == (4, 1, 12, 12)

@@ -247,7 +247,7 @@ def test_loggers(tmp_path, monkeypatch, logger):
         (["model=unet", "data=mixture"], "shape must be (channels, height, width)"),
         (["model.net.ch_mult=[1,2,2,2,2]"], "image size 8 is not divisible by 2^4"),
         (["model.parameterization=nois"], "did you mean 'noise'?"),
-        (["checkpoint=/nowhere.pt"], "checkpoint /nowhere.pt does not exist"),
+        (["checkpoint=/nowhere.pt"], "/nowhere.pt does not exist"),
         (["checkpoint=x", "resume=auto"], "got both checkpoint and resume"),
         (["device=tpu9"], "unknown device 'tpu9'; use auto, cpu, cuda or cuda:N"),
         (["seed=x"], "seed must be an integer ≥ 0, got 'x'"),

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -140,9 +139,7 @@ def assert_equal(actual, expected, tolerance=1e-5):
 def test_golden_outputs(name, ema, configured):
     """With the configuration, and with what the shapes tell alone; to 1e-5 in float32."""
     golden = json.loads((GOLDEN / "networks.json").read_text())[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = load_score_sde(GOLDEN / f"{name}.pth", golden if configured else None, ema)
+    model = load_score_sde(GOLDEN / f"{name}.pth", golden if configured else None, ema)
     arrays = np.load(GOLDEN / f"{name}.npz")
     x, labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["labels"])
     ve = golden["training"]["sde"] == "vesde"
@@ -198,8 +195,7 @@ def test_images_that_are_not_square(tmp_path):
     """score-SDE's networks take any width; ours are told the shape, or take any that divides."""
     case = config(attn_resolutions=[16, 8])
     checkpoint = random_checkpoint(case)
-    with pytest.warns(UserWarning, match="has no configuration"):
-        model = load_score_sde(write(tmp_path / "c.pth", checkpoint), ema=False)
+    model = load_score_sde(write(tmp_path / "c.pth", checkpoint), ema=False)
     state = {k.removeprefix("module."): v for k, v in checkpoint["model"].items()}
     del state["sigmas"]
     x, labels = torch.randn(2, 3, 16, 24), torch.tensor([0.3, 7.0])
@@ -214,9 +210,7 @@ def test_shapes_tell_the_network(name, tmp_path):
     """All but what no shape shows; "ddpm blocks in ++" looks like DDPM, as its docstring says."""
     case = CASES[name]
     path = write(tmp_path / "checkpoint.pth", random_checkpoint(case))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        guessed = describe(load_score_sde(path).net)
+    guessed = describe(load_score_sde(path).net)
     known = describe(load_score_sde(path, case).net)
     for silent in ("shape", "attn_resolutions", "attn_levels", "fir", "fir_kernel", "dropout"):
         if silent != "fir" or case["model"]["progressive_input"] != "none":
@@ -230,14 +224,13 @@ def test_shapes_tell_the_network(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_models_are_written_and_read_back(name, tmp_path):
+def test_models_are_written_and_read_back(name, tmp_path, caplog):
     case = CASES[name]
     path = write(tmp_path / "theirs.pth", random_checkpoint(case))
     model = load_score_sde(path, case)
     written = save_score_sde(model, tmp_path / "ours.pth")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the configuration beside it leaves nothing to assume
-        back = load_score_sde(written)
+    back = load_score_sde(written)
+    assert not caplog.records  # the configuration beside it leaves nothing to assume
     assert back.description() == model.description()
     for one, other in zip(back.state_dict().values(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -254,7 +247,9 @@ def test_their_optimizer_takes_what_is_written(tmp_path):
     """score-SDE restores Adam's state for the trained parameters in its own order."""
     model = load_score_sde(write(tmp_path / "a.pth", random_checkpoint(CASES["256"])), CASES["256"])
     saved = torch.load(save_score_sde(model, tmp_path / "b.pth"), weights_only=True)
-    parameters = [torch.nn.Parameter(t) for t in saved["ema"]["shadow_params"]]
+    named = [t for name, t in saved["model"].items() if name != "module.sigmas"]
+    assert len(named) == len(saved["ema"]["shadow_params"]) + 1  # the Fourier projection
+    parameters = [torch.nn.Parameter(t) for t in named]
     torch.optim.Adam(parameters, lr=1.0).load_state_dict(saved["optimizer"])
 
 
@@ -303,6 +298,8 @@ def test_points_and_existing_files_are_refused(tmp_path):
         save_score_sde(ScoreModel(MLP((2,)), VP()), tmp_path / "out.pth")
     net = UNet((3, 16, 16), nf=8, ch_mult=(1, 2), num_res_blocks=1)
     model = ScoreModel(net, VP(), data_range=(-1.0, 1.0))
+    with pytest.raises(ValueError, match=r"is named checkpoint_N\.pth, say, not out\.json"):
+        save_score_sde(model, tmp_path / "out.json")
     (tmp_path / "out.json").write_text("mine")
     with pytest.raises(FileExistsError, match="choose another name"):
         save_score_sde(model, tmp_path / "out.pth")
@@ -357,6 +354,18 @@ def test_loading_is_strict(how, sentence, tmp_path):
         ("model", {"scale_by_sigma": True}, "scale_by_sigma divides by the σ of VE"),
         ("training", {"sde": "edm"}, "must be vesde, vpsde or subvpsde, got 'edm'"),
         ("training", {"sde": "vesde"}, "a continuous VE needs embedding_type=fourier"),
+        ("data", {"centered": False}, "VP and sub-VP scale the data by α, and it must be true"),
+        ("data", {"centered": "false"}, "data.centered must be true or false, got 'false'"),
+        ("data", {"centered": None}, "data.centered must be true or false, got None"),
+        ("training", {"continuous": "False"}, "training.continuous must be true or false"),
+        ("model", {"fir": "False"}, "model.fir must be true or false"),
+        ("model", {"nf": "8"}, "model.nf must be an integer ≥ 1, got '8'"),
+        ("model", {"nf": True}, "model.nf must be an integer ≥ 1, got True"),
+        ("model", {"ch_mult": 2}, "model.ch_mult must be a list of integers, got 2"),
+        ("model", {"beta_min": "abc"}, "model.beta_min must be a number, got 'abc'"),
+        ("model", {"resblock_type": 3}, "model.resblock_type must be a word, got 3"),
+        ("model", {"fir_kernel": None}, "model.fir_kernel must be a list"),
+        ("data", {"image_size": "16"}, "data.image_size must be an integer"),
     ],
 )
 def test_configurations_are_checked(section, change, sentence, tmp_path):
@@ -367,8 +376,16 @@ def test_configurations_are_checked(section, change, sentence, tmp_path):
         load_score_sde(path, case)
 
 
-@pytest.mark.parametrize("missing", [("model", "nf"), ("data", "centered"), ("training", "sde")])
+NEEDED = "nf ch_mult num_res_blocks resamp_with_conv fir fir_kernel skip_rescale resblock_type"
+NEEDED += " progressive progressive_input embedding_type attn_resolutions beta_min"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [("data", "centered"), ("training", "sde"), *(("model", name) for name in NEEDED.split())],
+)
 def test_configurations_are_whole(missing, tmp_path):
+    """A network must not be built of what another one has by default."""
     case = copy.deepcopy(DEFAULT)
     del case[missing[0]][missing[1]]
     path = write(tmp_path / "c.pth", random_checkpoint(DEFAULT))
@@ -378,14 +395,88 @@ def test_configurations_are_whole(missing, tmp_path):
     assert load_score_sde(path, tmp_path / "case.yaml").net.shape == (1, 16, 16)
 
 
-def test_what_was_assumed_is_said(tmp_path):
+def test_a_number_of_yaml_may_be_a_word(tmp_path):
+    """YAML takes 1e-2 for one."""
+    case = CASES["256"]
+    path = write(tmp_path / "c.pth", random_checkpoint(case))
+    text = json.dumps(case).replace('"sigma_min": 0.01', '"sigma_min": 1e-2')
+    (tmp_path / "case.yaml").write_text(text)
+    assert load_score_sde(path, tmp_path / "case.yaml").sde.sigma_min == 0.01
+
+
+@pytest.mark.parametrize("name", ["256", "chain of VE"])
+@pytest.mark.parametrize("change", [{"sigma_max": 90.0}, {"sigma_min": 0.02}, {"num_scales": 50}])
+def test_levels_beside_the_network_are_those_of_the_configuration(name, change, tmp_path):
+    case = copy.deepcopy(CASES[name])
+    path = write(tmp_path / "c.pth", random_checkpoint(case))
+    case["model"] |= change
+    if "num_scales" in change and case["training"]["continuous"]:
+        assert load_score_sde(path, case).sde.steps is None  # where it means nothing
+        return
+    with pytest.raises(ValueError, match=r"levels σ from 50 to 0\.01, its configuration"):
+        load_score_sde(path, case)
+
+
+@pytest.mark.parametrize("sde", ["vesde", "vpsde"])
+def test_fourier_embeddings_are_of_a_continuous_ve(sde, tmp_path):
+    case = copy.deepcopy(CASES["256"])
+    path = write(tmp_path / "c.pth", random_checkpoint(case))
+    case["training"] |= {"sde": sde, "continuous": False}
+    case["data"]["centered"] = sde == "vpsde"
+    with pytest.raises(ValueError, match="ourier"):
+        load_score_sde(path, case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read_as_the_networks(dtype, tmp_path):
+    checkpoint = random_checkpoint(DEFAULT)
+    checkpoint["ema"]["shadow_params"] = [t.to(dtype) for t in checkpoint["ema"]["shadow_params"]]
+    model = load_score_sde(write(tmp_path / "c.pth", checkpoint), DEFAULT)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.score(torch.randn(2, 1, 16, 16), torch.tensor(0.5)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_other_numbers_are_refused(dtype, tmp_path):
+    checkpoint = random_checkpoint(DEFAULT)
+    checkpoint["ema"]["shadow_params"][3] = checkpoint["ema"]["shadow_params"][3].to(dtype)
+    with pytest.raises(ValueError, match=f"has {dtype} numbers in"):
+        load_score_sde(write(tmp_path / "c.pth", checkpoint), DEFAULT)
+
+
+def test_weights_do_not_change_with_their_file(tmp_path):
+    """score-SDE writes its running checkpoint over the old one, in place."""
     path = write(tmp_path / "c.pth", random_checkpoint(DEFAULT))
-    with pytest.warns(UserWarning, match="assumed VP .* sub-VP has the same tensors"):
-        model = load_score_sde(path)
+    model = load_score_sde(path, DEFAULT)
+    before = [p.detach().clone() for p in model.parameters()]
+    path.write_bytes(b"\x01" * (path.stat().st_size // 2))
+    for one, other in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": 3}, "no checkpoint of score-SDE"),
+        ({"model": {"a": 1}}, "no checkpoint of score-SDE"),
+        ({"ema": {"decay": 0.9, "shadow_params": {"a": 1}}}, "other things than tensors"),
+        ({"ema": {"decay": 0.9, "shadow_params": None}}, "other things than tensors"),
+    ],
+)
+def test_checkpoints_of_other_things_give_one_sentence(change, sentence, tmp_path):
+    path = write(tmp_path / "c.pth", random_checkpoint(DEFAULT) | change)
+    with pytest.raises(ValueError, match=sentence):
+        load_score_sde(path, DEFAULT)
+
+
+def test_what_was_assumed_is_said(tmp_path, caplog):
+    path = write(tmp_path / "c.pth", random_checkpoint(DEFAULT))
+    model = load_score_sde(path)
+    assert "assumed VP with β from 0.1 to 20; sub-VP has the same tensors" in caplog.text
     assert model.net.shape == (1, None, None)
     chain = write(tmp_path / "d.pth", random_checkpoint(CASES["chain of VE"]))
-    with pytest.warns(UserWarning, match="assumed NCSN's chain of VE, by the decay"):
-        model = load_score_sde(chain)
+    model = load_score_sde(chain)
+    assert "assumed NCSN's chain of VE, by the decay" in caplog.text
     assert (model.sde.steps, model.labels) == (100, "descending")
     torch.testing.assert_close(model.sde.sigmas[-1].item(), 50.0)
 
