@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from models import ScoreModel
-from models.file import DOCUMENT
+from models.file import DOCUMENT, WEIGHTS
 
 from . import flax
 from .diffusers import load_diffusers
@@ -26,13 +26,11 @@ def format_of(path: str | Path) -> str | None:
         FileNotFoundError: There is nothing at the path.
         ValueError: A file that cannot be read.
     """
-    path = Path(path)
+    path = _whole(Path(path))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _of_folder(path)
-    if path.name == DOCUMENT:
-        return "native"
     if path.suffix in (".pkl", ".pickle"):
         return "edm"
     if flax.is_flax(path):
@@ -54,11 +52,12 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
         ValueError: The format is not known, or the file is damaged; also a training's checkpoint,
             whose network is in its run's configuration: `experiments/run.py checkpoint=RUN`.
     """
-    path, kind = Path(path), format_of(path)
+    path = _whole(Path(path))
+    kind = format_of(path)
     if config is not None and kind not in ("score_sde", "edm"):
         raise ValueError(f"{path} says itself what it is; only score_sde and edm take config=")
     if kind == "native":
-        return ScoreModel.load(path.parent if path.name == DOCUMENT else path)
+        return ScoreModel.load(path)
     if kind == "diffusers":
         return load_diffusers(path)
     if kind == "score_sde":
@@ -75,6 +74,15 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
         f"{path} has none of the known formats: a folder with model.json, a folder of diffusers, a "
         "checkpoint of score-SDE (all_modules.N), or EDM's pickle or state dict"
     )
+
+
+def _whole(path: Path) -> Path:
+    """The folder of a model, where one of its files is named."""
+    native = path.name in (DOCUMENT, WEIGHTS) and (path.parent / DOCUMENT).is_file()
+    theirs = path.name.startswith("diffusion_pytorch_model.") or path.name == "model_index.json"
+    if not path.is_file() or not (native or theirs):
+        return path
+    return path.parent.parent if path.parent.name == "unet" else path.parent
 
 
 def _of_folder(path: Path) -> str | None:

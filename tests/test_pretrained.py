@@ -218,6 +218,23 @@ def test_a_training_with_features_of_images_is_drawn_from(tmp_path, call):
     assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (4, *SHAPE)
 
 
+@pytest.mark.parametrize(
+    ("kind", "inner"),
+    [
+        ("native", "model.safetensors"),
+        ("native", "model.json"),
+        ("diffusers", "model_index.json"),
+        ("diffusers", "unet/diffusion_pytorch_model.safetensors"),
+        ("diffusers", "unet"),
+    ],
+)
+def test_a_file_of_a_folder_stands_for_it(kind, inner, tmp_path):
+    path = make(kind, tmp_path)
+    assert format_of(path / inner) == kind
+    weights = zip(load(path / inner).parameters(), load(path).parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+
+
 def test_settings_of_edm_are_read_from_a_file(tmp_path):
     """`config` of EDM's state dict, as JSON or YAML; the sentence comes from its loader."""
     torch.save({"enc.8x8_conv.weight": torch.zeros(1)}, tmp_path / "edm.pt")
