@@ -1,6 +1,7 @@
 """What a run is made of, built and checked before anything is written."""
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -201,8 +202,10 @@ def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Write config.yaml, the resolved configuration of the run."""
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    """Write config.yaml, the resolved configuration of the run, whole: shards share a folder."""
+    temporary = folder / f".config.{os.getpid()}.tmp"
+    OmegaConf.save(cfg, temporary, resolve=True)
+    os.replace(temporary, folder / "config.yaml")
 
 
 def _check_task(cfg: DictConfig) -> None:

@@ -72,6 +72,7 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
         start = Start(pretrained.state(parts.pretrained), Path(cfg.checkpoint))
     elif cfg.checkpoint is not None:
         start = _named(Path(cfg.checkpoint), parts, ANY_PROCESS if cfg.transfer else MODEL)
+        _say_untrained(start.state["config"], parts)
     elif cfg.resume == "auto":
         start = _newest(parts, folder)
     elif cfg.resume is not None:
@@ -107,6 +108,20 @@ def _named(path: Path, parts: Parts, sections: Sections) -> Start:
     if problem is not None:
         raise ValueError(f"{problem} ({path})")
     return Start(state, path)
+
+
+def _say_untrained(saved: dict[str, Any], parts: Parts) -> None:
+    """Say so where a density is asked for at times that the training never drew."""
+    cfg = parts.cfg
+    trained = ((saved.get("loss") or {}).get("times") or {}).get("eps")
+    scored = parts.sde.eps if cfg.evaluate.eps is None else cfg.evaluate.eps
+    scores = cfg.task == "likelihood" or cfg.evaluate.likelihood
+    if trained is not None and scored < trained and scores and not cfg.transfer:
+        print(
+            f"warning: trained at times from {trained:g}, scored from {scored:g}, where it has "
+            f"learned nothing; use evaluate.eps={trained:g}",
+            flush=True,
+        )
 
 
 def _newest(parts: Parts, folder: Path) -> Start | None:

@@ -177,6 +177,18 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
     assert "it needs checkpoint=RUN, model.parameterization=edm" in sentence
 
 
+def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
+    """A loss of its own least time, and a density of the process's."""
+    times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate.likelihood=false"]
+    call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler=fast", *times)
+    given = (f"checkpoint={tmp_path / 'train'}", *TINY, *SCORE, *LOOSE)
+    capsys.readouterr()
+    call(monkeypatch, tmp_path / "below", *given)
+    assert "trained at times from 0.01, scored from 1e-05" in capsys.readouterr().out
+    call(monkeypatch, tmp_path / "there", *given, "evaluate.eps=1e-2")
+    assert "trained at times" not in capsys.readouterr().out
+
+
 def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
     with pytest.raises(FileNotFoundError):
         score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
