@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import ScoreModel, UNet
+from models.file import whole
 from models.layers import NIN
 from models.resample import InputSkip, OutputSkip
 from sde import SDE
 
 from . import diffusers_network, diffusers_process
-from .files import load_tensors, read_fields, read_from
+from .files import load_tensors, read_fields
 from .table import Row, layer, pixelwise, read, transposed, write
 from .unet import Part, parts
 
@@ -61,9 +62,9 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     config = _config(unet / "config.json")
     scheduler = _scheduler(folder)
-    with read_from(unet / "config.json"):
+    with whole(unet / "config.json"):
         net = diffusers_network.build(config, unet)
-    with read_from(f"the scheduler's configuration in {folder}"):
+    with whole(f"the scheduler's configuration in {folder}"):
         wrapped = diffusers_process.wrapping(config, scheduler or {})
         if sde is None:
             if scheduler is None:

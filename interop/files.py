@@ -2,8 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +59,3 @@ def read_fields(path: Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} has no fields")
     return {str(name): value for name, value in found.items()}
-
-
-@contextmanager
-def read_from(source: object) -> Iterator[None]:
-    """Turn what a value of a wrong kind raises, deep inside, into a sentence about its file."""
-    try:
-        yield
-    except (
-        *(TypeError, KeyError, IndexError, AttributeError),
-        *(RuntimeError, ArithmeticError, RecursionError),
-    ) as error:
-        sentence = " ".join(str(error).split())[:200]
-        raise ValueError(f"{source} holds a value of a wrong kind: {sentence}") from error

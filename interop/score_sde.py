@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from models import RefineNet, ScoreModel, UNet
+from models.file import whole
 from models.layers import NIN
 from models.resample import InputSkip, OutputSkip
 
 from . import flax, refinenet
 from .configuration import configuration, meaning
 from .fields import read_configuration
-from .files import load_tensors, read_from
+from .files import load_tensors
 from .shapes import guess
 from .table import Row, layer, read
 from .unet import Part, parts
@@ -73,7 +74,7 @@ def load_score_sde(
     checkpoint = load_tensors(path)
     state, average, step = _sections(checkpoint, path)
     sigmas = state.pop("sigmas", None)
-    with read_from(path):
+    with whole(path):
         if config is None:
             decay = None if average is None else average.get("decay")
             config = guess({k: tuple(v.shape) for k, v in state.items()}, sigmas, decay, path)
@@ -255,7 +256,7 @@ def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> Score
     params = saved["params_ema"] if ema else saved["params"]
     if params is None:
         raise ValueError(f"{path} has no averaged weights; use ema=False for the raw ones")
-    with read_from(path):
+    with whole(path):
         net, sde, wrapped = meaning(config)
     if not isinstance(net, UNet):
         raise ValueError(f"of flax checkpoints only U-Nets are read, got {config['model']['name']}")

@@ -105,16 +105,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[None]:
-    """Say of which file an error is, in one sentence."""
+def whole(source: object) -> Iterator[None]:
+    """Say in one sentence what file an error is of, whatever a wrong value in it led to."""
     try:
         yield
     except (
         *(ValueError, TypeError, KeyError, IndexError, AttributeError),
         *(RuntimeError, ArithmeticError, RecursionError),
     ) as error:
+        if isinstance(error, ValueError) and str(source) in str(error):  # it says so itself
+            raise
         sentence = " ".join(str(error).split())
-        raise ValueError(f"{folder} cannot be loaded: {sentence[:400]}") from error
+        raise ValueError(f"{source} cannot be loaded: {sentence[:400]}") from error
 
 
 def _digest(text: str) -> str:
