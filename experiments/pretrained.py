@@ -116,8 +116,8 @@ def _check(cfg: DictConfig, path: Path) -> None:
         group = key.partition(".")[0].partition("/")[0]
         if group in SAID:
             raise ValueError(
-                f"{path} says itself what its {group} is; leave {key} out. Of a checkpoint of "
-                "score-SDE a configuration says it: checkpoint_config=FILE"
+                f"the {group} comes with {path}; leave {key} out. What the file does not say, a "
+                "configuration says: checkpoint_config=FILE"
             )
 
 

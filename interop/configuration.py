@@ -32,7 +32,6 @@ FIXED: dict[str, Any] = {
     "max_groups": 32,
     "groups": None,
     "norm_eps": 1e-6,
-    "out_channels": None,
 }
 # Widths and dilations of the levels of the RefineNets.
 REFINE_NETS: dict[str, tuple[list[int], list[int]]] = {
@@ -201,8 +200,11 @@ def _network_fields(net: nn.Module) -> dict[str, Any]:
         raise ValueError(f"score-SDE has no network like {type(net).__name__}")
     options = describe(net)
     for name, only in FIXED.items():
-        if options[name] != only:
+        unused = name == "attn_up" and not any(net.attend)
+        if options[name] != only and not unused:
             raise ValueError(f"score-SDE's networks have {name}={only}, not {options[name]}")
+    if net.out_channels != net.shape[0]:
+        raise ValueError(f"score-SDE's networks have as many channels out, not {net.out_channels}")
     ddpm = all(options[name] == value for name, value in DDPM.items())
     own: dict[str, Any] = {"channels_per_group": 4}
     if ddpm:

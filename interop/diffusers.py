@@ -55,10 +55,13 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
     Raises:
         FileNotFoundError: A file is not there.
         ValueError: A file is damaged, or says what is not to be had here; it is named.
+        TypeError: sde is no process.
 
     Reference: huggingface.co/docs/diffusers, `UNet2DModel`, `DDPMPipeline`, `ScoreSdeVePipeline`.
     """
     folder = Path(folder)
+    if sde is not None and not callable(getattr(sde, "alpha", None)):
+        raise TypeError(f"sde must be a process, VP() say, got {sde!r}")
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     config = _config(unet / "config.json")
     scheduler = _scheduler(folder)

@@ -119,9 +119,10 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
     _check_range(model, (-1.0, 1.0))
     if not _is_positional(model):
         raise ValueError("diffusers' networks of chains have a positional embedding")
-    fields |= {"_class_name": "DDPMScheduler", "num_train_timesteps": steps, "clip_sample": True}
+    fields |= {"_class_name": "DDPMScheduler", "num_train_timesteps": steps}
     fields["prediction_type"] = predictions[model.parameterization]
-    fields["variance_type"] = "learned_range" if model.learned_variance else "fixed_large"
+    if model.learned_variance:
+        fields["variance_type"] = "learned_range"
     schedule = base["schedule"]
     if schedule == describe(CosineSchedule()):
         return fields | {"beta_schedule": "squaredcos_cap_v2"}, "DDPMPipeline"

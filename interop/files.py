@@ -32,7 +32,7 @@ def load_tensors(path: Path) -> Any:
         zipped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except Exception as error:  # damage shows as errors of any kind, and none of them is ours
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        first = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise ValueError(
             f"{path} cannot be read as tensors and plain values ({path.stat().st_size} bytes; "
             f"{first[:160]}); it is damaged, foreign, or holds code, which is never run"

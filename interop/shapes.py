@@ -86,7 +86,7 @@ def _assume(
 
 def _say(source: object, assumed: str) -> None:
     sentence = f"{source} has no configuration: assumed {assumed}, and all else as published"
-    log.warning("%s; give config=", sentence)
+    log.warning("%s; a configuration says it (config=, checkpoint_config=, --config)", sentence)
 
 
 def _round(sigma: Tensor) -> float:

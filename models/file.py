@@ -39,7 +39,9 @@ def write(
         FileExistsError: A model is there, and overwrite is false.
     """
     if not overwrite and any((folder / name).exists() for name in (WEIGHTS, DOCUMENT)):
-        raise FileExistsError(f"{folder} already holds a model; use another folder or overwrite")
+        raise FileExistsError(
+            f"{folder} already holds a model; use another folder, or overwrite=True in Python"
+        )
     document = {"format": FORMAT, "version": VERSION, "step": step, "model": description}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
