@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde.base import check_count
+
 from .seeding import Draws
 
 
@@ -31,8 +33,7 @@ class Cells:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 2:
-            raise ValueError(f"levels must be an integer ≥ 2, got {self.levels!r}")
+        check_count("levels", self.levels, 2)
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"the range must be low < high, got ({self.low}, {self.high})")
 

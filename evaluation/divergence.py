@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sde import Score
+from sde.base import check_count
 
 from .seeding import Draws
 
@@ -101,7 +102,7 @@ class Hutchinson(Divergence):
     name = "hutchinson"
 
     def __init__(self, probes: int = 1, law: str = "rademacher") -> None:
-        self.estimates, self.law = _check_probes(probes, 1), _check_law(law)
+        self.estimates, self.law = check_count("probes", probes, 1), _check_law(law)
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
         """The probes of each sample, shape (B, K, D)."""
@@ -132,7 +133,7 @@ class HutchPlusPlus(Divergence):
     name = "hutch++"
 
     def __init__(self, probes: int = 6, law: str = "rademacher") -> None:
-        if _check_probes(probes, 3) % 3:
+        if check_count("probes", probes, 3) % 3:
             raise ValueError(f"probes of hutch++ must be a multiple of 3, got {probes}")
         self.estimates, self.law = probes // 3, _check_law(law)
 
@@ -264,12 +265,6 @@ def _probes(draws: Draws, law: str, count: int, x: Tensor) -> Tensor:
     shape = (count, x[0].numel())
     kind = draws.rademacher if law == "rademacher" else draws.normal
     return kind("probe", shape).to(x)
-
-
-def _check_probes(probes: int, least: int) -> int:
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < least:
-        raise ValueError(f"probes must be an integer ≥ {least}, got {probes!r}")
-    return probes
 
 
 def _check_law(law: str) -> str:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sde import SDE, Score, expand, integrate
-from sde.base import check_floating
+from sde import SDE, Evaluations, Score, expand, integrate
+from sde.base import check_floating, check_steps
 from sde.integrate import Solution, check_resolution, error_norm
+from sde.stopping import not_finite
 from sde.tableau import PAIRS, Tableau
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
-from .result import Likelihood, join
+from .result import Likelihood, join, tell_failed
 from .seeding import Draws, numbers_of
 
 CLOCKS = ("t", "log_snr")
@@ -38,6 +39,7 @@ def log_likelihood(
     batch_size: int | None = None,
     forward_mode: bool = False,
     differentiable: bool = False,
+    give_up: bool = False,
     progress: bool = False,
 ) -> Likelihood:
     """Log-density of the model at x, by the change of variables along the probability flow.
@@ -65,16 +67,18 @@ def log_likelihood(
         dtype: What the network sees; x's type where not given.
         seed: Seed of the probes.
         index: Numbers of the samples, to which their probes belong; 0 … B − 1 where not given.
-        batch_size: Most samples at once; all where not given.
+        batch_size: Most samples at once, ≥ 1; all where not given.
         forward_mode: Products with the Jacobian by forward-mode differentiation.
         differentiable: Keep the graph, so that log p can be differentiated in x and in what the
             score depends on: for small problems, as every step stays in memory.
+        give_up: Give a sample whose flow cannot be followed to T the value NaN, where it would
+            otherwise end the call with an error: one absurd sample then costs the others nothing.
         progress: Show a bar on a terminal.
 
     Raises:
-        ValueError: x holds NaN or Inf, unknown divergence, method or clock, tolerances not > 0 or
-            finer than the network's type resolves, eps outside (0, T), or more coordinates than
-            `exact` can take.
+        ValueError: x is not (B, *) or holds NaN or Inf, unknown divergence, method or clock,
+            tolerances not > 0 or finer than the network's type resolves, eps outside (0, T),
+            batch_size not ≥ 1, more coordinates than `exact` can take, or a score of another shape.
         TypeError: x is not floating point.
         RuntimeError: The solver did not reach T.
 
@@ -92,6 +96,7 @@ def log_likelihood(
         if tolerance is not None and not 0 < tolerance < float("inf"):
             raise ValueError(f"{name} must be > 0, got {tolerance}")
     numbers = numbers_of(x, index)
+    size = len(x) if batch_size is None else check_steps(batch_size, "batch_size")
     flow = _Flow(
         (sde.check_end(sde.eps if eps is None else eps), sde.T),
         rtol,
@@ -104,15 +109,20 @@ def log_likelihood(
         dtype or x.dtype,
         forward_mode,
         differentiable,
+        give_up,
     )
+    score = Evaluations(score)
     bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
     parts = []
-    for rows in torch.arange(len(x)).split(batch_size or len(x)):
+    for rows in torch.arange(len(x)).split(size):
         draws = Draws(seed, [numbers[i] for i in rows.tolist()])
         parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
         bar.update(len(rows))
     bar.close()
-    return join(parts)
+    whole = join(parts)
+    if give_up:
+        tell_failed(~whole.log_prob.isfinite(), numbers, "likelihood")
+    return whole
 
 
 @dataclass(frozen=True)
@@ -130,11 +140,17 @@ class _Flow:
     dtype: torch.dtype
     forward_mode: bool
     differentiable: bool
+    give_up: bool
 
 
 def _check_points(x: Tensor) -> None:
     check_floating("x", x)
-    if len(x) == 0:
+    if x.ndim < 2:
+        raise ValueError(
+            f"x must be (B, *), samples first, got shape {tuple(x.shape)}; use x[:, None] for "
+            "samples of one coordinate, x[None] for one sample"
+        )
+    if x.numel() == 0:
         raise ValueError(f"x must hold at least one point, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError("x contains NaN/Inf; the likelihood of such a point does not exist")
@@ -198,6 +214,13 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
         s = (sde.f(t)[:, None] * y[:, :dim] - velocity) / (0.5 * sde.g(t).square())[:, None]
         return ((s * error[:, :dim]).sum(1) + error[:, dim:].mean(1)).abs()
 
+    def cause(u: Tensor, y: Tensor, index: Tensor, row: int) -> str | None:
+        t = clock.time(u)
+        state = y[:, :dim].reshape(-1, *x.shape[1:]).to(flow.dtype)
+        s, trace = score_and_divergence(score, state, t, flow.divergence, probes[index])
+        others = {"divergence of the score": trace[row], "log p": y[row, dim:]}
+        return not_finite(state[row], s[row], **others)
+
     return integrate(
         field,
         start,
@@ -207,6 +230,9 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
         norm=norm,
         tableau=flow.tableau,
         local_error=local_error,
+        time_of=clock.time,
+        cause=cause,
+        give_up=flow.give_up,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score
+from sde.base import check_count
 
 from .dequantization import Cells, Dequantization, choose_dequantization
 from .divergence import choose_divergence
@@ -63,8 +64,7 @@ def quantized_likelihood(
     et al. 2019, arXiv:1902.00275.
     """
     cells.check(k)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples must be an integer ≥ 1, got {samples!r}")
+    samples = check_count("samples", samples, 1)
     rule = choose_dequantization(dequantization)
     divergence = choose_divergence(settings.get("divergence", "exact"))
     eps = sde.check_end(sde.eps if eps is None else eps)

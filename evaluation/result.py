@@ -1,6 +1,7 @@
 """What a likelihood is, with all that must be said beside it."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -68,16 +69,18 @@ class Likelihood:
 
         `data` is the deviation between samples, and holds the chance of all the others; `probe` and
         `dequantization` are their shares of it, where they can be told; `solver` has a sign and
-        does not average out: it is the mean of the sums of estimated errors.
+        does not average out: it is the mean of the sums of estimated errors. Samples without a
+        likelihood are counted, and left out of all the rest.
         """
-        value = self.log_prob if self.cells is None else self.bits_per_dim
+        known = self.log_prob.isfinite()
+        value = (self.log_prob if self.cells is None else self.bits_per_dim)[known]
         unit = 1.0 if self.cells is None else 1 / (self.dim * math.log(2))
         n = len(value)
         errors = {
             "data": (value.std() / math.sqrt(n)).item() if n > 1 else math.nan,
-            "probe": unit * self.probe_error.norm().item() / n,
-            "dequantization": unit * self.dequantization_error.norm().item() / n,
-            "solver": unit * self.solver_error.mean().item(),
+            "probe": unit * self.probe_error[known].norm().item() / max(n, 1),
+            "dequantization": unit * self.dequantization_error[known].norm().item() / max(n, 1),
+            "solver": unit * self.solver_error[known].mean().item(),
         }
         name = "log_likelihood" if self.cells is None else "bits_per_dim"
         summary: dict[str, Any] = {
@@ -85,6 +88,7 @@ class Likelihood:
             f"{name}_error": errors["data"],
             "likelihood_errors": errors,
             "likelihood_samples": n,
+            "likelihood_failed": len(known) - n,
             "likelihood_nfe": self.nfe.double().mean().item(),
             "divergence": self.divergence,
             "eps": self.eps,
@@ -98,6 +102,23 @@ class Likelihood:
                 "range": [self.cells.low, self.cells.high],
             }
         return summary
+
+
+def tell_failed(failed: Tensor, index: Sequence[int], name: str) -> None:
+    """Warn of samples that have no likelihood.
+
+    Args:
+        failed: Which they are, shape (B,).
+        index: Numbers of the samples.
+        name: What they have none of.
+    """
+    bad = failed.nonzero()[:, 0].tolist()
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of {len(failed)} samples have no {name}, the first of them sample "
+            f"{index[bad[0]]}: the model is not finite on their way, and means leave them out",
+            stacklevel=3,
+        )
 
 
 def join(parts: Sequence[Likelihood]) -> Likelihood:

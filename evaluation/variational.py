@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sde import SDE, Score, expand
+from sde import SDE, Evaluations, Score, expand
+from sde.base import check_count
 from sde.posterior import log_cell_probability, normal_kl, posterior
+from sde.score import like
 
 from .dequantization import Cells
+from .result import tell_failed
 from .seeding import Draws, numbers_of
 
 VARIANCES = ("posterior", "forward")
@@ -65,19 +68,24 @@ class VariationalBound:
         return -self.log_prob / (self.dim * math.log(2))
 
     def summary(self) -> dict[str, Any]:
-        """Mean, its standard error, and its three parts, as entries of result.json."""
-        bits, unit = self.bits_per_dim, 1 / (self.dim * math.log(2))
+        """Mean, its standard error, and its three parts, as entries of result.json.
+
+        Samples without a bound are counted, and left out of all the rest.
+        """
+        known, unit = ~self.log_prob.isnan(), 1 / (self.dim * math.log(2))
+        bits = self.bits_per_dim[known]
         n = len(bits)
         return {
             self.name: {
                 "bits_per_dim": bits.mean().item(),
                 "bits_per_dim_error": (bits.std() / math.sqrt(n)).item() if n > 1 else math.nan,
                 "bound": True,
-                "prior": unit * self.prior.mean().item(),
-                "diffusion": unit * self.diffusion.mean().item(),
-                "decoder": unit * self.decoder.mean().item(),
-                "terms_error": unit * self.error.norm().item() / n,
+                "prior": unit * self.prior[known].mean().item(),
+                "diffusion": unit * self.diffusion[known].mean().item(),
+                "decoder": unit * self.decoder[known].mean().item(),
+                "terms_error": unit * self.error[known].norm().item() / max(n, 1),
                 "samples": n,
+                "failed": len(known) - n,
                 "terms": self.terms.shape[1],
                 "eps": self.eps,
                 **({} if self.steps is None else {"steps": self.steps, "variance": self.variance}),
@@ -146,14 +154,13 @@ def variational_bound(
     cells.check(k)
     if not callable(variance) and variance not in VARIANCES:
         raise ValueError(f"unknown variance '{variance}'. Available: {', '.join(VARIANCES)}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-        raise ValueError(f"steps must be an integer ≥ 2, got {steps!r}")
+    steps = check_count("steps", steps, 2)
     grid = sde.equal_times(steps, eps)
     levels = grid[sde.sigma(grid) > 0].to(k.device)
     count = len(levels) - 1
     if terms is not None and not 1 <= terms <= count:
         raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
-    data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data, score = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype), Evaluations(score)
     if terms is None:
         chosen = torch.arange(count, device=k.device).expand(len(k), count)
     else:
@@ -171,7 +178,7 @@ def variational_bound(
             model = expand(sde.transition(s, t)[1].square(), gap)
         elif callable(variance):
             wide = expand(sde.transition(s, t)[1].square(), gap)
-            share = variance(x, t).double()
+            share = like(x, variance(x, t), "the share of the variance").double()
             model = torch.exp(share * wide.log() + (1 - share) * own.log())
         return normal_kl(gap, own, torch.zeros_like(gap), model).flatten(1).sum(1)
 
@@ -221,12 +228,11 @@ def elbo(
     arXiv:2107.00630 (eq. 11, appendix I.1 on the times).
     """
     cells.check(k)
-    if isinstance(terms, bool) or not isinstance(terms, int) or terms < 1:
-        raise ValueError(f"terms must be an integer ≥ 1, got {terms!r}")
+    terms = check_count("terms", terms, 1)
     eps = sde.check_end(sde.eps if eps is None else eps)
     ends = torch.tensor([sde.T, eps], dtype=torch.float64, device=k.device)
     low, high = sde.log_snr(ends).unbind()
-    data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data, score = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype), Evaluations(score)
     times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
 
     def cost(number: int) -> Tensor:
@@ -286,7 +292,7 @@ class _Data:
         spread = costs.std(1) / math.sqrt(costs.shape[1]) if costs.shape[1] > 1 else math.nan
         error = torch.zeros_like(prior) if complete else count * (prior * 0 + spread)
         t = lowest.expand(n)
-        return VariationalBound(
+        bound = VariationalBound(
             prior,
             costs.mean(1) * count,
             self._decoder(score, t),
@@ -298,6 +304,8 @@ class _Data:
             name,
             lowest.item(),
         )
+        tell_failed(bound.log_prob.isnan(), self.draws.index, f"bound ({name})")
+        return bound
 
     def _decoder(self, score: Score, t: Tensor) -> Tensor:
         """−log p(k | x_t), shape (B,)."""

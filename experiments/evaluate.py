@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.base import stream
 from evaluation import log_likelihood, plots
 from evaluation.metrics import sample_quality
 from models import ScoreModel
@@ -45,15 +46,17 @@ def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, floa
     print(f"drawing {cfg.samples} samples", flush=True)
     begun = time.perf_counter()
     _calibrate(parts, model)
+    states = parts.sampler.states(parts.sde)
     samples = draw(
         parts.sampler,
         parts.sde,
         model,
         (cfg.samples, *parts.data.shape),
         cfg.batch_size,
-        generator=parts.generator("sampling"),
+        seeds=[stream("sampling", parts.cfg.seed, i).initial_seed() for i in range(cfg.samples)],
         progress=True,
-        trajectory=cfg.frames,
+        trajectory=cfg.frames if states is None else min(cfg.frames, states),
+        device=parts.device,
     )
     seconds = time.perf_counter() - begun
     if not samples.x.isfinite().all():

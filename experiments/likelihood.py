@@ -65,6 +65,7 @@ class Evaluator:
             "seed": parts.cfg.seed,
             "index": index,
             "batch_size": cfg.batch_size,
+            "give_up": True,
             "progress": progress,
         }
         raw = raw.to(parts.device)

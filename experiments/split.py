@@ -59,9 +59,11 @@ def score_split(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
     names = [parts.data.name, *(split.name for split in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)
-    values = {name: _values(one) for name, one in shown}
-    plots.save_histograms(values, folder / "likelihood.png", unit)
     _save(likelihood, folder / "likelihood.npz")
+    values = {name: _values(one)[one.log_prob.isfinite()] for name, one in shown}
+    if lost := [name for name, known in values.items() if len(known) == 0]:
+        raise RuntimeError(f"no sample of {lost[0]} has a likelihood: the model is finite on none")
+    plots.save_histograms(values, folder / "likelihood.png", unit)
     if parts.against is not None:
         result["against"] = _compare(likelihood, others[0], parts.against.name)
     return result
@@ -195,6 +197,7 @@ def _values(likelihood: Likelihood) -> Tensor:
 
 
 def _mean_and_error(values: Tensor) -> str:
+    values = values[values.isfinite()]
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{values.mean().item():.4f} ± {error:.4f}"
 
@@ -204,13 +207,15 @@ def _compare(likelihood: Likelihood, other: Likelihood, name: str) -> dict[str, 
 
     By likelihood, less likely is more foreign; by typicality, further from the mean.
     """
-    inside, outside = (-one.log_prob / one.dim for one in (likelihood, other))
+    inside, outside = (
+        -one.log_prob[one.log_prob.isfinite()] / one.dim for one in (likelihood, other)
+    )
     # What is typical is told by every other sample, and held against the rest.
     known, held = inside[::2], inside[1::2]
     typical = [typicality(v, known) for v in (held, outside)]
     return {
         "data": name,
-        "mean": _values(other).mean().item(),
+        "mean": _values(other)[other.log_prob.isfinite()].mean().item(),
         "samples": len(outside),
         "auroc_likelihood": auroc(inside, outside),
         "auroc_typicality": auroc(*typical) if len(held) else math.nan,

@@ -14,9 +14,11 @@ from torch import Tensor
 from sde import SDE, Score
 from sde.base import ReverseSDE, check_steps, expand
 from sde.integrate import check_resolution
+from sde.stopping import not_finite
 
-from .base import Run, Sampler
+from .base import Sampler
 from .grid import last_time
+from .run import Run
 from .wiener import WienerPaths
 
 
@@ -92,7 +94,7 @@ class AdaptiveSDE(Sampler):
         _refuse(run)
         eps = last_time(sde, self.eps)
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
-        run.begin(100, x)
+        run.begin(None, x)
         *frames, x = self._solve(sde.reverse(score), x, stops.to(x.device), run)
         for i, frame in enumerate(frames):
             run.frames.append(frame)
@@ -112,7 +114,7 @@ class AdaptiveSDE(Sampler):
         states = x.repeat(len(stops), *[1] * x.ndim)
         way = _Way.start(flow, x, self.h_init * T)
         for _ in range(self.max_steps):
-            self._check_resolved(way, T)
+            self._check_resolved(way, flow)
             accepted = self._step(way, flow, stops[way.leg], run)
             landed = accepted & (way.t == stops[way.leg])
             states[way.leg[landed], way.index[landed]] = way.x[landed]
@@ -138,7 +140,7 @@ class AdaptiveSDE(Sampler):
         known = way.path.known()
         h = torch.minimum(torch.minimum(way.h, way.t - stop), known)
         h = torch.where(known - h <= slack, known, h)
-        w = way.path.take(h, run.noise(way.x))
+        w = way.path.take(h, run.noise(way.x, way.index))
         t = torch.where(way.t - h - stop <= slack, stop, way.t - h)
         y, x = _trial(way, flow, t, h, w)
         error = self._error(y - x, y, way.before)
@@ -162,13 +164,17 @@ class AdaptiveSDE(Sampler):
         return torch.where(error.isfinite(), error, torch.inf).clamp(min=1e-10)
 
     @staticmethod
-    def _check_resolved(way: "_Way", T: float) -> None:
-        lost = way.h < 1e-10 * T
+    def _check_resolved(way: "_Way", flow: ReverseSDE) -> None:
+        lost = way.h < 1e-10 * flow.sde.T
         if bool(lost.any()):
-            where = int(lost.nonzero()[0])
+            row, why = int(lost.nonzero()[0]), None
+            # At the last point or just after it, where the last steps were tried.
+            for ahead in (0.0, 1e-9):
+                t = (way.t - ahead * flow.sde.T).clamp(min=0.0)
+                why = why or not_finite(way.x[row], flow.score(way.x, t)[row])
             raise RuntimeError(
-                f"adaptive solver stopped: step below minimum at t={way.t[where].item():g}, "
-                f"sample {int(way.index[where])}; the score is not finite or not smooth there"
+                f"adaptive solver stopped: step below minimum at t={way.t[row].item():g}, "
+                f"sample {int(way.index[row])}; {why or 'the score is not smooth there'}"
             )
 
 

@@ -1,23 +1,20 @@
 """What all samplers share: how they are called, what they return, how they draw and report."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from sde import SDE, Score
-from sde.base import check_floating, standard_normal
+from sde import SDE, Evaluations, Score
+from sde.base import check_floating, check_steps
+from sde.prior import Randomness
+from sde.stopping import first_not_finite
 
+from .run import Callback, Constraint, Run
 from .solver import Noise
-
-Constraint = Callable[[Tensor, Tensor], Tensor]
-"""constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""
-
-Callback = Callable[[int, Tensor, Tensor], None]
-"""callback(step, t, x), called after every step of a grid."""
 
 
 @dataclass(frozen=True)
@@ -35,69 +32,6 @@ class Samples:
     trajectory: Tensor | None = None
 
 
-@dataclass
-class Run:
-    """One call of a sampler: its noise, its constraint, and those who watch it."""
-
-    generator: torch.Generator | None = None
-    constraint: Constraint | None = None
-    callback: Callback | None = None
-    progress: bool = False
-    keep: int = 0
-    source: Noise | None = None
-    temperature: float = 1.0
-    encode: bool = False
-    drawn: bool = False  # whether the first state was drawn from the prior
-    frames: list[Tensor] = field(default_factory=list)
-    nfe: float = 0.0
-    _bar: tqdm | None = None
-    _kept: set[int] = field(default_factory=set)
-
-    def noise(self, x: Tensor) -> Tensor:
-        """A normal draw of x's shape, whose standard deviation is the temperature."""
-        if self.source is not None:
-            z = self.source(x).clone()  # the caller may keep his
-        else:
-            z = standard_normal(x.shape, self.generator, x.dtype, x.device)
-        return z if self.temperature == 1 else z * self.temperature
-
-    @property
-    def watched(self) -> bool:
-        """Whether anyone sees the states between the first and the last, or changes them."""
-        return bool(self.keep) or self.callback is not None or self.constraint is not None
-
-    def begin(self, steps: int, x: Tensor) -> None:
-        """Announce a loop of `steps` steps from state x."""
-        # disable=None: no bar where nobody is looking at a terminal.
-        self._bar = tqdm(total=steps, disable=None, leave=False) if self.progress else None
-        if self.keep:
-            self._kept = set(torch.linspace(0, steps, self.keep).round().int().tolist())
-            self.frames.append(x.clone())
-
-    def visit(self, step: int, t: Tensor, x: Tensor) -> None:
-        """Report that step number `step` ≥ 1 has led to state x at time t."""
-        if self._bar is not None:
-            self._bar.update()
-        if step in self._kept:
-            self.frames.append(x.clone())
-        if self.callback is not None:
-            self.callback(step, t, x)
-
-    def advance(self, share: float) -> None:
-        """Report that a share in [0, 1] of an adaptive solution is done."""
-        if self._bar is not None:
-            self._bar.update(int(share * (self._bar.total or 0)) - self._bar.n)
-
-    def end(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def constrain(self, x: Tensor, t: Tensor) -> Tensor:
-        """Apply the constraint, if there is one."""
-        return x if self.constraint is None else self.constraint(x, t)
-
-
 class Sampler(ABC):
     """An algorithm that turns the prior into samples, given a process and a score."""
 
@@ -108,6 +42,10 @@ class Sampler(ABC):
     @abstractmethod
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from time T to the end; count evaluations and report steps to `run`."""
+
+    def states(self, sde: SDE) -> int | None:
+        """How many states a run passes through; None where any number can be kept of its way."""
+        return None
 
     def calibrate(  # noqa: B027 — most samplers have nothing to measure
         self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
@@ -129,7 +67,8 @@ class Sampler(ABC):
         shape: tuple[int, ...],
         *,
         x_init: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Randomness = None,
+        seeds: Sequence[int] | None = None,
         constraint: Constraint | None = None,
         progress: bool = False,
         callback: Callback | None = None,
@@ -146,13 +85,16 @@ class Sampler(ABC):
             score: s(x, t) ≈ ∇ log p_t(x).
             shape: Shape (B, *) of the samples, B ≥ 1.
             x_init: State at time T in place of a draw from the prior, shape (B, *).
-            generator: Source of all noise, for repeatable runs; torch's global one by default.
+            generator: Source of all noise, for repeatable runs; torch's global one by default. With
+                B of them, in the order of the samples, each sample has noise of its own.
+            seeds: Seeds of B generators on the CPU, in their place: what a sample becomes depends
+                on its seed, and not on the number or the order of the samples next to it.
             constraint: constraint(x, t) → x, applied after every update.
             progress: Show a bar on a terminal.
             callback: callback(step, t, x), called after every step; by solvers with adaptive
                 steps at each kept state.
-            trajectory: How many states to keep, evenly spaced from x_T to the end, at least 2; 0
-                for none.
+            trajectory: How many states to keep, evenly spaced from x_T to the end, at least 2 and,
+                with fixed steps, at most one more than there are steps; 0 for none.
             noise: noise(x) → z, standard normal and of x's shape, in place of the generator's
                 draws after the first state, so that runs can share their noise.
             temperature: Factor ≥ 0 of the standard deviation of all noise, that of the prior
@@ -161,10 +103,14 @@ class Sampler(ABC):
             dtype: Type of the state, if not torch's default.
 
         Raises:
-            ValueError: x_init is not of the shape asked for, or contains NaN or Inf; an empty
-                shape; a trajectory of one state; a temperature below 0; what the sampler cannot do
-                on this process.
-            TypeError: x_init is not floating point.
+            ValueError: x_init is not of the shape, type or device asked for, or contains NaN or
+                Inf; an empty shape; a trajectory of one state, or of more than there are; a
+                temperature below 0; not one generator or seed for each sample; a score, noise or
+                constraint of another shape; what the sampler cannot do on this process.
+            TypeError: x_init is not floating point, or generator is neither one nor a list of them.
+
+        Warns:
+            UserWarning: Samples hold NaN or Inf, which fixed steps carry to the end.
         """
         if len(shape) < 2 or min(shape) < 1:
             raise ValueError(
@@ -174,11 +120,14 @@ class Sampler(ABC):
             raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and ≥ 0, got {temperature}")
+        generator = _sources(shape[0], generator, seeds)
         if x_init is None:
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
             x = x if temperature == 1 else x * temperature
         else:
             x = _check_state("x_init", x_init, tuple(shape))
+            _check_same("dtype", dtype, x.dtype)
+            _check_same("device", None if device is None else torch.device(device), x.device)
         return self._follow(
             sde,
             score,
@@ -237,19 +186,22 @@ class Sampler(ABC):
 
     def _follow(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Samples:
         """Run from x, counting the evaluations."""
-        size = len(x)
-
-        def counted(x: Tensor, t: Tensor) -> Tensor:
-            run.nfe += len(x) / size
-            return score(x, t)
-
+        evaluations = Evaluations(score)
         try:
-            x = self.run(sde, counted, x, run)
+            x = self.run(sde, evaluations, x, run)
         finally:
             run.end()
+        if (bad := first_not_finite(x)) is not None:
+            count = int((~x.reshape(len(x), -1).isfinite().all(1)).sum())
+            warnings.warn(
+                f"{count} of {len(x)} samples hold NaN or Inf, the first of them sample {bad}: the "
+                "score is not finite on their way, or the steps are too long",
+                stacklevel=3,
+            )
         if run.frames:
             run.frames[-1] = x  # the last frame is what is returned, without the last noise
-        return Samples(x, run.nfe, torch.stack(run.frames) if run.frames else None)
+        nfe = evaluations.count / len(x)
+        return Samples(x, nfe, torch.stack(run.frames) if run.frames else None)
 
 
 def draw(
@@ -259,9 +211,11 @@ def draw(
     shape: tuple[int, ...],
     batch_size: int,
     *,
-    generator: torch.Generator,
+    generator: Randomness = None,
+    seeds: Sequence[int] | None = None,
     progress: bool = False,
     trajectory: int = 0,
+    device: torch.device | str | None = None,
 ) -> Samples:
     """Draw many samples in batches; the trajectory is that of the first batch.
 
@@ -270,26 +224,62 @@ def draw(
         sde: Process.
         score: s(x, t).
         shape: Shape (N, *) of all samples.
-        batch_size: Most samples at once.
-        generator: Source of all noise.
+        batch_size: Most samples at once, ≥ 1.
+        generator: Source of all noise, or N of them, each for one sample.
+        seeds: N seeds in their place; with these, or N generators, samples do not depend on
+            batch_size.
         progress: Show a bar on a terminal for each batch.
         trajectory: How many states of the first batch to keep.
+        device: Where the states live, if not where the generator does.
+
+    Raises:
+        ValueError: batch_size is not an integer ≥ 1, not one generator or seed for each sample, or
+            as the sampler.
     """
+    size = check_steps(batch_size, "batch_size")
+    generator = _sources(shape[0], generator, seeds)
     parts: list[Samples] = []
-    for start in range(0, shape[0], batch_size):
-        size = min(batch_size, shape[0] - start)
+    for start in range(0, shape[0], size):
+        rows = slice(start, min(start + size, shape[0]))
         parts.append(
             sampler(
                 sde,
                 score,
-                (size, *shape[1:]),
-                generator=generator,
+                (rows.stop - rows.start, *shape[1:]),
+                generator=generator[rows] if isinstance(generator, Sequence) else generator,
                 progress=progress,
                 trajectory=0 if parts else trajectory,
+                device=device,
             )
         )
     nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
     return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
+
+
+def _sources(count: int, generator: Randomness, seeds: Sequence[int] | None) -> Randomness:
+    """The sources of noise of so many samples: those given, or a generator for each seed."""
+    if seeds is None:
+        given = "generators"
+    elif generator is not None:
+        raise ValueError("got both generator and seeds, which each say where noise is from")
+    else:
+        given = "seeds"
+        generator = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    if not isinstance(generator, torch.Generator | Sequence | None):
+        raise TypeError(
+            f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}"
+        )
+    if isinstance(generator, Sequence) and len(generator) != count:
+        raise ValueError(
+            f"{count} samples need as many {given}, one for each, got {len(generator)}"
+        )
+    return generator
+
+
+def _check_same(name: str, asked: object, given: object) -> None:
+    """Refuse a type or device next to an x_init that has another."""
+    if asked is not None and asked != given:
+        raise ValueError(f"x_init has {name} {given}, and {name}={asked} is asked for; convert it")
 
 
 def _check_state(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:

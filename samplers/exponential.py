@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE
-from sde.base import check_switch
+from sde.base import check_count, check_switch, is_integer
 
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights
@@ -59,7 +59,7 @@ class ExponentialMultistep(Solver):
         weights: str = "exact",
         settle_below: int = 0,
     ) -> None:
-        if not isinstance(order, int) or order not in (1, 2, 3, 4):
+        if not is_integer(order) or order not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order!r}")
         if variable not in VARIABLES:
             raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
@@ -69,12 +69,11 @@ class ExponentialMultistep(Solver):
             )
         if weights != "exact" and variable != "lambda":
             raise ValueError(f"weights={weights} needs variable=lambda, got variable={variable}")
-        if isinstance(settle_below, bool) or not isinstance(settle_below, int) or settle_below < 0:
-            raise ValueError(f"settle_below must be an integer ≥ 0, got {settle_below!r}")
-        self.order, self.kind = order, choose_prediction(prediction)
+        self.order, self.kind = int(order), choose_prediction(prediction)
         self.corrector = check_switch(corrector, "corrector")
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
-        self.variable, self.weights, self.settle_below = variable, weights, settle_below
+        self.variable, self.weights = variable, weights
+        self.settle_below = check_count("settle_below", settle_below, 0)
 
     def plan(self, sde: SDE, times: Tensor) -> list[Step]:
         """The steps between the times of a grid; see `Solver.plan`."""
@@ -187,7 +186,7 @@ class ExponentialSinglestep(Solver):
     ) -> None:
         if order not in _SCHEMES:
             raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
-        self.order, self.kind = order, choose_prediction(prediction)
+        self.order, self.kind = int(order), choose_prediction(prediction)
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
 
     def plan(self, sde: SDE, times: Tensor) -> list[Step]:

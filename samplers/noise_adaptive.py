@@ -10,9 +10,10 @@ from torch import Tensor
 from sde import SDE, Score, expand
 from sde.base import check_steps, check_switch
 
-from .base import Run, Sampler
+from .base import Sampler
 from .grid import Grid, UniformGrid
 from .predictors import Predictor
+from .run import Run
 from .solver import NotCalibrated, draws_noise
 
 Estimator = Callable[[Tensor], Tensor]
@@ -89,6 +90,10 @@ class NoiseAdaptive(Sampler):
         times = self.grid(sde, self.steps)
         with suppress(NotCalibrated):
             self.predictor.plan(sde, times)
+
+    def states(self, sde: SDE) -> int:
+        """How many states a run passes through: one more than its steps."""
+        return self.steps + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, each sample by its own times."""

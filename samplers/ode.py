@@ -10,10 +10,12 @@ from torch import Tensor
 
 from sde import SDE, Score, integrate
 from sde.integrate import check_resolution, error_norm
+from sde.stopping import not_finite, refuse_not_finite
 from sde.tableau import PAIRS
 
-from .base import Run, Sampler
+from .base import Sampler
 from .grid import last_time
+from .run import Run
 
 Ends = tuple[float, float]
 
@@ -86,7 +88,7 @@ class ProbabilityFlowODE(Sampler):
                 "use PredictorCorrector(RungeKutta()), which has fixed steps"
             )
         save_at = torch.linspace(*ends, run.keep, dtype=torch.float64)[1:-1]
-        run.begin(100, x)
+        run.begin(None, x)
         solve = self._per_sample if self.method in PAIRS else self._scipy
         x, frames = solve(sde, score, x, ends, save_at, run)
         for i, frame in enumerate(frames):
@@ -106,6 +108,9 @@ class ProbabilityFlowODE(Sampler):
             state = y.reshape(-1, *x.shape[1:]).to(x.dtype)
             return flow.drift(state, t).flatten(1).double()
 
+        def cause(t: Tensor, y: Tensor, index: Tensor, row: int) -> str | None:
+            return not_finite(y[row], flow.score(y.reshape(-1, *x.shape[1:]).to(x.dtype), t)[row])
+
         solution = integrate(
             field,
             x.flatten(1).double(),
@@ -116,6 +121,7 @@ class ProbabilityFlowODE(Sampler):
             tableau=PAIRS[self.method],
             save_at=save_at if len(save_at) else None,
             on_step=run.advance if run.progress else None,  # it waits for the device
+            cause=cause,
         )
         frames = [] if solution.frames is None else list(solution.frames)
         x_end, *states = [y.to(x.dtype).reshape(x.shape) for y in (solution.y, *frames)]
@@ -130,7 +136,9 @@ class ProbabilityFlowODE(Sampler):
             run.advance((t - ends[0]) / (ends[1] - ends[0]))
             state = torch.from_numpy(y).to(x).reshape(x.shape)
             time = torch.tensor(t, dtype=torch.float64)
-            return flow.drift(state, time).double().reshape(-1).cpu().numpy()
+            slope = flow.drift(state, time)
+            refuse_not_finite(state, slope, t)  # SciPy would shorten its steps for ever
+            return slope.double().reshape(-1).cpu().numpy()
 
         solution = solve_ivp(
             field,

@@ -9,8 +9,9 @@ from torch import Tensor
 from sde import SDE, Score
 from sde.base import check_steps, expand
 
-from .base import Run, Sampler
+from .base import Sampler
 from .grid import Grid, UniformGrid
+from .run import Run
 from .solver import Row, Solver, Step, draws_noise
 
 
@@ -74,6 +75,10 @@ class ParallelPicard(Sampler):
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver draws noise."""
         self._plan(sde, self.grid(sde, self.steps))
+
+    def states(self, sde: SDE) -> int:
+        """How many states a run passes through: one more than the steps of the plan."""
+        return len(self._plan(sde, self.grid(sde, self.steps)).steps) + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, or back where latents are asked for."""

@@ -9,11 +9,12 @@ from torch import Tensor
 from sde import SDE, Score
 from sde.base import check_steps, check_switch
 
-from .base import Run, Sampler
+from .base import Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level
 from .folding import fold, merge
 from .grid import Grid, UniformGrid
 from .predictors import Rescale
+from .run import Run
 from .solver import (
     NotCalibrated,
     Solver,
@@ -92,6 +93,10 @@ class PredictorCorrector(Sampler):
         times = self.grid(sde, self.steps)
         with suppress(NotCalibrated):  # what it misses it gets from data, before the run
             self._plan(sde, times)
+
+    def states(self, sde: SDE) -> int:
+        """How many states a run passes through: one more than the steps of the plan."""
+        return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, or back where latents are asked for."""
@@ -216,6 +221,10 @@ class AnnealedLangevin(Sampler):
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process."""
         self.levels.check(sde, dtype)
+
+    def states(self, sde: SDE) -> int:
+        """How many states a run passes through, those of its levels."""
+        return self.levels.states(sde)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x through the levels."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
-from sde.base import standard_normal
+from sde.prior import standard_normal
+from sde.score import like
 
 from .solver import Noise, NotCalibrated, Solver, Stage, Step, tabulate
 
@@ -136,8 +137,8 @@ class Ancestral(Predictor):
         losses = []
         for t in sde.time_of_log_snr(lam):
             z = standard_normal(tuple(x0.shape), generator, x0.dtype, x0.device)
-            s = expand(sde.sigma(t), x0) * score(sde.perturb(x0, t, z), t)
-            losses.append((z + s).double().square().mean().item())
+            s = like(x0, score(sde.perturb(x0, t, z), t))
+            losses.append((z + expand(sde.sigma(t), x0) * s).double().square().mean().item())
         self._table = first, last, torch.tensor(losses, dtype=torch.float64).log()
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:

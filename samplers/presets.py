@@ -14,6 +14,8 @@
 
 from collections.abc import Callable
 
+from sde.base import is_integer
+
 from .exponential import ExponentialMultistep, ExponentialSinglestep
 from .pndm import PNDM
 from .predictors import DDIM
@@ -101,7 +103,7 @@ def pndm() -> Solver:
 
 
 def _check_order(order: int, allowed: tuple[int, ...]) -> None:
-    if not isinstance(order, int) or order not in allowed:
+    if not is_integer(order) or order not in allowed:
         raise ValueError(f"order must be one of {', '.join(map(str, allowed))}, got {order!r}")
 
 

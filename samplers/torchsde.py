@@ -3,7 +3,9 @@
 import math
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from scipy.interpolate import PchipInterpolator
@@ -12,9 +14,13 @@ from torch import Tensor
 from sde import SDE, ReverseSDE, Score, expand
 from sde.base import check_steps
 from sde.integrate import check_resolution
+from sde.prior import Randomness
+from sde.stopping import refuse_not_finite
 
-from .base import Run, Sampler
+from .base import Sampler
+from .brownian import BrownianPaths
 from .grid import last_time
+from .run import Run
 
 # Whether a solver is one for Itô's calculus or Stratonovich's, which agree where the diffusion does
 # not depend on the state. There log_ode is midpoint with an area of (B, D, D) numbers multiplied
@@ -40,7 +46,8 @@ class TorchSDE(Sampler):
     `srk` (Rößler's SRA1, 2 evaluations a step) has strong order 1.5, `heun` and `midpoint` (2),
     `euler`, `milstein` and `euler_heun` (1) have order 1, as the diffusion does not depend on the
     state. Sampling ends at eps, with the noise that is left there: no last step denoises. The
-    package draws its own noise, from one number that the generator gives it.
+    package draws its own noise, from one number that the generator gives it. With a generator for
+    each sample, adaptive steps are those of each sample alone, one sample after another.
 
     Args:
         method: `euler`, `milstein`, `srk`, `heun`, `midpoint` or `euler_heun`.
@@ -95,17 +102,21 @@ class TorchSDE(Sampler):
         if self.adaptive:
             check_resolution(self.rtol, dtype)
 
+    def states(self, sde: SDE) -> int | None:
+        """How many states a run passes through; any number can be kept of adaptive steps."""
+        return None if self.adaptive else self.steps + 1
+
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to eps, or back where latents are asked for."""
         self.check(sde, x.dtype)
         self._refuse(run)
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
-        run.begin(100, x)
+        run.begin(None if self.adaptive else self.steps, x)
         reverse, calculus = sde.reverse(score, self.eta), CALCULUS[self.method]
-        equation = _Equation(reverse, x, ends, calculus, self.variable, run)
+        equation = _Equation(reverse, ends, calculus, self.variable, run)
         clock = self._clock(equation, run.keep)
-        states = self._solve(equation, clock, x, run).reshape(-1, *x.shape)
+        states = self._states(equation, clock, x, run)
         for i, (tau, state) in enumerate(zip(clock[1:-1], states[1:-1], strict=True), start=1):
             run.frames.append(state)
             if run.callback is not None:
@@ -135,31 +146,51 @@ class TorchSDE(Sampler):
         start, end = equation.clock()
         return start + (end - start) * share
 
-    def _solve(self, equation: "_Equation", clock: Tensor, x: Tensor, run: Run) -> Tensor:
-        """States at some times τ, shape (K, B, D)."""
+    def _states(self, equation: "_Equation", clock: Tensor, x: Tensor, run: Run) -> Tensor:
+        """States at some times τ, shape (K, B, *)."""
+        source = run.generator
+        if not (self.adaptive and isinstance(source, Sequence)):
+            return self._solve(equation, clock, x, source)
+        # One step for a whole batch would make a sample depend on those next to it.
+        alone = []
+        for number, own in enumerate(source):
+            equation.first = number
+            alone.append(self._solve(equation, clock, x[number : number + 1], [own]))
+        return torch.cat(alone, 1)
+
+    def _paths(self, clock: Tensor, dt: float, y: Tensor, source: Randomness) -> Any:
+        """The Brownian paths of states y (B, D)."""
         torchsde = _package()
-        # Longer by so little that N rounded steps do not fall short, which would cost one more.
-        dt = float(clock[-1] - clock[0]) / self.steps * (1 + 1e-9)
-        y = x.flatten(1)
-        brownian = torchsde.BrownianInterval(
+        if isinstance(source, Sequence):
+            rows = zip(y.split(1), source, strict=True)
+            return BrownianPaths([self._paths(clock, dt, row, own) for row, own in rows])
+        return torchsde.BrownianInterval(
             float(clock[0]),
             float(clock[-1]),
             tuple(y.shape),
             dtype=y.dtype,
             device=y.device,
             dt=None if self.adaptive else dt,
-            entropy=_entropy(run.generator),
+            entropy=_entropy(source),
             levy_area_approximation="space-time" if self.method == "srk" else "none",
         )
+
+    def _solve(self, equation: "_Equation", clock: Tensor, x: Tensor, source: Randomness) -> Tensor:
+        """States at some times τ of samples that share their steps, shape (K, B, *)."""
+        torchsde = _package()
+        # Longer by so little that N rounded steps do not fall short, which would cost one more.
+        dt = float(clock[-1] - clock[0]) / self.steps * (1 + 1e-9)
+        y = x.flatten(1)
+        equation.begin(x)
         try:
             with warnings.catch_warnings():
                 # torchsde would accept the step, whatever its error.
                 warnings.filterwarnings("error", message="Hitting minimum allowed step size")
-                return torchsde.sdeint(
+                states: Tensor = torchsde.sdeint(
                     equation,
                     y,
                     clock,
-                    bm=brownian,
+                    bm=self._paths(clock, dt, y, source),
                     method=self.method,
                     dt=dt,
                     adaptive=self.adaptive,
@@ -167,6 +198,7 @@ class TorchSDE(Sampler):
                     atol=self.atol,
                     dt_min=1e-7 * float(clock[-1] - clock[0]),
                 )
+                return states.reshape(-1, *x.shape)
         except (UserWarning, AssertionError) as error:
             raise RuntimeError(
                 f"adaptive solver stopped: {error} Loosen rtol or atol, or use adaptive=False"
@@ -188,19 +220,24 @@ class _Equation:
     def __init__(
         self,
         reverse: ReverseSDE,
-        x: Tensor,
         ends: tuple[float, float],
         calculus: str,
         variable: str,
         run: Run,
     ) -> None:
         self.sde_type = calculus
-        self._reverse, self._shape, self._ends, self._run = reverse, x.shape, ends, run
+        self._reverse, self._ends, self._run = reverse, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._warp = self._warped() if variable == "log_snr" else None
         # torchsde evaluates the start once to see its shape, srk evaluates its first stage twice,
         # and an adaptive step begins where its first half begins.
         self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=2)
+        self.first = 0  # number of the first sample that is under way
+
+    def begin(self, x: Tensor) -> None:
+        """Be told the states with which a solution begins, and forget those of another."""
+        self._shape = x.shape
+        self._seen.clear()
 
     def clock(self) -> Tensor:
         """τ at both ends, shape (2,)."""
@@ -221,7 +258,10 @@ class _Equation:
                 return slope
         t, (start, end) = self.time(tau), self._ends
         self._run.advance(float((t - start) / (end - start)))
-        drift = self._reverse.drift(y.reshape(self._shape), t).flatten(1)
+        state = y.reshape(self._shape)
+        drift = self._reverse.drift(state, t)
+        refuse_not_finite(state, drift, float(t), self.first)  # torchsde would not say where
+        drift = drift.flatten(1)
         slope = expand(self._sign * self._rate(tau), drift) * drift
         self._seen.append((tau, y, slope))
         return slope

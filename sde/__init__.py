@@ -1,11 +1,13 @@
 """Forward processes, their reverse, their chains, and the integration of their ODEs."""
 
-from .base import SDE, Prior, ReverseSDE, Score, expand
+from .base import SDE, ReverseSDE, expand
 from .description import Described, construct, describe
 from .discrete import Discretized
 from .edm import EDM
 from .integrate import integrate
+from .prior import Prior
 from .schedule import CosineSchedule, LinearSchedule, Schedule
+from .score import Evaluations, Score
 from .subvp import SubVP
 from .ve import VE
 from .vp import VP
@@ -18,6 +20,7 @@ __all__ = [
     "CosineSchedule",
     "Described",
     "Discretized",
+    "Evaluations",
     "LinearSchedule",
     "Prior",
     "ReverseSDE",

@@ -10,16 +10,15 @@ Conventions of the whole toolkit, stated once:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from .description import Described
-
-Score = Callable[[Tensor, Tensor], Tensor]
-"""score(x, t) ≈ ∇ log p_t(x), with x of shape (B, *), t of shape (B,) or (), and x's shape back."""
+from .prior import Prior
+from .score import Score, like
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class SDE(Described, ABC):
         """Diffusion coefficient g(t) = √((σ²)′ − 2 f σ²); shape of t."""
 
     @abstractmethod
-    def prior(self, shape: tuple[int, ...]) -> "Prior":
+    def prior(self, shape: tuple[int, ...]) -> Prior:
         """Law from which sampling starts at T, over states of shape (B, *)."""
 
     @abstractmethod
@@ -235,9 +234,10 @@ class SDE(Described, ABC):
     def check_end(self, eps: float) -> float:
         """Return a last time of a path towards the data, refusing one that is not in (0, T)."""
         if not 0 < eps < self.T:
-            raise ValueError(
-                f"eps must be in (0, T={self.T}), got {eps:g}: the score is singular at t=0"
-            )
+            early = "the score is singular at t=0"
+            late = f"the path ends there, and begins at T={self.T}; choose eps below T"
+            why = late if eps >= self.T else early
+            raise ValueError(f"eps must be in (0, T={self.T}), got {eps:g}: {why}")
         return eps
 
     def check_time(self, t: Tensor) -> None:
@@ -283,52 +283,11 @@ class ReverseSDE:
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f x − ½ (1 + η²) g² s(x, t); shape of x."""
         weight = 0.5 * (1 + self.eta**2) * self.sde.g(t) ** 2
-        return self.sde.drift(x, t) - expand(weight, x) * self.score(x, t)
+        return self.sde.drift(x, t) - expand(weight, x) * like(x, self.score(x, t))
 
     def diffusion(self, t: Tensor) -> Tensor:
         """η g(t); shape of t."""
         return self.eta * self.sde.g(t)
-
-
-@dataclass(frozen=True)
-class Prior:
-    """The isotropic Gaussian N(0, std² I) over states of a shape.
-
-    Args:
-        shape: Shape (B, *) of the states.
-        std: Standard deviation of each coordinate.
-    """
-
-    shape: tuple[int, ...]
-    std: float = 1.0
-
-    def sample(
-        self,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draw states of shape (B, *), on the generator's device unless told otherwise."""
-        return self.std * standard_normal(tuple(self.shape), generator, dtype, device)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of each state in nats, summed in float64; shape (B,)."""
-        z = x.reshape(x.shape[0], -1).double() / self.std
-        log_scale = torch.log(torch.tensor(self.std, dtype=torch.float64)).to(z.device)
-        constant = 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).to(z.device)
-        return -0.5 * z.square().sum(1) - z.shape[1] * (constant + log_scale)
-
-
-def standard_normal(
-    shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Draw N(0, I) where the generator lives, which torch insists on, and move it to `device`."""
-    source = device if generator is None else generator.device
-    z = torch.randn(shape, generator=generator, dtype=dtype, device=source)
-    return z.to(source if device is None else device)
 
 
 def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
@@ -365,6 +324,20 @@ def check_switch(value: bool, name: str) -> bool:
 
 def check_steps(steps: int, name: str = "steps") -> int:
     """Return `steps` as an int, refusing all but integers ≥ 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1, got {steps!r}")
-    return steps
+    return check_count(name, steps, 1)
+
+
+def check_count(name: str, value: int, least: int) -> int:
+    """Return a count as an int, refusing all but integers ≥ `least`, of NumPy's types too.
+
+    Raises:
+        ValueError: The value is not such an integer.
+    """
+    if not is_integer(value) or value < least:
+        raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
+    return int(value)
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, of NumPy's types too; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -5,7 +5,8 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from .base import SDE, Prior, check_steps
+from .base import SDE, check_steps
+from .prior import Prior
 
 
 class Discretized(SDE):
@@ -33,7 +34,7 @@ class Discretized(SDE):
     def __init__(self, base: SDE, steps: int) -> None:
         if check_steps(steps) < 2:
             raise ValueError(f"steps must be an integer ≥ 2 for a chain, got {steps}")
-        self.base, self.steps = base, steps
+        self.base, self.steps = base, int(steps)
         self.T, self.data_range = base.T, base.data_range
         self.eps = self.sampling_eps = base.sampling_eps
         self.alphas, self.sigmas = base.levels(steps)

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import SDE, Prior
+from .base import SDE
+from .prior import Prior
 
 
 class EDM(SDE):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from .base import check_floating
+from .score import like
+from .stopping import Cause, exhausted, stopped
 from .tableau import DORMAND_PRINCE, Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -32,6 +34,7 @@ class Solution:
         y: State at the last time, shape (B, D).
         nfe: Evaluations of the field that each sample took part in, shape (B,).
         error: Sum of the sizes of the errors of all steps, shape (B,); 0 where nobody measures.
+            A sample that was given up has NaN in y and here.
         frames: States at the times of `save_at`, shape (K, B, D), or None.
     """
 
@@ -86,6 +89,9 @@ def integrate(
     max_steps: int = 10_000,
     local_error: LocalError | None = None,
     on_step: Callable[[float], None] | None = None,
+    time_of: Callable[[Tensor], Tensor] | None = None,
+    cause: Cause | None = None,
+    give_up: bool = False,
 ) -> Solution:
     """Integrate dy/dt = field from t0 to t1, forwards or backwards, with steps for each sample.
 
@@ -105,9 +111,12 @@ def integrate(
         max_steps: Most steps, accepted or not, before giving up.
         local_error: Size of the error of a step, to be summed over the steps of each sample.
         on_step: Called after each round with the share of the way that all samples have gone.
+        time_of: Time of the process at the variable of the integration, in which errors are told.
+        cause: What is not finite where a sample stopped, for the error.
+        give_up: Whether a sample that cannot go on becomes NaN, rather than an error for all.
 
     Raises:
-        ValueError: A tolerance is not > 0, or y0 is not (B, D).
+        ValueError: A tolerance is not > 0, y0 is not (B, D), or the field has another shape.
         RuntimeError: A sample's step falls below what its time can resolve, or steps run out.
     """
     check_floating("y0", y0)
@@ -116,33 +125,48 @@ def integrate(
     if y0.ndim != 2:
         raise ValueError(f"y0 must have shape (B, D), got {tuple(y0.shape)}")
     norm = norm or error_norm(rtol, atol)
-    state = _State.start(field, y0, t0, t1, norm, tableau)
+
+    def checked(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        return like(y, field(t, y, index), "the field")
+
+    state = _State.start(checked, y0, t0, t1, norm, tableau)
     frames = None if save_at is None else y0.repeat(len(save_at), 1, 1)
     result, nfe = y0.clone(), torch.full((len(y0),), 2, device=y0.device)
     errors = torch.zeros(len(y0), dtype=torch.float64, device=y0.device)
     for _ in range(max_steps):
+        if bool((lost := state.unresolved()).any()):
+            if not give_up:
+                row = int(lost.nonzero()[0])
+                raise stopped(state.t, state.y, state.index, row, t1, time_of, cause)
+            _forget(state.index[lost], result, errors, frames)
+            state = state.keep(~lost)
         if len(state.index) == 0:
             return Solution(result, nfe, errors, frames)
         nfe[state.index] += len(tableau.c)
-        before, accepted, slopes = state.step(field, norm, tableau)
+        before, accepted, slopes = state.step(checked, norm, tableau)
         if local_error is not None:
             size = local_error(state.t, state.y, state.slope, state.last_error)
             errors[state.index] += torch.where(accepted, size.double(), 0)
         if save_at is not None and frames is not None:
             times = save_at.to(before.t)
-            shown = _interpolate(field, tableau, frames, times, before, state, slopes)
+            shown = _interpolate(checked, tableau, frames, times, before, state, slopes)
             nfe[shown] += len(tableau.frame_c)
         arrived = accepted & (state.t == t1)
         result[state.index[arrived]] = state.y[arrived]
         state = state.keep(~arrived)
         if on_step is not None:
             on_step(float(((state.t - t0) / (t1 - t0)).min()) if len(state.index) else 1.0)
-    if len(state.index) == 0:
-        return Solution(result, nfe, errors, frames)
-    raise RuntimeError(
-        f"adaptive solver stopped: {max_steps} steps did not reach t={t1:g}; "
-        f"sample {int(state.index[0])} is at t={state.t[0].item():g}; loosen rtol or atol"
-    )
+    if len(state.index) and not give_up:
+        raise exhausted(state.t, state.index, t1, max_steps, time_of)
+    _forget(state.index, result, errors, frames)
+    return Solution(result, nfe, errors, frames)
+
+
+def _forget(index: Tensor, y: Tensor, errors: Tensor, frames: Tensor | None) -> None:
+    """Leave no value of samples that were given up."""
+    y[index] = errors[index] = torch.nan
+    if frames is not None:
+        frames[:, index] = torch.nan
 
 
 _Trial = tuple["_State", Tensor, list[Tensor]]
@@ -187,12 +211,16 @@ class _State:
         size, speed = norm(y0, y0, y0).double(), norm(slope, y0, y0).double()
         h = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
         h = torch.copysign(h.clamp(max=abs(way)), torch.tensor(way))
-        ahead = field(t + h, y0 + h.to(y0)[:, None] * slope, index)
+        # Where the slope is not finite there is no time ahead: the first step will say so.
+        probe = torch.where(h.isfinite(), h, 0)
+        ahead = field(t + probe, y0 + probe.to(y0)[:, None] * slope, index)
         bend = norm(ahead - slope, y0, y0).double() / h.abs()
         fastest = torch.maximum(speed, bend).clamp(min=1e-15)
         trial = torch.where(
             fastest <= 1e-15, h.abs() * 1e-3, (0.01 / fastest) ** (1 / tableau.order)
         )
+        # A probe that is not finite says nothing of the steps before it, which shrink as they must.
+        trial = torch.where(bend.isfinite(), trial, 1e-3 * h.abs())
         h = torch.copysign(torch.minimum(100 * h.abs(), trial).clamp(max=abs(way)), h).detach()
         none = torch.zeros_like(y0)
         return cls(index, t, y0, none, slope, h, torch.full_like(h, 1e-4), none, t1)
@@ -208,9 +236,7 @@ class _State:
     def step(self, field: Field, norm: ErrorNorm, tableau: Tableau) -> _Trial:
         """Try one step for each sample; return the state before, who accepted, and the slopes."""
         before = replace(self)
-        last = (self.t1 - self.t - self.h) * self.h.sign() <= 1e-14 * abs(self.t1)
-        h = torch.where(last, self.t1 - self.t, self.h)
-        self._check_resolved(h)
+        last, h = self.length()
         length = h.to(self.y)[:, None]
         step, slopes = _stages(field, self, length, tableau)
         step = step + self.lost
@@ -236,16 +262,17 @@ class _State:
         down = 0.9 * error ** (-1 / order)
         return torch.where(accepted, up.clamp(0.2, 10.0), down.clamp(0.1, 0.9))
 
-    def _check_resolved(self, h: Tensor) -> None:
-        finest = 1e-14 * self.t.abs().clamp(min=1e-3)
+    def length(self) -> tuple[Tensor, Tensor]:
+        """Whose next step is the last one, and the steps, cut to end at t1."""
+        way = self.t1 - self.t
+        last = (way - self.h) * way.sign() <= 1e-14 * abs(self.t1)  # h may be 0, without a sign
+        return last, torch.where(last, way, self.h)
+
+    def unresolved(self) -> Tensor:
+        """Whose next step is shorter than the time resolves, or is not a number."""
+        h, finest = self.length()[1], 1e-14 * self.t.abs().clamp(min=1e-3)
         # Not «h < finest», which a step that is not a number would pass; a short last step may.
-        lost = ~(h.abs() >= finest) & ~((self.t1 - self.t).abs() <= finest)
-        if bool(lost.any()):
-            where = int(lost.nonzero()[0])
-            raise RuntimeError(
-                f"adaptive solver stopped: step below minimum at t={self.t[where].item():g}, "
-                f"sample {int(self.index[where])}; the field is not finite or not smooth there"
-            )
+        return ~(h.abs() >= finest) & ~((self.t1 - self.t).abs() <= finest)
 
 
 def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

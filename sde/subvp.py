@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .base import SDE, Prior
+from .base import SDE
+from .prior import Prior
 from .schedule import Schedule, choose_schedule
 
 

@@ -64,7 +64,7 @@ def test_a_step_compares_euler_with_heun(sde):
             return super()._error(difference, y, before)
 
     class Known(Run):
-        def noise(self, x):
+        def noise(self, x, index=None):
             return torch.tensor([[0.8, -1.1]], **DOUBLE)
 
     score, flow = gaussian(sde, 2), sde.reverse(gaussian(sde, 2))
@@ -126,7 +126,7 @@ def test_samples_do_not_depend_on_their_neighbours(sde):
     """
 
     class Own(Run):
-        def noise(self, x):
+        def noise(self, x, index=None):
             seed = (x.double() * 1e3).round() * 12.9898
             return (1.5 * torch.sin(seed * 78.233)).to(x)
 

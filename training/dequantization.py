@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sde import SDE, Score
 from sde.base import check_floating
+from sde.score import like
 
 
 class DequantizationLoss:
@@ -58,6 +59,6 @@ class DequantizationLoss:
         u, log_q = flow(k, z)
         x = (self.alpha * (self.low + self.width * (k + u))).to(x0.dtype)
         with torch.no_grad():
-            s = self.score(x.detach(), self.eps.to(x0.device))
+            s = like(x, self.score(x.detach(), self.eps.to(x0.device)))
         pull = (s * x).flatten(1).sum(1)
         return (log_q - pull + pull.detach()).mean() / x0[0].numel()

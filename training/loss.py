@@ -5,6 +5,7 @@ from torch import Tensor
 
 from sde import SDE, Score, expand
 from sde.base import check_floating
+from sde.score import like
 
 from .times import TimeDistribution, uniform_times
 from .weighting import choose_weighting
@@ -71,7 +72,8 @@ class DenoisingScoreMatching:
         check_floating("x0", x0)
         t = self.times(self.sde, len(x0), generator, x0.device)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        residual = expand(self.sde.sigma(t), x0) * score(self.sde.perturb(x0, t, z), t) + z
+        s = like(x0, score(self.sde.perturb(x0, t, z), t))
+        residual = expand(self.sde.sigma(t), x0) * s + z
         errors = residual.square().flatten(1)
         errors = errors.mean(1) if self.reduce == "mean" else 0.5 * errors.sum(1)
         return (self.weight(self.sde, t).to(errors.dtype) * errors).mean()

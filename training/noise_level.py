@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sde import SDE
 from sde.base import check_floating
+from sde.score import like
 
 
 class NoiseLevelLoss:
@@ -44,7 +45,7 @@ class NoiseLevelLoss:
         """
         u = torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
         x, lam = self.perturb(x0, u, generator)
-        return (estimator(x) - lam).square().mean()
+        return (like(lam, estimator(x), "the estimate") - lam).square().mean()
 
     def perturb(
         self, x0: Tensor, share: Tensor, generator: torch.Generator | None = None

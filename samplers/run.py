@@ -1,0 +1,99 @@
+"""One call of a sampler: its noise, its constraint, and what is kept and shown of its way."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sde.prior import Randomness, standard_normal
+from sde.score import like
+
+from .solver import Noise
+
+Constraint = Callable[[Tensor, Tensor], Tensor]
+"""constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""
+
+Callback = Callable[[int, Tensor, Tensor], None]
+"""callback(step, t, x), called after every step of a grid."""
+
+
+@dataclass
+class Run:
+    """One call of a sampler: its noise, its constraint, and those who watch it."""
+
+    generator: Randomness = None
+    constraint: Constraint | None = None
+    callback: Callback | None = None
+    progress: bool = False
+    keep: int = 0
+    source: Noise | None = None
+    temperature: float = 1.0
+    encode: bool = False
+    drawn: bool = False  # whether the first state was drawn from the prior
+    frames: list[Tensor] = field(default_factory=list)
+    _bar: tqdm | None = None
+    _kept: set[int] = field(default_factory=set)
+
+    def noise(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """A normal draw of x's shape, whose standard deviation is the temperature.
+
+        Args:
+            x: State, shape (A, *).
+            index: Numbers of its samples in the batch, shape (A,), where some have left it.
+        """
+        if self.source is not None:
+            z = like(x, self.source(x), "noise").clone()  # the caller may keep theirs
+        else:
+            generator = self.generator
+            if index is not None and isinstance(generator, Sequence):
+                generator = [generator[i] for i in index.tolist()]
+            z = standard_normal(x.shape, generator, x.dtype, x.device)
+        return z if self.temperature == 1 else z * self.temperature
+
+    @property
+    def watched(self) -> bool:
+        """Whether anyone sees the states between the first and the last, or changes them."""
+        return bool(self.keep) or self.callback is not None or self.constraint is not None
+
+    def begin(self, steps: int | None, x: Tensor) -> None:
+        """Announce a loop of `steps` steps from state x, or steps that find their own number.
+
+        Raises:
+            ValueError: More states are to be kept than there are.
+        """
+        if steps is not None and self.keep > steps + 1:
+            raise ValueError(
+                f"trajectory={self.keep} asks for more states than the {steps + 1} that {steps} "
+                f"steps have; use trajectory={steps + 1}, or more steps"
+            )
+        steps = 100 if steps is None else steps
+        # disable=None: no bar where no terminal shows it.
+        self._bar = tqdm(total=steps, disable=None, leave=False) if self.progress else None
+        if self.keep:
+            self._kept = set(torch.linspace(0, steps, self.keep).round().int().tolist())
+            self.frames.append(x.clone())
+
+    def visit(self, step: int, t: Tensor, x: Tensor) -> None:
+        """Report that step number `step` ≥ 1 has led to state x at time t."""
+        if self._bar is not None:
+            self._bar.update()
+        if step in self._kept:
+            self.frames.append(x.clone())
+        if self.callback is not None:
+            self.callback(step, t, x)
+
+    def advance(self, share: float) -> None:
+        """Report that a share in [0, 1] of an adaptive solution is done."""
+        if self._bar is not None:
+            self._bar.update(int(share * (self._bar.total or 0)) - self._bar.n)
+
+    def end(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def constrain(self, x: Tensor, t: Tensor) -> Tensor:
+        """Apply the constraint, if there is one."""
+        return x if self.constraint is None else like(x, self.constraint(x, t), "the constraint")
