@@ -1,5 +1,6 @@
 """The probability-flow ODE, integrated with adaptive steps."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ Ends = tuple[float, float]
 
 IMPLICIT = ("Radau", "BDF", "LSODA")
 METHODS = (*PAIRS, "RK23", "RK45", "DOP853", *IMPLICIT)
+
+MAX_STEPS = 10_000  # of SciPy's methods, as of ours, before they are given up
+MOST_STAGES = 12  # evaluations of a step, those of DOP853; a Jacobian costs as many as coordinates
 
 JACOBIAN_LIMIT = 4096**2  # entries; 128 MiB, and as much again for each of its factors
 
@@ -130,9 +134,15 @@ class ProbabilityFlowODE(Sampler):
     def _scipy(
         self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
-        flow = sde.reverse(score, eta=0.0)
+        flow, calls = sde.reverse(score, eta=0.0), itertools.count(1)
+        limit = MAX_STEPS * (MOST_STAGES + (x[0].numel() if self.method in IMPLICIT else 0))
 
         def field(t: float, y: np.ndarray) -> np.ndarray:
+            if next(calls) > limit:
+                raise RuntimeError(
+                    f"adaptive solver stopped: {limit} evaluations did not reach t={ends[1]:g}; "
+                    f"method {self.method} is at t={t:g}; loosen rtol or atol, or use dopri5"
+                )
             run.advance((t - ends[0]) / (ends[1] - ends[0]))
             state = torch.from_numpy(y).to(x).reshape(x.shape)
             time = torch.tensor(t, dtype=torch.float64)

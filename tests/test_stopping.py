@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import samplers.ode as ode
 from evaluation import Cells, elbo, log_likelihood, quantized_likelihood
 from models import GaussianScore
 from samplers import AdaptiveSDE, ProbabilityFlowODE, TorchSDE
@@ -49,6 +50,14 @@ def test_solvers_of_others_stop_within_one_evaluation(name, value):
     with pytest.raises(RuntimeError, match="score is not finite at t=1, sample 1"):
         FOREIGN[name](SDE, score, (3, 2))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("method", ["RK23", "BDF"])
+def test_solvers_of_others_end_on_stiff_flows_too(monkeypatch, method):
+    """Ours give up after 10000 steps; of SciPy's the evaluations of as many steps are counted."""
+    monkeypatch.setattr(ode, "MAX_STEPS", 3)
+    with pytest.raises(RuntimeError, match=r"stopped: \d+ evaluations did not reach t=0.001; m"):
+        ProbabilityFlowODE(method=method)(SDE, lambda x, t: -x.sin() * 1e6, (2, 2))
 
 
 def test_a_state_that_is_not_finite_is_named_before_the_score():
