@@ -44,6 +44,8 @@ class Digits(Dataset):
             dequantize=dequantize,
             flip=flip,
         )
+        total = f"{len(self.train) + len(self.test)} digits of scikit-learn"
+        self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
 
 
 def _read_digits(test_fraction: float, seed: int) -> tuple[Split, Split]:

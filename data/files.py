@@ -180,9 +180,9 @@ def _walk(root: Path, skipped: Counter[str]) -> Iterator[File]:
                 name = f"{prefix}{entry.name}"
                 if _hidden(entry.name):
                     skipped["hidden"] += 1
-                elif entry.is_dir():
+                elif os.path.isdir(entry.path):  # False on a loop of links, where the entry raises
                     (later if entry.is_symlink() else pending).append((f"{name}/", entry.path))
-                elif not entry.is_file():
+                elif not os.path.isfile(entry.path):
                     skipped["broken links" if entry.is_symlink() else "no files"] += 1
                 elif entry.is_symlink():
                     linked.append((name, entry.path, os.path.realpath(entry.path)))
