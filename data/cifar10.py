@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,20 +54,20 @@ class CIFAR10(Dataset):
         dequantize: bool = True,
         flip: bool = True,
     ) -> None:
-        path = root_path(root)
+        path, notes = root_path(root), list[str]()
         super().__init__(
             "cifar10",
-            lambda: _read_cifar10(path),
+            lambda: _read_cifar10(path, notes),
             range=range,
             levels=256,
             dequantize=dequantize,
             flip=flip,
         )
-        total = f"{len(self.train) + len(self.test)} images from {path}"
+        total = f"{len(self.train) + len(self.test)} images from {' and '.join(notes)}"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
 
 
-def _read_cifar10(root: Path) -> tuple[Split, Split]:
+def _read_cifar10(root: Path, notes: list[str]) -> tuple[Split, Split]:
     for folder, archive, suffix in _FORMS:
         names = [f"{name}{suffix}" for name in _NAMES]
         places = (root / folder, root / archive, root / archive.removesuffix(".gz"))
@@ -78,9 +77,10 @@ def _read_cifar10(root: Path) -> tuple[Split, Split]:
         if source is None and root.is_file() and root.name.startswith(archive.split(".")[0]):
             source = root
         if source is not None:
+            notes.append(str(source))
             return _read_batches(source, names)
     if (root / "train.zip").is_file() and (root / "test.zip").is_file():
-        return _class_zip(root / "train.zip"), _class_zip(root / "test.zip")
+        return _class_zip(root / "train.zip", notes), _class_zip(root / "test.zip", notes)
     raise FileNotFoundError(
         f"CIFAR-10 not found under data.root={root}: expected cifar-10-batches-bin/, "
         "cifar-10-binary.tar.gz, cifar-10-batches-py/, cifar-10-python.tar.gz, or train.zip and "
@@ -135,7 +135,7 @@ def _tar_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
         ) from error
 
 
-def _class_zip(path: Path) -> Split:
+def _class_zip(path: Path, notes: list[str]) -> Split:
     """Read a zip of class folders, and deal the classes out in turn.
 
     So that any leading part of the set is a fair sample.
@@ -151,7 +151,9 @@ def _class_zip(path: Path) -> Split:
         place = torch.arange(len(labels)) - torch.searchsorted(labels, labels)
         order = torch.argsort(place * len(classes) + labels)
         sources = [images_of(file) for file in found.files]
-        samples = fill(sources, order.argsort(), 3, None, Counter())
+        samples = fill(sources, order.argsort(), 3, None, found.skipped)
+        skipped = ", ".join(f"{count} {kind}" for kind, count in found.skipped.items() if count)
+        notes.append(f"{path}{f' ({skipped})' if skipped else ''}")
     if samples.shape[1:] != (3, 32, 32):
         raise ValueError(
             f"{path} holds images {tuple(samples.shape[1:])}, expected (3, 32, 32); {SITE}"

@@ -119,9 +119,15 @@ def root_path(root: object) -> Path:
             "that the command runs in, say data.root=."
         )
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"data.root={text} has no home folder ({error})") from error
+        raise ValueError(f"data.root={text} names no home folder ({error})") from error
+    if path == Path(path.anchor or "/"):
+        raise ValueError(
+            f"data.root={text} is the whole file system; is a shell variable unset? Name the "
+            "folder of the data"
+        )
+    return path
 
 
 @contextmanager

@@ -101,6 +101,7 @@ class _Reading:
         self.root, self.size, self.channels, self.labels = root, size, channels, labels
         self.test_fraction, self.seed = test_fraction, seed
         self.skipped: Counter[str] = Counter()
+        self.odd: Counter[str] = Counter()
         self.notes: list[str] = []
 
     def read(self) -> tuple[Split, Split]:
@@ -129,7 +130,7 @@ class _Reading:
             self._check_any(int(counts.sum()))
             labels = self._label(found, sources, counts, [parting.below[i] for i in kept])
             order, tests = self._order(parting, [parting.part[i] for i in kept], counts)
-            samples = fill(sources, order.argsort(), self.channels, self.size, self.skipped)
+            samples = fill(sources, order.argsort(), self.channels, self.size, self.odd)
         if len(samples) == 1:  # said last, since the one image may be the trouble
             raise ValueError(
                 f"dataset '{self.root.stem}' has 1 image under {self.root}; add at least one for "
@@ -146,10 +147,11 @@ class _Reading:
     def report(self, train: int, test: int) -> str:
         """One line: what was read from where, what was not, and the two parts."""
         skipped = self._skipped()
+        odd = [f"{count} {kind}" for kind, count in self.odd.items()]
         whole = (
             f"read {train + test} images from {self.root}"
             f"{f' ({skipped})' if skipped else ''}: {train} for training, {test} for test"
-            f"{''.join(f'; {note}' for note in self.notes if note)}"
+            f"{''.join(f'; {note}' for note in [*self.notes, *odd] if note)}"
         )
         return whole.encode("utf-8", "replace").decode()  # names of files can be any bytes
 

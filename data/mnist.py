@@ -53,26 +53,26 @@ class MNIST(Dataset):
         flip: bool = False,
     ) -> None:
         path = root_path(root)
+        below = next((f for f in _BELOW if _find(path / f, "train-images", 3)), ".")
         super().__init__(
             "mnist",
-            lambda: _read_mnist(path, pad),
+            lambda: _read_mnist(path, below, pad),
             range=range,
             levels=256,
             dequantize=dequantize,
             flip=flip,
         )
-        total = f"{len(self.train) + len(self.test)} images from {path}"
+        total = f"{len(self.train) + len(self.test)} images from {path / below}"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
 
 
-def _read_mnist(root: Path, pad: int) -> tuple[Split, Split]:
+def _read_mnist(root: Path, below: str, pad: int) -> tuple[Split, Split]:
     if pad < 0:
         raise ValueError(f"pad must be an integer ≥ 0, got {pad}; 2 gives 32 x 32")
-    folder = next((f for f in _BELOW if _find(root / f, "train-images", 3)), ".")
 
     def part(prefix: str) -> Split:
-        samples = _read_idx(root, folder, f"{prefix}-images", ndim=3, pad=pad)
-        labels = _read_idx(root, folder, f"{prefix}-labels", ndim=1)
+        samples = _read_idx(root, below, f"{prefix}-images", ndim=3, pad=pad)
+        labels = _read_idx(root, below, f"{prefix}-labels", ndim=1)
         if len(samples) != len(labels):
             raise ValueError(
                 f"{prefix} files of {root} disagree: {len(samples)} images, {len(labels)} labels; "
@@ -93,9 +93,9 @@ def _find(folder: Path, name: str, ndim: int) -> Path | None:
     return None
 
 
-def _read_idx(root: Path, folder: str, name: str, ndim: int, pad: int = 0) -> NDArray[np.uint8]:
+def _read_idx(root: Path, below: str, name: str, ndim: int, pad: int = 0) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes, plain or gzipped, with zeros round its images."""
-    path = _find(root / folder, name, ndim)
+    path = _find(root / below, name, ndim)
     if path is None:
         raise FileNotFoundError(
             f"MNIST file {name}-idx{ndim}-ubyte[.gz] not found under data.root={root}; download "

@@ -42,6 +42,8 @@ class Picture:
 def decode(content: bytes, source: str) -> Image.Image:
     """The image in a file's bytes, upright; of an animation, the first frame.
 
+    What a report should say of it is in `info["notes"]`.
+
     Args:
         content: of a PNG, JPEG, BMP or WebP file.
         source: what messages call it.
@@ -59,8 +61,7 @@ def decode(content: bytes, source: str) -> Image.Image:
         )
     try:
         opened = Image.open(io.BytesIO(content), formats=_FORMATS)
-        image = ImageOps.exif_transpose(opened)
-        image.load()
+        opened.load()
         frames = getattr(opened, "n_frames", 1) if opened.format in ("PNG", "WEBP") else 1
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -73,13 +74,24 @@ def decode(content: bytes, source: str) -> Image.Image:
             f"{source} is corrupt, truncated or not what its name says: expected a complete image "
             f"({why}); replace or remove it"
         ) from error
+    notes = ["animated (first frame read)"] * (frames > 1)
+    image = _upright(opened, notes)
     if image.mode.startswith(("I", "F")):
         raise ValueError(
             f"{source} has deep pixels (Pillow mode {image.mode}), expected at most 8 bits per "
             "channel; convert it to 8 bits"
         )
-    image.info["frames"] = frames
+    image.info["notes"] = notes
     return image
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """The image turned as its EXIF data say; where they cannot be read, as it is stored."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are whole all the same
+        notes.append("with unreadable EXIF data (read as stored)")
+        return image
 
 
 def channels_of(image: Image.Image) -> int:
@@ -112,8 +124,9 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 
 def _depth(content: bytes) -> int:
     """Bits per channel by the file's own header; BMP and WebP have no more than 8."""
-    if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 24:
-        return content[24]  # of IHDR, which comes first
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        header = content.find(b"IHDR", 0, 64)
+        return content[header + 12] if 0 < header < len(content) - 12 else 8
     if not content.startswith(b"\xff\xd8"):
         return 8
     place = 2

@@ -44,7 +44,7 @@ def fill(
     rows: Tensor,
     channels: int | None,
     size: int | None,
-    skipped: Counter[str],
+    notes: Counter[str],
 ) -> Tensor:
     """Read images, one after the other, into the rows of a tensor.
 
@@ -53,7 +53,7 @@ def fill(
         rows: where each image goes, int64 (N,), a permutation of 0..N-1.
         channels: 1 or 3 converts; None takes what the first image has and asks it of the rest.
         size: centre-crop to a square and resize to this many pixels; None asks for equal sizes.
-        skipped: counts the animations of which the first frame alone is read.
+        notes: counts what a report should say of images.
 
     Returns:
         Images, uint8 (N, C, H, W).
@@ -83,8 +83,7 @@ def fill(
                     "resize"
                 )
             samples.numpy()[next(places)] = levels
-            if image.info.get("frames", 1) > 1:
-                skipped["animated (first frame read)"] += 1
+            notes.update(image.info.get("notes", ()))
     assert samples is not None, "there is an image at least"
     return samples
 

@@ -19,7 +19,8 @@ _ROWS = 32  # decoded at a time
 class Table:
     """A Parquet file with a column of images: encoded bytes, or a struct with a field `bytes`.
 
-    The column is the only one of that kind, or else the one named `image` or `img`.
+    The column is the only one of that kind, or else the one named `image` or `img`. The encoded
+    bytes of a row group are in memory at a time, twice.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -73,11 +74,12 @@ class Table:
     def _find(self, schema: Any) -> tuple[str, bool]:
         """The column of images, and whether it is a struct."""
         types, found = _types(), dict[str, bool]()
+        binary = (types.is_binary, types.is_large_binary, types.is_binary_view)
         for column in schema:
             kind = column.type
             nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
             kind = kind.field("bytes").type if nested else kind
-            if types.is_binary(kind) or types.is_large_binary(kind):
+            if any(is_kind(kind) for is_kind in binary):
                 found[column.name] = nested
         named = list(found) if len(found) == 1 else [n for n in ("image", "img") if n in found]
         if not named:

@@ -246,6 +246,8 @@ def test_an_empty_root_is_refused(build, root, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"data\.root must be a path, got"):
         build(root)
     assert len(Folder(".").train) == 1
+    with pytest.raises(ValueError, match="is the whole file system; is a shell variable unset"):
+        build("/")
 
 
 def test_zip_entries_that_are_no_files_are_not_read(tmp_path):

@@ -116,8 +116,19 @@ def test_of_an_animation_the_first_frame_is_read_and_counted(tmp_path):
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     write_files(tmp_path, {"b.png": png(noise(5, 4, 4))})
     folder = Folder(tmp_path)
-    assert "1 animated (first frame read)" in folder.report
+    assert folder.report.endswith("; 1 animated (first frame read)")
     assert together(folder) == sorted(noise(i, 4, 4).ravel().tolist() for i in (0, 5))
+
+
+def test_a_photograph_with_broken_exif_data_is_no_corrupt_photograph(tmp_path, monkeypatch):
+    def fail(image):
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr("data.picture.ImageOps.exif_transpose", fail)
+    write_files(tmp_path, {f"{i}.png": png(noise(i, 8, 6)) for i in range(2)})
+    folder = Folder(tmp_path)
+    assert together(folder) == sorted(noise(i, 8, 6).ravel().tolist() for i in range(2))
+    assert folder.report.endswith("; 2 with unreadable EXIF data (read as stored)")
 
 
 # Stacks of arrays
