@@ -12,7 +12,7 @@ import torch
 
 from data.base import Dataset, Split
 from data.batches import Batch, binary_batch, python_batch
-from data.files import listing, root_path
+from data.listing import listing, root_path
 from data.reading import fill, images_of
 
 SITE = "download CIFAR-10 from www.cs.toronto.edu/~kriz/cifar.html and set data.root=DIR"

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from data.base import Dataset, Split, stream
-from data.files import ACCEPTED, PICTURES, Listing, listing, root_path
+from data.files import ACCEPTED, PICTURES
 from data.labels import classes_of, label_folders, label_listed, read_label_file
+from data.listing import Listing, listing, root_path
 from data.reading import Images, fill, images_of
 from data.split import Parting, check_fraction, held_out, part_by_name
 
@@ -107,10 +108,10 @@ class _Reading:
     def read(self) -> tuple[Split, Split]:
         """Check the settings, list the files, then read them."""
         check_fraction(self.test_fraction)
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be an integer ≥ 1 or null, got {self.size}")
+        if self.size is not None and (type(self.size) is not int or self.size < 1):
+            raise ValueError(f"size must be an integer ≥ 1 or null, got {self.size!r}")
         if self.channels not in (1, 3, None):
-            raise ValueError(f"channels must be 1, 3 or null, got {self.channels}")
+            raise ValueError(f"channels must be 1, 3 or null, got {self.channels!r}")
         if not isinstance(self.labels, str | None):
             raise ValueError(
                 f"labels must be null, {_FOLDERS}, {_NUMBERED}, {_LISTED}, or the name of an array "

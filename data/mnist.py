@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.base import Dataset, Split
-from data.files import root_path
+from data.listing import root_path
 
 # Where torchvision keeps the files below its root; MNIST's relatives are named after themselves.
 _BELOW = (".", "raw", "MNIST/raw")
@@ -67,8 +67,8 @@ class MNIST(Dataset):
 
 
 def _read_mnist(root: Path, below: str, pad: int) -> tuple[Split, Split]:
-    if pad < 0:
-        raise ValueError(f"pad must be an integer ≥ 0, got {pad}; 2 gives 32 x 32")
+    if type(pad) is not int or pad < 0:
+        raise ValueError(f"pad must be an integer ≥ 0, got {pad!r}; 2 gives 32 x 32")
 
     def part(prefix: str) -> Split:
         samples = _read_idx(root, below, f"{prefix}-images", ndim=3, pad=pad)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.files import File
+from data.files import File, image_kind
 
 # Naming the decoders keeps Pillow from handing a renamed file to another one, e.g. PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -68,8 +68,11 @@ def decode(content: bytes, source: str) -> Image.Image:
             f"{source} is too large to be read safely ({error}); make it smaller first"
         ) from error
     except Exception as error:  # on bad bytes the decoders raise a dozen unrelated types
-        begins = f"it begins with the bytes {content[:8].hex(' ')}"
-        why = begins if isinstance(error, UnidentifiedImageError) else error
+        why: object = error
+        if isinstance(error, UnidentifiedImageError):
+            kind = image_kind(content[:16])
+            begins = f"it begins with the bytes {content[:8].hex(' ')}"
+            why = begins if kind is None else f"it is a {kind} image, or begins like one"
         raise ValueError(
             f"{source} is corrupt, truncated or not what its name says: expected a complete image "
             f"({why}); replace or remove it"

@@ -69,9 +69,9 @@ def _kind(name: str) -> str | None:
 
 def check_fraction(test_fraction: float) -> None:
     """Refuse a fraction that leaves no sample on one side."""
-    if not 0 < test_fraction < 1:
+    if not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
         raise ValueError(
-            f"test_fraction must be in (0, 1), got {test_fraction}; 0.1 holds out a tenth"
+            f"test_fraction must be in (0, 1), got {test_fraction!r}; 0.1 holds out a tenth"
         )
 
 

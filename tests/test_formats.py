@@ -1,10 +1,7 @@
-"""File formats beyond the plain ones: depth of colour, stacks, tables, and other spellings."""
+"""Files of images: their depth of colour, stacks of arrays, and what is no set at all."""
 
-import gzip
 import io
-import pickle
 import struct
-import sys
 import tarfile
 import zlib
 
@@ -13,19 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data import CIFAR10, MNIST, Folder
+from data import MNIST, Folder
 
 from .test_data import noise
 from .test_readers import (
-    FORMS,
     Call,
-    idx,
     npy,
     png,
     together,
-    write_cifar,
     write_files,
-    write_mnist,
     write_zip,
 )
 
@@ -231,197 +224,6 @@ def test_images_of_a_stack_are_read_one_by_one(tmp_path, monkeypatch):
     assert sizes == [16 * 16 * 3] * 59
 
 
-# Tables
-
-
-def parquet(pictures, struct_column=True, row_group_size=5, **columns):
-    pa = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
-    from pyarrow import parquet as format
-
-    if struct_column:
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        rows = [picture and {"bytes": picture, "path": "x.png"} for picture in pictures]
-        image = pa.array(rows, kind)
-    else:
-        image = pa.array(pictures, pa.binary())
-    table = pa.table({"image": image, **columns})
-    stream = io.BytesIO()
-    format.write_table(table, stream, row_group_size=row_group_size)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("struct_column", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_parquet_as_hugging_face_ships_it(struct_column, packed, tmp_path):
-    pictures = noise(0, 40, 4, 6, 3)
-    content = [
-        parquet(
-            [png(p) for p in part],
-            struct_column,
-            label=list(range(len(part))),
-            name=["x"] * len(part),
-        )
-        for part in (pictures[:20], pictures[20:35], pictures[35:])
-    ]
-    names = ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")
-    files = {f"data/{name}.parquet": one for name, one in zip(names, content, strict=True)}
-    files |= {"README.md": b""}
-    root = tmp_path / ("set.zip" if packed else "set")
-    (write_zip if packed else write_files)(root, files)
-    folder = Folder(root)
-    assert len(folder.train) == 35 and len(folder.test) == 5 and folder.train_labels is None
-    assert "no labels read; there are data.labels=label" in folder.report
-    labelled = Folder(root, labels="label")
-    expected = [picture.transpose(2, 0, 1).ravel().tolist() for picture in pictures]
-    labels = [*range(20), *range(15), *range(5)]
-    assert together(labelled) == sorted(zip(expected, labels, strict=True))
-    assert sorted(images(folder)[: len(folder.train)].flatten(1).tolist()) == sorted(expected[:35])
-
-
-def test_one_parquet_file_is_a_root(tmp_path):
-    (tmp_path / "set.parquet").write_bytes(parquet([png(noise(i, 4, 4)) for i in range(6)]))
-    assert len(Folder(tmp_path / "set.parquet").train) == 5
-
-
-@pytest.mark.parametrize(
-    ("change", "settings", "message"),
-    [
-        (lambda good: good[:-20], {}, r"a\.parquet is corrupt, truncated or not what its name"),
-        (lambda good: b"", {}, r"a\.parquet is corrupt, truncated or not what its name"),
-        (lambda good: good[:8] + b"\xff" * 60 + good[68:], {}, r"a\.parquet"),
-        (lambda good: parquet([png(noise(0, 4, 4)), None]), {}, "row 1 holds no bytes in the col"),
-        (lambda good: parquet([png(noise(0, 4, 4)), b"GIF8"]), {}, "row 1 is corrupt, truncated"),
-        (lambda good: parquet([b"x"], img=[b"y"], struct_column=False), {}, "row 0 is corrupt"),
-        (
-            lambda good: good,
-            {"labels": "size"},
-            "has no labels 'size'; allowed are null, .*, label",
-        ),
-        (lambda good: parquet([b"x"], label=[-1]), {"labels": "label"}, "integers ≥ 0, got -1"),
-        (
-            lambda good: parquet([b"x", b"x"], label=[1, None]),
-            {"labels": "label"},
-            "1 rows without",
-        ),
-    ],
-)
-def test_unusable_parquet_is_named(change, settings, message, tmp_path):
-    good = parquet([png(noise(i, 4, 4)) for i in range(4)], label=[1, 2, 3, 4])
-    (tmp_path / "a.parquet").write_bytes(change(good))
-    with pytest.raises(ValueError, match=message):
-        Folder(tmp_path / "a.parquet", **settings)
-
-
-def test_parquet_without_a_column_of_images_is_named(tmp_path):
-    pa = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
-    from pyarrow import parquet as format
-
-    for columns, message in (
-        ({"text": ["a"]}, r"has 0 columns of encoded images, .* it holds text \(string\)"),
-        ({"left": [b"a"], "right": [b"a"]}, r"has 2 columns .* left \(binary\), right"),
-    ):
-        format.write_table(pa.table(columns), tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=message):
-            Folder(tmp_path)
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    write_files(tmp_path, {"a.parquet": b"PAR1"})
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r'a\.parquet .*pip install "score-sde-toolkit\[parquet'):
-        Folder(tmp_path)
-
-
-# Other spellings of MNIST and CIFAR-10
-
-
-@pytest.mark.parametrize("below", ["raw", "MNIST/raw"])
-def test_mnist_where_torchvision_keeps_it(below, tmp_path):
-    (tmp_path / below).mkdir(parents=True)
-    parts = write_mnist(tmp_path / below, zipped=False)
-    assert torch.equal(MNIST(tmp_path, pad=1).train[..., 1:-1, 1:-1], parts["train"][0])
-    assert MNIST(tmp_path).report.endswith("12 for training, 5 for test")
-
-
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("zipped", [False, True])
-def test_mnist_by_names_with_a_dot(zipped, nested, tmp_path):
-    parts = write_mnist(tmp_path, zipped)
-    for path in list(tmp_path.iterdir()):
-        name = path.name.replace("-idx", ".idx")
-        path.rename(tmp_path / "moved")
-        if nested:
-            (tmp_path / name.removesuffix(".gz")).mkdir()
-            name = f"{name.removesuffix('.gz')}/{name}"
-        (tmp_path / "moved").rename(tmp_path / name)
-    mnist = MNIST(tmp_path)
-    assert torch.equal(mnist.train, parts["train"][0])
-    assert torch.equal(mnist.test_labels, parts["t10k"][1])
-
-
-@pytest.mark.parametrize("zipped", [False, True])
-def test_mnist_header_asks_for_no_memory_that_the_file_cannot_fill(zipped, tmp_path):
-    write_mnist(tmp_path, zipped)
-    content = bytes((0, 0, 8, 3)) + struct.pack(">3I", 2**31, 2**15, 2**15) + b"\0" * 100
-    path = tmp_path / ("train-images-idx3-ubyte" + ".gz" * zipped)
-    path.write_bytes(gzip.compress(content) if zipped else content)
-    with pytest.raises(ValueError, match=r"corrupt or truncated: its header says .* got 116"):
-        MNIST(tmp_path)
-    path.write_bytes(idx(noise(0, 12, 28, 28)) if not zipped else b"")
-    if zipped:
-        with pytest.raises(ValueError, match="expected an IDX file, got 0 bytes"):
-            MNIST(tmp_path)
-    else:
-        assert len(MNIST(tmp_path).train) == 12
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("labels", [list, np.asarray, lambda labels: list(np.asarray(labels))])
-@pytest.mark.parametrize("core", ["numpy._core", "numpy.core"])
-def test_cifar10_pickled_by_python3_in_every_protocol(protocol, labels, core, tmp_path):
-    parts = write_cifar(tmp_path, "python3")
-    folder = tmp_path / "cifar-10-batches-py"
-    for i, (pixels, numbers) in enumerate(parts):
-        name = f"data_batch_{i + 1}" if i < 5 else "test_batch"
-        order = np.asfortranarray(pixels) if i == 2 else pixels
-        batch = {"data": order, b"labels": labels(numbers.tolist()), "filenames": ["x"] * 4}
-        content = pickle.dumps(batch, protocol=protocol)
-        if core == "numpy.core" and protocol < 4:  # where lengths of names are not written
-            content = content.replace(b"numpy._core", b"numpy.core")
-        (folder / name).write_bytes(content)
-    pixels = torch.from_numpy(np.concatenate([pixels for pixels, _ in parts]))
-    for root in (tmp_path, folder):
-        cifar = CIFAR10(root)
-        assert torch.equal(torch.cat([cifar.train, cifar.test]).flatten(1), pixels)
-        assert cifar.test_labels.tolist() == parts[5][1].tolist()
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["{}", "{}.gz"])
-def test_cifar10_from_unzipped_archives_and_its_own_folder(form, name, tmp_path):
-    parts = write_cifar(tmp_path, form)
-    folder, archive, _, _ = FORMS[form]
-    expected = torch.from_numpy(np.concatenate([pixels for pixels, _ in parts[:5]]))
-    assert torch.equal(CIFAR10(tmp_path / folder).train.flatten(1), expected)
-    packed = tmp_path / "packed"
-    packed.mkdir()
-    path = packed / name.format(archive.removesuffix(".gz"))
-    with tarfile.open(path, "w:") as tar:  # as browsers leave it, whatever its name
-        tar.add(tmp_path / folder, folder)
-    for root in (packed, path):
-        assert torch.equal(CIFAR10(root).train.flatten(1), expected)
-
-
-@pytest.mark.parametrize("codec", ["rot13", "utf-7", "zlib_codec"])
-def test_pickled_bytes_know_no_other_encoding(codec, tmp_path):
-    write_cifar(tmp_path, "python3")
-    attack = b"c_codecs\nencode\n(VABC\nV" + codec.encode() + b"\ntR."
-    path = tmp_path / "cifar-10-batches-py" / "data_batch_1"
-    path.write_bytes(attack)
-    with pytest.raises(ValueError, match=f"asks for the encoding '{codec}', which was refused"):
-        CIFAR10(tmp_path)
-
-
 # Roots that are no sets
 
 
@@ -451,6 +253,46 @@ def test_a_root_that_is_no_set_is_called_what_it_is(name, content, message, tmp_
     with pytest.raises(ValueError, match=message) as caught:
         Folder(tmp_path / name)
     assert "download it again" not in str(caught.value) or name == "set.zip"
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "message"),
+    [(1, 0, "is encrypted, expected a zip without"), (0, 99, "is packed as Python cannot unpack")],
+)
+def test_whole_zips_that_cannot_be_read_are_not_called_corrupt(flags, method, message, tmp_path):
+    path = tmp_path / "set.zip"
+    write_zip(path, {f"{i}.png": png(noise(i, 4, 4)) for i in range(2)})
+    content = bytearray(path.read_bytes())
+    local, central = content.index(b"PK\3\4"), content.index(b"PK\1\2")
+    content[local + 6 : local + 10] = struct.pack("<HH", flags, method)
+    content[central + 8 : central + 12] = struct.pack("<HH", flags, method)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"0.png {message}") as caught:
+        Folder(path)
+    assert "corrupt" not in str(caught.value) and "<" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff"])
+def test_an_image_of_another_kind_is_named(kind, tmp_path):
+    write_files(tmp_path, {"a.png": encoded(noise(0, 4, 4), kind)})
+    with pytest.raises(ValueError, match=f"a.png is .* not what its name.*it is a {kind.upper()}"):
+        Folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "8"}, "size must be an integer ≥ 1 or null, got '8'"),
+        ({"size": 2.5}, r"size must be an integer ≥ 1 or null, got 2\.5"),
+        ({"size": True}, "size must be an integer ≥ 1 or null, got True"),
+        ({"test_fraction": "a"}, r"test_fraction must be in \(0, 1\), got 'a'"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_named(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Folder(tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"pad must be an integer ≥ 0, got 1\.5"):
+        MNIST(tmp_path, pad=1.5)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.npy", "a.webp"])
