@@ -280,16 +280,17 @@ def test_digest_tells_samples_shapes_labels_and_parts_apart(tmp_path, monkeypatc
     assert len(digest) == 64 and Grey(levels=256).digest == digest
     monkeypatch.setattr("data.base._CHUNK", 7)
     assert Grey(levels=256).digest == digest
-    others = [Grey(levels=256) for _ in range(5)]
+    others = [Grey(levels=256) for _ in range(6)]
     others[0].train[17, 1, 2, 3] += 1
     others[1].train_labels[3] = 90
     others[2].test_labels = None
     others[3].train = others[3].train.transpose(2, 3).contiguous()
     others[4].train, others[4].test = others[4].test, others[4].train
+    others[5].train = others[5].train.view(96, 3, 2, 5)
     write_files(tmp_path, CLASSES)
     mine = [Folder(tmp_path), Folder(tmp_path, labels="folders"), Folder(tmp_path, seed=1)]
     digests = [digest, *(other.digest for other in (*others, *mine))]
-    assert len(set(digests)) == 9
+    assert len(set(digests)) == 10
     assert Folder(tmp_path).digest == mine[0].digest
 
 

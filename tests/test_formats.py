@@ -151,12 +151,16 @@ def test_npz_of_images_with_labels_where_asked(save, place, tmp_path):
     assert together(Folder(root, labels="arr_1")) == sorted(zip(expected, range(9), strict=True))
 
 
+# The last axis is that of the channels where both ends could be.
+SHAPES = [(3, 5, 6), (1, 5, 6), (5, 6, 3), (5, 6, 1), (3, 5, 3), (1, 5, 3)]
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize(
     ("count", "shape"),
     [
         (None, (5, 6)),
-        *((n, s) for n in (None, 1, 4) for s in [(3, 5, 6), (1, 5, 6), (5, 6, 3), (5, 6, 1)]),
+        *((n, s) for n in (None, 1, 4) for s in SHAPES),
     ],
 )
 def test_npy_of_one_image_or_many_channels_first_or_last(order, shape, count, tmp_path):

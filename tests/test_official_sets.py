@@ -56,7 +56,15 @@ def test_mnist_header_asks_for_no_memory_that_the_file_cannot_fill(zipped, tmp_p
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("labels", [list, np.asarray, lambda labels: list(np.asarray(labels))])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        list,
+        np.asarray,
+        lambda labels: np.array(labels, ">i4"),
+        lambda labels: list(np.asarray(labels)),
+    ],
+)
 @pytest.mark.parametrize("core", ["numpy._core", "numpy.core"])
 def test_cifar10_pickled_by_python3_in_every_protocol(protocol, labels, core, tmp_path):
     parts = write_cifar(tmp_path, "python3")
