@@ -28,7 +28,7 @@ format: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard,wandb,sweep,torchsde,compare]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard,wandb,sweep,torchsde,compare,parquet]"
 	touch $@
 
 clean:

@@ -2,7 +2,10 @@
 
 from data.base import Dataset, Split, stream
 from data.blank import Blank
-from data.images import CIFAR10, MNIST, Digits, Folder
+from data.cifar10 import CIFAR10
+from data.digits import Digits
+from data.folder import Folder
+from data.mnist import MNIST
 from data.toy import Checkerboard, EightGaussians, Mixture, Moons, SwissRoll
 
 __all__ = [

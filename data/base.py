@@ -15,13 +15,17 @@ Reference: Theis, van den Oord, Bethge 2016, arXiv:1511.01844 (section 3.1, dequ
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from data.checks import cell_and_margin, check_finite, check_levels, check_split, interval
+
+_CHUNK = 2**22  # bytes that are hashed at a time
 
 
 class Split(NamedTuple):
@@ -56,8 +60,13 @@ class Dataset(ABC):
         range: images: the interval (lo, hi) that a network sees; None for points.
         levels: images: the number L of grey levels a pixel can take; None for points.
         cell: width (hi - lo) / L of one quantisation cell after scaling; None for points.
+        quality: the metric of sample quality that suits these data: "classifier" for pictures that
+            a small classifier of their labels reads well, such as digits; None for all others.
+        report: one line that says what was read from where, and what was left out.
     """
 
+    quality: str | None = None
+    report: str = ""
     name: str
     train: Tensor
     test: Tensor
@@ -94,19 +103,38 @@ class Dataset(ABC):
         """
         self.name = name
         self.levels = levels
-        self.range = None if levels is None else _interval(range)
+        self.range = None if levels is None else interval(range)
         self.cell, self._margin = None, 0.0
         if self.range is not None and levels is not None:
-            self.cell, self._margin = _cell(self.range, levels)
+            self.cell, self._margin = cell_and_margin(self.range, levels)
         self._dequantize = dequantize
         self._flip = flip
         self._order: tuple[tuple[int, int], Tensor] | None = None
         train, test = read()
         for part, split in (("train", train), ("test", test)):
-            _check_split(name, part, split, levels)
+            check_split(name, part, *split, levels)
         self.train, self.train_labels = train
         self.test, self.test_labels = test
         self.shape = tuple(self.train.shape[1:])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the samples and labels in their order, as 64 hexadecimal digits.
+
+        Number, shape, type and bytes of the train and the test part enter; equal data have equal
+        digests on every machine of the same byte order. A chunk of 4 MiB is hashed at a time.
+        """
+        whole = hashlib.sha256()
+        parts = (self.train, self.train_labels, self.test, self.test_labels)
+        for name, values in zip(("train", "labels", "test", "labels"), parts, strict=True):
+            about = "none" if values is None else f"{values.dtype} {tuple(values.shape)}"
+            whole.update(f"{name} {about}\n".encode())
+            if values is None or values.numel() == 0:
+                continue
+            rows = max(1, _CHUNK * len(values) // values.nbytes)
+            for chunk in values.split(rows):
+                whole.update(chunk.contiguous().numpy().data)
+        return whole.hexdigest()
 
     def scale(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map grey levels to the network's range, x = lo + (hi - lo) (k + u) / L; points unchanged.
@@ -123,7 +151,7 @@ class Dataset(ABC):
         """
         if self.range is None or self.cell is None or self.levels is None:
             return raw
-        _check_levels(raw, self.levels)
+        check_levels(raw, self.levels)
         x = raw.double()
         if generator is not None:
             u = torch.rand(raw.shape, generator=generator, device=raw.device)
@@ -154,7 +182,7 @@ class Dataset(ABC):
                 f"quantize expects scaled floating-point samples in {self.range}, got {x.dtype}; "
                 "raw samples are quantized already"
             )
-        _check_finite(x)
+        check_finite(x)
         k = x.double().sub(self.range[0]).div_(self.cell).floor_()
         return k.clamp_(0, self.levels - 1).to(torch.uint8)
 
@@ -211,68 +239,3 @@ class Dataset(ABC):
             mirrored = torch.rand(batch_size, generator=generator) < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
         return self.scale(raw, generator if self._dequantize else None)
-
-
-def _interval(range: Sequence[float] | None) -> tuple[float, float]:
-    try:
-        lo, hi = (float(value) for value in range)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"range must be a pair (lo, hi), got {range!r}; use (-1, 1) or (0, 1)"
-        ) from None
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-        raise ValueError(
-            f"range ({lo}, {hi}) is impossible: lo must be < hi, both finite; use (-1, 1) or (0, 1)"
-        )
-    return lo, hi
-
-
-def _cell(range: tuple[float, float], levels: int) -> tuple[float, float]:
-    """Width of a cell, and the part of it at each edge that float32 rounding can cross."""
-    if not 2 <= levels <= 256:
-        raise ValueError(f"levels must be in 2..256, got {levels}: raw images are uint8")
-    lo, hi = range
-    cell = (hi - lo) / levels
-    margin = torch.finfo(torch.float32).eps * max(abs(lo), abs(hi)) / cell
-    if margin > 0.1:
-        raise ValueError(
-            f"range ({lo}, {hi}) is too narrow for {levels} levels in float32; "
-            "use (-1, 1) or (0, 1)"
-        )
-    return cell, margin
-
-
-def _check_split(name: str, part: str, split: Split, levels: int | None) -> None:
-    samples, labels = split
-    if len(samples) == 0:
-        raise ValueError(f"dataset '{name}' is empty (0 {part} samples); add samples")
-    if labels is not None and (labels.dtype != torch.int64 or labels.shape != samples.shape[:1]):
-        raise ValueError(
-            f"labels of the {part} part must be int64 ({len(samples)},), "
-            f"got {labels.dtype} {tuple(labels.shape)}"
-        )
-    if levels is not None:
-        _check_levels(samples, levels)
-    elif samples.dtype != torch.float32:
-        raise ValueError(f"points must be float32, got {samples.dtype}; use .float()")
-    else:
-        _check_finite(samples)
-
-
-def _check_levels(raw: Tensor, levels: int) -> None:
-    if raw.dtype != torch.uint8:
-        raise ValueError(
-            f"expected raw uint8 grey levels 0..{levels - 1}, got {raw.dtype}; "
-            "pass samples of train or test"
-        )
-    if levels < 256 and raw.numel() and int(raw.max()) >= levels:
-        raise ValueError(f"raw grey levels must be in 0..{levels - 1}, got {int(raw.max())}")
-
-
-def _check_finite(x: Tensor) -> None:
-    if not x.isfinite().all():
-        bad = (~x.isfinite()).flatten(1).any(1)
-        raise ValueError(
-            f"data contains NaN/Inf: {int(bad.sum())} of {len(x)} samples, "
-            f"first index {int(bad.nonzero()[0])}"
-        )

@@ -14,6 +14,8 @@ from scipy import ndimage
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
+from .cost import MAX_IMAGES, block_side, copies_of
+
 Array = NDArray[np.float64]
 
 # Chosen on scikit-learn's digits: 48 features are few enough for a covariance from some 900
@@ -22,9 +24,7 @@ _HIDDEN = (256, 48)
 _WEIGHT_DECAY = 0.1
 _EPOCHS = 30
 _BATCH = 128
-_MAX_IMAGES = 10_000
-# Distorted copies per image for small sets; large sets need fewer to teach the same invariance.
-_COPIES, _ENOUGH_ROWS = 8, 10_000
+_CHUNK = 256  # images averaged at a time
 _SHIFT = 0.08  # largest shift, as a share of the image's side
 _ROTATION = np.deg2rad(10.0)
 
@@ -76,7 +76,7 @@ def stratified_halves(
     order = rng.permutation(count)
     order = order[np.argsort(labels[order], kind="stable")]
     # Sorted by class, evenly spaced places hold the classes in their shares.
-    kept = min(count, _MAX_IMAGES)
+    kept = min(count, MAX_IMAGES)
     order = order[np.arange(kept) * count // kept]
     classes, counts = np.unique(labels[order], return_counts=True)
     if len(classes) < 2 or counts.min() < 2:
@@ -92,6 +92,8 @@ class DigitClassifier:
     """A multilayer perceptron that reads small labelled images, with a feature layer to compare by.
 
     p(k | x) = softmax(W h(x) + b)_k, where h(x) ≥ 0, the last hidden layer, are the features.
+    Images of more than 1024 values are averaged over square blocks first, so that the time is
+    bounded whatever the data.
     It is trained on the given images and on copies shifted by up to 8 % of the side and turned by
     up to 10°. The same images and seed always give the same classifier.
 
@@ -141,7 +143,7 @@ class DigitClassifier:
             )
         self._shape = array.shape[1:]
         pixels = self._scale(array)
-        copies = min(_COPIES, max(1, _ENOUGH_ROWS // len(pixels) - 1))
+        copies = copies_of(len(pixels))
         rng = np.random.default_rng(self.seed)
         rows = np.concatenate([pixels, *(_distort(pixels, rng) for _ in range(copies))])
         self._model.set_params(batch_size=min(_BATCH, len(rows)))
@@ -199,7 +201,22 @@ class DigitClassifier:
         return self._scale(array).reshape(len(array), -1)
 
     def _scale(self, images: NDArray[np.uint8]) -> Array:
-        return images.astype(np.float64) * (2 / (self.levels - 1)) - 1
+        factor = block_side(*images.shape[1:])
+        grey = images.astype(np.float64) if factor == 1 else _block_means(images, factor)
+        return grey * (2 / (self.levels - 1)) - 1
+
+
+def _block_means(images: NDArray[np.uint8], factor: int) -> Array:
+    """Mean grey values over blocks of factor x factor pixels; at the edge the last is repeated."""
+    count, channels, height, width = images.shape
+    h, w = -(-height // factor), -(-width // factor)
+    means = np.empty((count, channels, h, w))
+    edge = ((0, 0), (0, 0), (0, h * factor - height), (0, w * factor - width))
+    for start in range(0, count, _CHUNK):
+        padded = np.pad(images[start : start + _CHUNK], edge, mode="edge")
+        blocks = padded.reshape(-1, channels, h, factor, w, factor)
+        means[start : start + _CHUNK] = blocks.mean(axis=(3, 5))
+    return means
 
 
 def _distort(pixels: Array, rng: np.random.Generator) -> Array:

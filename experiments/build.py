@@ -118,6 +118,8 @@ def build(cfg: DictConfig) -> Parts:
     for leaf in cfg.logger.values():
         get_method(f"{leaf._target_}.check")(**leaf)
     data = make(cfg.data)
+    if data.report:
+        print(data.report, flush=True)
     if pretrained is not None:
         check_data(pretrained, data.shape, data.name)
     against = _other_data(cfg, data)
@@ -193,6 +195,8 @@ def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
         if "range" in cfg.against:
             cfg.against.range = cfg.data.range
     other: Dataset = make(cfg.against)
+    if other.report:
+        print(other.report, flush=True)
     if other.shape != data.shape or other.levels != data.levels:
         raise ValueError(
             f"data@against has samples {other.shape} of {other.levels} levels, and the model is "

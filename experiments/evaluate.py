@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.base import stream
 from evaluation import log_likelihood, plots
+from evaluation.cost import cost
 from evaluation.metrics import sample_quality
 from models import ScoreModel
 from samplers import ProbabilityFlowODE, Samples, draw
@@ -86,8 +87,9 @@ def evaluate(parts: Parts, model: ScoreModel, samples: Samples) -> dict[str, Any
     labels = [
         part for part in (parts.data.train_labels, parts.data.test_labels) if part is not None
     ]
-    if cfg.quality and parts.data.levels and labels:
+    if cfg.quality and parts.data.quality == "classifier" and parts.data.levels and labels:
         real, both = torch.cat([parts.data.train, parts.data.test]), torch.cat(labels)
+        print(f"quality: {cost(len(samples.x), len(real), parts.data.shape)}", flush=True)
         drawn = parts.data.quantize(samples.x.cpu())
         quality = sample_quality(drawn, real, both, parts.data.levels, seed=parts.cfg.seed)
         result["quality"] = asdict(quality)

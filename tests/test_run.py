@@ -72,6 +72,8 @@ def test_dry_run_of_the_defaults_as_a_script_from_any_folder(tmp_path):
     assert result["bits_per_dim"] > 0 and result["levels"] == 17
     assert 0 <= result["quality"]["confident"] <= 1 and result["nfe"] == 4
     assert "bits/dim" in done.stdout and "confident digits" in done.stdout
+    assert "read 1797 digits of scikit-learn: 1438 for training, 359 for test" in done.stdout
+    assert "quality: a classifier trains on 899 images (8091 with distorted" in done.stdout
     with Image.open(folder / "samples.png") as picture:
         assert picture.size[0] > 300
     with Image.open(folder / "reverse.gif") as movie:

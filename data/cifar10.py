@@ -1,0 +1,161 @@
+"""CIFAR-10 in its three forms: binary batches, Python's batches, or zips of class folders."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from data.base import Dataset, Split
+from data.batches import Batch, binary_batch, python_batch
+from data.listing import listing, root_path
+from data.reading import fill, images_of
+
+SITE = "download CIFAR-10 from www.cs.toronto.edu/~kriz/cifar.html and set data.root=DIR"
+CLASSES = [
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+]  # fmt: skip
+_NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+_FORMS = (
+    ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin"),
+    ("cifar-10-batches-py", "cifar-10-python.tar.gz", ""),
+)
+
+
+class CIFAR10(Dataset):
+    """The 50000 + 10000 colour images of 32 x 32 pixels in ten classes.
+
+    The first of these that root holds is read: cifar-10-batches-bin/, cifar-10-binary.tar.gz,
+    cifar-10-batches-py/, cifar-10-python.tar.gz, or train.zip with test.zip, which hold one folder
+    of images per class. The Python version consists of pickles; they are read without running
+    anything from them.
+
+    Reference: Krizhevsky 2009, Learning multiple layers of features from tiny images.
+
+    Args:
+        root: directory that holds one of the forms above, or the batches themselves.
+        range: (lo, hi) that the network sees, lo < hi.
+        dequantize: add uniform noise within the grey level's cell to training batches.
+        flip: mirror half of the training images.
+
+    Raises:
+        FileNotFoundError: root holds none of the forms, or one of the six batches is missing.
+        ValueError: corrupt or foreign file, impossible range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        range: tuple[float, float] = (-1.0, 1.0),
+        dequantize: bool = True,
+        flip: bool = True,
+    ) -> None:
+        path, notes = root_path(root), list[str]()
+        super().__init__(
+            "cifar10",
+            lambda: _read_cifar10(path, notes),
+            range=range,
+            levels=256,
+            dequantize=dequantize,
+            flip=flip,
+        )
+        total = f"{len(self.train) + len(self.test)} images from {' and '.join(notes)}"
+        self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
+
+
+def _read_cifar10(root: Path, notes: list[str]) -> tuple[Split, Split]:
+    for folder, archive, suffix in _FORMS:
+        names = [f"{name}{suffix}" for name in _NAMES]
+        places = (root / folder, root / archive, root / archive.removesuffix(".gz"))
+        source = next((path for path in places if path.exists()), None)
+        if source is None and any((root / name).is_file() for name in names):
+            source = root  # the batches' own folder
+        if source is None and root.is_file() and root.name.startswith(archive.split(".")[0]):
+            source = root
+        if source is not None:
+            notes.append(str(source))
+            return _read_batches(source, names)
+    if (root / "train.zip").is_file() and (root / "test.zip").is_file():
+        return _class_zip(root / "train.zip", notes), _class_zip(root / "test.zip", notes)
+    raise FileNotFoundError(
+        f"CIFAR-10 not found under data.root={root}: expected cifar-10-batches-bin/, "
+        "cifar-10-binary.tar.gz, cifar-10-batches-py/, cifar-10-python.tar.gz, or train.zip and "
+        f"test.zip; {SITE}"
+    )
+
+
+def _read_batches(source: Path, names: list[str]) -> tuple[Split, Split]:
+    """Read the six batches, each into its place of one tensor."""
+    parse = binary_batch if names[0].endswith(".bin") else python_batch
+    sizes: dict[str, int] = {}
+    samples, labels = torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
+    files = _tar_files(source, names) if source.is_file() else _plain_files(source, names)
+    for name, content in files:
+        batch: Batch = parse(content, f"{source}/{name}", SITE)
+        size = sizes[name] = len(batch.labels)
+        if len(sizes) == 1:  # all others are of this size, or refused
+            samples = torch.empty(len(names) * size, 3, 32, 32, dtype=torch.uint8)
+            labels = torch.empty(len(names) * size, dtype=torch.int64)
+        if size * len(names) == len(samples):
+            place = slice(names.index(name) * size, (names.index(name) + 1) * size)
+            samples.numpy()[place] = batch.pixels.reshape(-1, 3, 32, 32)
+            labels.numpy()[place] = batch.labels
+    for name in names:
+        if name not in sizes:
+            raise FileNotFoundError(f"{name} not found in {source}; {SITE}")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"{source} is corrupt or truncated: expected batches of one size, got "
+            f"{[sizes[name] for name in names]} images; {SITE}"
+        )
+    train = len(samples) // len(names) * (len(names) - 1)
+    return Split(samples[:train], labels[:train]), Split(samples[train:], labels[train:])
+
+
+def _plain_files(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    return ((name, (folder / name).read_bytes()) for name in names if (folder / name).is_file())
+
+
+def _tar_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    try:
+        # Browsers unpack the gzip and keep the name.
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                name = posixpath.basename(member.name)
+                stored = archive.extractfile(member) if name in names else None
+                if stored is not None:
+                    yield name, stored.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is corrupt or truncated: expected a complete tar.gz ({error}); {SITE}"
+        ) from error
+
+
+def _class_zip(path: Path, notes: list[str]) -> Split:
+    """Read a zip of class folders, and deal the classes out in turn.
+
+    So that any leading part of the set is a fair sample.
+    """
+    with listing(path) as found:
+        folders = [posixpath.dirname(file.name) or "." for file in found.files]
+        classes = sorted(set(folders))
+        if classes != CLASSES:
+            raise ValueError(
+                f"{path} holds images in the folders {classes}, expected {CLASSES}; {SITE}"
+            )
+        labels = torch.tensor([classes.index(folder) for folder in folders])
+        place = torch.arange(len(labels)) - torch.searchsorted(labels, labels)
+        order = torch.argsort(place * len(classes) + labels)
+        sources = [images_of(file) for file in found.files]
+        samples = fill(sources, order.argsort(), 3, None, found.skipped)
+        skipped = ", ".join(f"{count} {kind}" for kind, count in found.skipped.items() if count)
+        notes.append(f"{path}{f' ({skipped})' if skipped else ''}")
+    if samples.shape[1:] != (3, 32, 32):
+        raise ValueError(
+            f"{path} holds images {tuple(samples.shape[1:])}, expected (3, 32, 32); {SITE}"
+        )
+    return Split(samples, labels[order])

@@ -1,0 +1,91 @@
+"""A file of images: its name, its bytes, and what kind it is.
+
+Nothing is unpacked to disk, and nothing from a file is executed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+STACKS = (".npy", ".npz")
+TABLES = (".parquet",)
+ACCEPTED = (*PICTURES, *STACKS, *TABLES)
+# Where in a file the bytes stand that tell an image's kind.
+_MAGIC = (
+    (0, b"\x89PNG", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"BM", "BMP"),
+    (8, b"WEBP", "WebP"),
+    (0, b"GIF8", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypavif", "AVIF"),
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file under a root.
+
+    Attributes:
+        name: below the root, with / between the parts.
+        source: what messages call it.
+    """
+
+    name: str
+    source: str
+    _open: Callable[[], IO[bytes]]
+
+    @property
+    def suffix(self) -> str:
+        """In lower case, with its dot."""
+        return posixpath.splitext(self.name)[1].lower()
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The bytes of the file.
+
+        Raises:
+            ValueError: The zip that holds it is corrupt, truncated, encrypted or of a foreign kind.
+        """
+        try:
+            with self._open() as stream:
+                yield stream
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise broken_zip(self.source, error) from error
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.source} is packed as Python cannot unpack it ({error}); pack it anew"
+            ) from error
+        except RuntimeError as error:
+            if "password" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.source} is encrypted, expected a zip without a password; pack it anew"
+            ) from error
+
+    def read(self) -> bytes:
+        """All bytes of the file."""
+        with self.open() as stream:
+            return stream.read()
+
+
+def image_kind(start: bytes) -> str | None:
+    """The kind of image that a file's first bytes announce, if any."""
+    return next((name for i, magic, name in _MAGIC if start[i:].startswith(magic)), None)
+
+
+def broken_zip(source: str, error: object) -> ValueError:
+    """The error of a zip that cannot be read to its end."""
+    return ValueError(
+        f"{source} is corrupt, truncated or encrypted: expected a readable zip ({error}); make or "
+        "download it again"
+    )

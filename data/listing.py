@@ -1,0 +1,168 @@
+"""Where image files come from: directories, zips and single files that hold many images.
+
+A listing says which files there are to be read, and counts what it leaves out and why. Links are
+followed, but nothing is listed twice; what a run of this toolkit has written is never listed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import zipfile
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.files import ACCEPTED, STACKS, TABLES, File, broken_zip
+from data.output import is_hidden, is_output
+from data.zips import check_zip, unzip
+
+LABEL_FILE = "dataset.json"
+
+
+@dataclass
+class Listing:
+    """What is under a root.
+
+    Attributes:
+        root: directory, zip, or file of many images.
+        files: those of an accepted kind, sorted by name.
+        labels: the `dataset.json` files.
+        skipped: how many others there are, for each reason.
+    """
+
+    root: Path
+    files: list[File] = field(default_factory=list)
+    labels: dict[str, File] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def sort_in(self, files: Iterable[File]) -> Listing:
+        """Take the files of an accepted kind and count the others."""
+        for file in files:
+            if posixpath.basename(file.name) == LABEL_FILE:
+                self.labels[file.name] = file
+            elif file.suffix in ACCEPTED:
+                self.files.append(file)
+            else:
+                kind = file.suffix[1:] or "without suffix"
+                self.skipped[f"{kind} (not read)"] += 1
+        self.files.sort(key=lambda file: file.name)
+        return self
+
+
+def root_path(root: object) -> Path:
+    """The path that `data.root` names.
+
+    Raises:
+        ValueError: It is empty, or not a path.
+    """
+    if isinstance(root, bool) or not isinstance(root, str | int | os.PathLike):
+        raise ValueError(f"data.root must be a path, got {root!r}; add data.root=PATH")
+    text = str(root)
+    if not text.strip():
+        raise ValueError(
+            f"data.root must be a path, got {text!r}; is a shell variable unset? For the folder "
+            "that the command runs in, say data.root=."
+        )
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"data.root={text} names no home folder ({error})") from error
+    if path == Path(path.anchor or "/"):
+        raise ValueError(
+            f"data.root={text} is the whole file system; is a shell variable unset? Name the "
+            "folder of the data"
+        )
+    return path
+
+
+@contextmanager
+def listing(root: Path) -> Iterator[Listing]:
+    """List the files under a directory, in a zip, or the one file that holds many images.
+
+    Args:
+        root: of the images.
+
+    Raises:
+        FileNotFoundError: root does not exist.
+        ValueError: root is neither a directory nor a readable file of a known kind.
+    """
+    found = Listing(root)
+    if root.is_dir():
+        yield found.sort_in(_walk(root, found.skipped))
+    elif not root.exists():
+        raise FileNotFoundError(
+            f"data.root={root} not found; set it to a directory or a zip of images"
+        )
+    elif root.suffix.lower() in STACKS + TABLES:
+        yield found.sort_in([File(root.name, str(root), lambda: root.open("rb"))])
+    else:
+        check_zip(root)
+        try:
+            archive = zipfile.ZipFile(root)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+            raise broken_zip(str(root), error) from error
+        with archive:
+            yield found.sort_in(unzip(root, archive, found.skipped))
+
+
+def _walk(root: Path, skipped: Counter[str]) -> Iterator[File]:
+    """Every file under a directory; folders that links lead to come after all others.
+
+    So that a folder is known by its own name where both it and a link to it are there.
+    """
+    visited: set[str] = set()
+    plain: list[tuple[str, str, str]] = []  # name, path, real path
+    linked: list[tuple[str, str, str]] = []
+    later = deque([("", str(root))])
+    while later:
+        pending = [later.popleft()]
+        while pending:
+            prefix, folder = pending.pop()
+            real = os.path.realpath(folder)
+            if real in visited:
+                skipped["folders that are read already (linked)"] += 1
+                continue
+            visited.add(real)
+            entries = _entries(folder)
+            if is_output(real, {entry.name for entry in entries}):
+                skipped["folders of runs (a run's own output)"] += 1
+                continue
+            for entry in entries:
+                name = f"{prefix}{entry.name}"
+                if is_hidden(entry.name):
+                    skipped["hidden"] += 1
+                elif os.path.isdir(entry.path):  # False on a loop of links, where the entry raises
+                    (later if entry.is_symlink() else pending).append((f"{name}/", entry.path))
+                elif not os.path.isfile(entry.path):
+                    skipped["broken links" if entry.is_symlink() else "special files"] += 1
+                elif entry.is_symlink():
+                    linked.append((name, entry.path, os.path.realpath(entry.path)))
+                else:
+                    plain.append((name, entry.path, os.path.join(real, entry.name)))
+    for name, path, _ in plain:
+        yield _file(root, name, path)
+    known = {real for _, _, real in plain} if linked else set()
+    for name, path, real in sorted(linked):
+        if real in known:
+            skipped["files that are read already (linked)"] += 1
+            continue
+        known.add(real)
+        yield _file(root, name, path)
+
+
+def _file(root: Path, name: str, path: str) -> File:
+    return File(name, f"{root}/{name}", lambda: open(path, "rb"))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be listed ({error.strerror}); make it readable or move it out of "
+            "data.root"
+        ) from error

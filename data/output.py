@@ -1,0 +1,22 @@
+"""What is never data: hidden files, and what a run of this toolkit has written."""
+
+from __future__ import annotations
+
+import os
+import re
+
+# What a run of this toolkit writes next to its config.yaml, and how its folder is named.
+_OF_A_RUN = {"result.json", "checkpoints", "metrics.csv", "likelihood", "samples.npz"}
+_RUNS, _STAMP = ("outputs", "multirun"), re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or macOS's own in a zip."""
+    return name.startswith((".", "__MACOSX"))
+
+
+def is_output(folder: str, names: set[str]) -> bool:
+    """Whether a run of this toolkit writes into this folder."""
+    above, name = os.path.split(folder)
+    stamped = os.path.basename(above) in _RUNS and _STAMP.match(name) is not None
+    return stamped or ("config.yaml" in names and not names.isdisjoint(_OF_A_RUN))

@@ -1,0 +1,153 @@
+"""Arrays as numpy saves them: one image, or a stack of many, in a file .npy or .npz."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.files import File
+
+_EXPECTED = (
+    "expected one uint8 image (H, W), (H, W, C) or (C, H, W), or a stack (N, H, W, C) or "
+    "(N, C, H, W), with C = 1 or 3; scale it to 0..255 and save it as uint8"
+)
+_IMAGES = "arr_0"  # what numpy.savez calls the first array without a name
+
+
+class Stack:
+    """A file of one array of images; of an npz the array `arr_0`, or the only one there.
+
+    An axis of length 1 or 3 is taken for the channels where it is the last, else where it is the
+    first of an image. The images are read one after the other.
+
+    Raises:
+        ValueError: The file is corrupt, or holds something else than uint8 images.
+    """
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self._key: str | None = None
+        self._others: list[str] = []
+        if file.suffix == ".npz":
+            with self._readable(), self.file.open() as stream, zipfile.ZipFile(stream) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+            self._key = names[0] if len(names) == 1 else _IMAGES
+            self._others = [name for name in names if name != self._key]
+            if self._key not in names:
+                raise ValueError(
+                    f"{file.source} holds the arrays {', '.join(names) or 'none'}, expected its "
+                    f"images in {_IMAGES}; save them by numpy.savez(FILE, images, labels)"
+                )
+        with self._array(self._key) as stream:
+            self.shape, self.fortran, dtype = _header(stream)
+        count, one, self.first = _layout(self.shape)
+        if dtype != np.uint8 or count == 0:
+            raise ValueError(f"{file.source} holds {dtype} {self.shape}, {_EXPECTED}")
+        self._count, self._one = count, one
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        size = prod(self._one)
+        with self._array(self._key) as stream:
+            _header(stream)
+            if self.fortran:
+                content = _exactly(stream, size * self._count)
+                array = np.frombuffer(content, np.uint8).reshape(self.shape, order="F")
+                images = iter(array.reshape(self._count, *self._one))
+            else:
+                images = (
+                    np.frombuffer(_exactly(stream, size), np.uint8).reshape(self._one)
+                    for _ in range(self._count)
+                )
+            for image in images:
+                upright = image.transpose(1, 2, 0) if self.first else image
+                flat = upright[..., 0] if upright.ndim == 3 and upright.shape[2] == 1 else upright
+                yield Image.fromarray(np.ascontiguousarray(flat))
+
+    def label_names(self) -> list[str]:
+        """The other arrays of an npz that hold one integer for each image."""
+        names = []
+        for name in self._others:
+            with self._array(name) as stream:
+                shape, _, dtype = _header(stream)
+            if shape == (self._count,) and dtype.kind in "iu":
+                names.append(name)
+        return names
+
+    def labels(self, name: str) -> NDArray[np.int64]:
+        """The integers of another array of the npz, (N,)."""
+        with self._array(name) as stream:
+            _, _, dtype = _header(stream)
+            content = _exactly(stream, self._count * dtype.itemsize)
+        return np.frombuffer(content, dtype).astype(np.int64)
+
+    @contextmanager
+    def _array(self, key: str | None) -> Iterator[IO[bytes]]:
+        """The bytes of an array, from its header on."""
+        with self._readable(), self.file.open() as stream:
+            if key is None:
+                yield stream
+                return
+            with zipfile.ZipFile(stream) as archive, archive.open(f"{key}.npy") as member:
+                yield member
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (_Unreadable, KeyError) as error:
+            raise ValueError(
+                f"{self.file.source} is corrupt, truncated or not what its name says: expected a "
+                f"complete array ({error}); replace or remove it"
+            ) from error
+
+
+class _Unreadable(Exception):
+    """The bytes are no array that numpy saved."""
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first axis runs fastest, and type of an array; nothing is unpickled."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise _Unreadable(f"version {version} of the format holds no plain numbers")
+    except _Unreadable:
+        raise
+    except Exception as error:  # a hostile header can raise anything
+        raise _Unreadable(str(error)) from error
+    if dtype.hasobject:
+        raise _Unreadable("it holds Python objects, which are not unpickled")
+    return shape, fortran, dtype
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    content = stream.read(size)
+    if len(content) != size:
+        raise _Unreadable(f"{size - len(content)} of its bytes are missing")
+    return content
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...], bool]:
+    """Number of images, the shape of one, and whether its channels come first; 0 if it is none."""
+    count, one = (shape[0], shape[1:]) if len(shape) == 4 else (1, shape)
+    if min(shape, default=0) > 0 and len(shape) == 2:
+        return 1, shape, False
+    if min(shape, default=0) > 0 and len(one) == 3:
+        for axis in (2, 0):
+            if one[axis] in (1, 3):
+                return count, one, axis == 0
+    return 0, shape, False
