@@ -11,6 +11,8 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from .plain_yaml import read_yaml
+
 
 def load_tensors(path: Path) -> Any:
     """What a file of torch or safetensors holds, on the CPU: tensors and plain values only.
@@ -23,7 +25,7 @@ def load_tensors(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist, or is a folder")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _begins_as_safetensors(path):
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
@@ -39,8 +41,15 @@ def load_tensors(path: Path) -> Any:
         ) from error
 
 
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether a file begins with the length of a header and its brace, whatever it is called."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of a JSON or YAML file.
+    """The fields of a JSON or YAML file, of ml_collections' YAML as well.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,7 +61,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         text = path.read_bytes().decode("utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        found = json.loads(text) if path.suffix == ".json" else read_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         sentence = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged or no {path.suffix[1:]} ({sentence})") from error
