@@ -5,6 +5,7 @@ from .description import Described, construct, describe
 from .discrete import Discretized
 from .edm import EDM
 from .integrate import integrate
+from .scaled_linear import ScaledLinearSchedule
 from .schedule import CosineSchedule, LinearSchedule, Schedule
 from .subvp import SubVP
 from .ve import VE
@@ -21,6 +22,7 @@ __all__ = [
     "LinearSchedule",
     "Prior",
     "ReverseSDE",
+    "ScaledLinearSchedule",
     "Schedule",
     "Score",
     "SubVP",
