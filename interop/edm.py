@@ -36,6 +36,7 @@ from .files import load_tensors
 from .pickles import Record, read_pickle, state_dict
 from .table import Row, layer, pixelwise, read
 from .unet import Part, parts
+from .weights import find_weights, one_set
 
 log = logging.getLogger(__name__)
 _PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
@@ -53,7 +54,10 @@ _OTHERS = {
 
 
 def load_edm(
-    source: str | Path | Mapping[str, Tensor], *, config: Mapping[str, Any] | None = None
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    config: Mapping[str, Any] | None = None,
+    ema: bool = True,
 ) -> ScoreModel:
     """The model of a file of EDM, on the CPU, in evaluation mode; nothing in the file is run.
 
@@ -69,20 +73,22 @@ def load_edm(
     Reference: Karras et al. 2022, arXiv:2206.00364 (table 1).
 
     Args:
-        source: A `.pkl` of EDM, `.pt`, `.pth` or `.safetensors` with the state dict of such a
-            network, with or without preconditioner, or that state dict.
+        source: A `.pkl` of EDM; a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` with the state
+            dict of such a network, with or without preconditioner; or that state dict.
         config: In place of what the file says or cannot say: `precond` (`edm`, `vp` or `ve`; where
             nothing says it, `edm` with a warning), its settings `sigma_data`, `sigma_min`,
             `sigma_max` (σ of their data, in [-1, 1]), `beta_d`, `beta_min`, `M`, and `dropout` in
             further training.
+        ema: Whether to take the averaged weights where there are both.
 
     Raises:
         ValueError: The file is damaged, names code, or holds another network than SongUNet, one
-            that is conditional on classes, or one that differs from ours.
+            that is conditional on classes, or one that differs from ours; or ema is false and
+            there is one set of weights.
         FileNotFoundError: There is no file.
     """
     name = str(source) if isinstance(source, str | Path) else "the state dict"
-    state, said = _contents(source, name)
+    state, said = _contents(source, name, ema)
     if all(key.startswith("model.") or key == "u" for key in state):
         state = {key.removeprefix("model."): value for key, value in state.items()}
     for key, sentence in _OTHERS.items():
@@ -213,31 +219,34 @@ def _filter(theirs: str, taps: Sequence[float]) -> Row:
 
 
 def _contents(
-    source: str | Path | Mapping[str, Tensor], name: str
+    source: str | Path | Mapping[str, Tensor], name: str, ema: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and what the file says of their meaning."""
     said: dict[str, Any] = {}
     contents = _opened(source) if isinstance(source, str | Path) else source
-    if isinstance(contents, Mapping) and "ema" in contents:
+    if isinstance(contents, Mapping) and isinstance(contents.get("ema"), Record):
         contents = contents["ema"]
     if isinstance(contents, Record):
+        if not ema:
+            raise one_set(name)
         said, contents = _meaning(contents, name), state_dict(contents)
     if not isinstance(contents, Mapping) or not contents:
         raise ValueError(f"{name} holds no model: neither 'ema' nor tensors by their names")
-    for key, value in contents.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name} holds {key!r}, which is no tensor; pass a state dict")
+    weights = find_weights(contents, name)
+    trained = [key for key in weights.raw if not key.endswith((".resample_filter", ".freqs"))]
+    tensors = weights.chosen(ema, trained, name)
+    for key, value in tensors.items():
         if not value.is_floating_point():
             raise ValueError(f"{name} holds {key} of {value.dtype}, expected floating point")
-    return {key: value.detach() for key, value in contents.items()}, said
+    return {key: value.detach() for key, value in tensors.items()}, said
 
 
 def _opened(path: str | Path) -> Any:
     path = Path(path)
     if path.suffix in (".pkl", ".pickle"):
         return read_pickle(path)
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise ValueError(f"{path} must end in .pkl, .pt, .pth or .safetensors")
+    if path.suffix not in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
+        raise ValueError(f"{path} must end in .pkl, .pt, .pth, .ckpt, .bin or .safetensors")
     return load_tensors(path)
 
 

@@ -139,8 +139,14 @@ def test_ve_is_ready_to_sample(name, tmp_path):
     assert (model.sde.sigma_min, model.sde.sigma_max) == (0.01, 50.0)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [
+        *(("linear", kind) for kind in ("epsilon", "sample", "v_prediction")),
+        *(("squaredcos_cap_v2", kind) for kind in ("epsilon", "sample", "v_prediction")),
+        ("scaled_linear", "epsilon"),
+    ],
+)
 def test_chains_are_those_of_the_scheduler(schedule, prediction, tmp_path):
     """α and σ of every level, and the data that a prediction means, against the scheduler."""
     theirs = pipeline("ddpm", beta_schedule=schedule, prediction_type=prediction, clip_sample=False)
@@ -184,6 +190,23 @@ def test_names_of_older_files_are_read(tmp_path):
     check_outputs(load_diffusers(tmp_path), theirs.unet, "ddpm")
 
 
+def test_the_average_of_the_training_script(tmp_path, caplog):
+    """EMAModel notes how it averaged in the configuration of the network."""
+    from diffusers.training_utils import EMAModel
+
+    theirs = pipeline("grey, not square, learned variance")
+    theirs.save_pretrained(tmp_path)
+    kind = diffusers.UNet2DModel
+    ema = EMAModel(theirs.unet.parameters(), model_cls=kind, model_config=theirs.unet.config)
+    ema.shadow_params = [2 * tensor for tensor in ema.shadow_params]
+    ema.save_pretrained(str(tmp_path / "unet_ema"))
+    assert "update_after_step" in (tmp_path / "unet_ema" / "config.json").read_text()
+    raw, mean = load_diffusers(tmp_path, ema=False), load_diffusers(tmp_path)
+    assert "took the averaged weights" in caplog.text
+    for one, other in zip(mean.parameters(), raw.parameters(), strict=True):
+        torch.testing.assert_close(one, 2 * other, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -219,7 +242,7 @@ def test_networks_that_are_not_here_are_refused_by_name(change, sentence, tmp_pa
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"beta_schedule": "scaled_linear"}, "only linear and squaredcos_cap_v2"),
+        ({"beta_schedule": "sigmoid"}, "only linear, scaled_linear and squaredcos_cap_v2"),
         ({"trained_betas": [0.1, 0.2]}, "betas of its own"),
         ({"variance_type": "learned"}, "the logarithm itself, is not read"),
         ({"variance_type": "learned_range"}, "does not go with 3 output channels"),
