@@ -5,8 +5,10 @@
     PIPE/unet/config.json, diffusion_pytorch_model.safetensors (or .bin, or several with an index)
     PIPE/unet_ema/…              the average, as the training script writes it next to unet/
 
-The script's checkpoints are folders PIPE/checkpoint-500 with unet/ and unet_ema/, whose scheduler
-is that of PIPE. Old pipelines have the files of the network and the scheduler in PIPE itself.
+A file diffusion_pytorch_model.non_ema.safetensors has raw weights, and the one without a variant is
+then their average. The script's checkpoints are folders PIPE/checkpoint-500 with unet/ and
+unet_ema/, whose scheduler is that of PIPE. Old pipelines have the files of the network and the
+scheduler in PIPE itself.
 """
 
 import logging
@@ -97,15 +99,26 @@ def read_weights(place: Place) -> Weights:
         return find_weights(load_tensors(place.weights), place.weights)
     if place.weights is not None:
         return Weights(_sharded(place.weights))
-    folder = place.network
-    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
+    weights = _weights_in(place.network, WEIGHTS)
+    if weights is None:
+        folder = place.network
+        variants = sorted(path.name for path in folder.glob(f"{WEIGHTS}.*"))
+        beside = f"; of other names there are {', '.join(variants)}, rename one" if variants else ""
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{beside}"
+        )
+    raw = _weights_in(place.network, f"{WEIGHTS}.non_ema")
+    return weights if raw is None else Weights(raw.raw, weights.raw)
+
+
+def _weights_in(folder: Path, stem: str) -> Weights | None:
+    """The weights of a name in a folder, in whatever kind of file, or None."""
+    for name in (f"{stem}.safetensors", f"{stem}.bin"):
         if (folder / name).is_file():
             return find_weights(load_tensors(folder / name), folder / name)
         if (folder / f"{name}.index.json").is_file():
             return Weights(_sharded(folder / f"{name}.index.json"))
-    variants = sorted(path.name for path in folder.glob(f"{WEIGHTS}.*"))
-    beside = f"; of other names there are {', '.join(variants)}, rename one" if variants else ""
-    raise FileNotFoundError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{beside}")
+    return None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -160,15 +160,20 @@ def _parted(held: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, 
 
 
 def _outside(found: Mapping[str, Any], key: str | None) -> list[Mapping[str, Any]]:
-    """What lies next to the weights, or in the state of a callback, and may be their average."""
+    """What may be an average: next to the weights, of a callback, or of an optimizer."""
     entries = [(str(name), value) for name, value in found.items() if name != key]
-    states = found.get("callbacks")
-    for callback, state in states.items() if isinstance(states, Mapping) else ():
+    callbacks, optimizers = found.get("callbacks"), found.get("optimizer_states")
+    states = list(callbacks.items()) if isinstance(callbacks, Mapping) else []
+    if isinstance(optimizers, list | tuple):
+        states += [("optimizer", state) for state in optimizers]
+    for owner, state in states:
         if isinstance(state, Mapping):
-            entries.append((str(callback), state))
+            entries.append((str(owner), state))
             entries += [(str(name), value) for name, value in state.items()]
     named = [value for name, value in entries if _AVERAGE.search(name)]
-    return [one if isinstance(one, Mapping) else {"shadow_params": one} for one in named]
+    listed = [one for one in named if isinstance(one, list | tuple) and _are_tensors(one)]
+    mappings = [one for one in named if isinstance(one, Mapping)]
+    return mappings + [{"shadow_params": one} for one in listed]
 
 
 def _average(candidate: Mapping[str, Any], raw: Mapping[str, Any]) -> Any:
@@ -186,7 +191,7 @@ def _average(candidate: Mapping[str, Any], raw: Mapping[str, Any]) -> Any:
     tensors = {str(n): one for n, one in candidate.items() if isinstance(one, Tensor)}
     modules = {n: one for n, one in tensors.items() if n.startswith("ema_model.")}
     named = {n.removeprefix("ema_model."): one for n, one in (modules or tensors).items()}
-    named = unwrapped({n: one for n, one in named.items() if n not in COUNTERS})
+    named = unwrapped({n: one for n, one in named.items() if n not in COUNTERS and one.ndim})
     dotless = {name.replace(".", ""): name for name in raw}
     if named and named.keys() <= dotless.keys():
         named = {dotless[name]: one for name, one in named.items()}

@@ -175,6 +175,16 @@ def test_one_network_is_no_two(averaged, pipe, tmp_path):
             load(path, ema=False)
 
 
+def test_raw_weights_may_be_a_variant(pipe, tmp_path):
+    other = save_diffusers(MEAN, tmp_path / "mean")
+    shutil.move(pipe / "unet" / SAFE, pipe / "unet" / SAFE.replace(".", ".non_ema."))
+    shutil.move(other / "unet" / SAFE, pipe / "unet" / SAFE)
+    for path in (pipe, pipe / "unet"):
+        check(load(path), MEAN)
+        check(load(path, ema=False), RAW)
+    check(load(pipe / "unet" / SAFE.replace(".", ".non_ema.")), RAW)
+
+
 def test_both_convert(averaged, tmp_path):
     for name, expected in (("mean", MEAN), ("raw", RAW)):
         flags = ["--raw"] if name == "raw" else []

@@ -230,16 +230,19 @@ def lightning(kind, raw, mean):
         return whole | {"state_dict": held | prefixed("ema.", inside)}
     if kind == "top":
         return whole | {"state_dict": held, "ema_state_dict": prefixed("model._orig_mod.", mean)}
-    state = {"ema_state_dict": prefixed("model.", mean)}
+    trained = [t for n, t in mean.items() if not n.endswith((".resample_filter", "sigmas"))]
+    if kind == "optimizer":
+        whole["optimizer_states"] = [{"opt": {"state": {}}, "ema": tuple(trained), "decay": 0.9}]
+        return whole | {"state_dict": held}
+    state = {"ema_state_dict": prefixed("model.", mean), "cur_step": torch.tensor(4)}
     if kind == "list":
-        trained = [t for n, t in mean.items() if not n.endswith((".resample_filter", "sigmas"))]
         state = {"decay": 0.99, "num_updates": 4, "shadow_params": trained}
     whole["callbacks"]["EMACallback"] = state
-    return whole | {"state_dict": held}
+    return whole | {"state_dict": held, "ema_decay": 0.99, "ema_config": {"rate": 0.99}}
 
 
 AVERAGES = ["current_model_state", "dotless", "AveragedModel", "ema_pytorch"]
-AVERAGES += ["top", "callback", "list"]
+AVERAGES += ["top", "callback", "list", "optimizer"]
 
 
 @pytest.mark.parametrize("kind", AVERAGES)
