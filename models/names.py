@@ -44,8 +44,6 @@ def fitted(state: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value
         wanted: Names of the network, which may be wrapped itself.
     """
     own = list(wanted)
-    if state.keys() == set(own):
-        return dict(state)
     known = dict(zip(_within(own), own, strict=True))
     names = _within(state)
     return {known.get(name, name): one for name, one in zip(names, state.values(), strict=True)}
