@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .plain_yaml import read_yaml
+from .stand_ins import load_among_settings
 
 
 def load_tensors(path: Path) -> Any:
     """What a file of torch or safetensors holds, on the CPU: tensors and plain values only.
+
+    Settings that a trainer keeps next to its weights are left out (`stand_ins`).
 
     Tensors share memory with the file, where its format allows: copy what is to outlive it.
 
@@ -30,10 +34,14 @@ def load_tensors(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged or no safetensors ({error})") from error
+    zipped = zipfile.is_zipfile(path)
+    options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped or None}
     try:
-        zipped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+        return torch.load(path, weights_only=True, **options)
     except Exception as error:  # damage shows as errors of any kind, and none of them is ours
+        if zipped:
+            with suppress(Exception):
+                return load_among_settings(path, **options)
         first = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise ValueError(
             f"{path} cannot be read as tensors and plain values ({path.stat().st_size} bytes; "

@@ -1,10 +1,15 @@
 """Wrappers, trainers and averages around the weights of a file: the network in it is the same."""
 
+import argparse
+import collections
 import copy
+import functools
+import os
 import pickle
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -276,6 +281,41 @@ def test_lightning_without_an_average(tmp_path):
     with pytest.raises(ValueError, match=r"use ema=False in Python, checkpoint_ema=false for run"):
         load(path, case)
     check(load(path, case, ema=False), RAW)
+
+
+class Ran:
+    """An object whose pickle calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_settings_next_to_the_weights_of_lightning_are_left_out(tmp_path):
+    """Optimizers to be, configurations and paths are objects, and no objects of them are made."""
+    path, known = tmp_path / "edm.ckpt", set(torch.serialization.get_safe_globals())
+    whole = lightning("callback", theirs("edm", EDM_RAW), theirs("edm", EDM_MEAN))
+    whole["hyper_parameters"] = {
+        "optimizer": functools.partial(torch.optim.Adam, lr=1e-4),
+        "config": OmegaConf.create({"a": [1, {"b": 2}]}),
+        "arguments": argparse.Namespace(root=tmp_path),
+        "net": nn.Linear(2, 2),
+        "counts": collections.defaultdict(list, a=[1]),
+    }
+    torch.save(whole, path)
+    config = {"precond": "edm"}
+    check(load(path, config), EDM_MEAN)
+    check(load(path, config, ema=False), EDM_RAW)
+    mark = tmp_path / "mark"
+    for call in (Ran(os.mkdir, str(mark)), Ran(eval, f"open({str(mark)!r}, 'w')")):
+        whole["hyper_parameters"]["more"] = call
+        torch.save(whole, path)
+        with pytest.raises(ValueError, match="or holds code, which is never run"):
+            load(path, config)
+    assert not mark.exists()
+    assert set(torch.serialization.get_safe_globals()) == known  # for other files as before
 
 
 def test_an_average_of_another_network_is_not_taken_for_none(tmp_path):
