@@ -24,7 +24,7 @@ from models.resample import InputSkip, OutputSkip
 from sde import SDE
 
 from . import diffusers_network, diffusers_process
-from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_weights
+from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_network, read_weights
 from .table import Row, layer, pixelwise, read, transposed, write
 from .unet import Part, parts
 
@@ -67,7 +67,7 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None, ema: bool = True)
     if sde is not None and not callable(getattr(sde, "alpha", None)):
         raise TypeError(f"sde must be a process, VP() say, got {sde!r}")
     place = find_place(folder, ema)
-    config = read_config(place.network / "config.json")
+    config = read_network(place.network)
     scheduler = None if place.scheduler is None else read_config(place.scheduler)
     with whole(place.network / "config.json"):
         net = diffusers_network.build(config, place.network)
@@ -78,7 +78,7 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None, ema: bool = True)
                 scheduler = diffusers_process.assumed(config)
                 log.warning(
                     "%s has no scheduler_config.json: assumed %s with its default constants; give "
-                    "sde=",
+                    "sde= in Python, or put the scheduler next to it",
                     *(folder, scheduler["_class_name"]),
                 )
             sde = diffusers_process.process(scheduler, folder)

@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 NETWORK, AVERAGE = "unet", "unet_ema"
+# What `EMAModel` notes in the configuration of an average: how it was made, not of what network.
+AVERAGING = {
+    *("decay", "min_decay", "optimization_step", "update_after_step"),
+    *("use_ema_warmup", "inv_gamma", "power"),
+}
 
 
 class Place(NamedTuple):
@@ -119,6 +124,17 @@ def _weights_in(folder: Path, stem: str) -> Weights | None:
         if (folder / f"{name}.index.json").is_file():
             return Weights(_sharded(folder / f"{name}.index.json"))
     return None
+
+
+def read_network(folder: Path) -> dict[str, Any]:
+    """The fields of a network's configuration, without the notes of an average.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is damaged.
+    """
+    fields = read_config(folder / CONFIG)
+    return {name: value for name, value in fields.items() if name not in AVERAGING}
 
 
 def read_config(path: Path) -> dict[str, Any]:

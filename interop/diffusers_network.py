@@ -43,11 +43,6 @@ DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-# What `EMAModel` notes in the configuration of an average: how it was made, not of what network.
-AVERAGING = {
-    *("decay", "min_decay", "optimization_step", "update_after_step"),
-    *("use_ema_warmup", "inv_gamma", "power"),
-}
 # Fields that can be nothing else here.
 ONLY: dict[str, tuple[Any, ...]] = {
     "mid_block_type": ("UNetMidBlock2D",),
@@ -107,7 +102,6 @@ def build(given: Mapping[str, Any], source: object) -> UNet:
     Raises:
         ValueError: It has what there is not here; the field is named.
     """
-    given = {name: value for name, value in given.items() if name not in AVERAGING}
     config = DEFAULTS | {k: v for k, v in given.items() if not k.startswith("_")}
     _check(config, given, source)
     widths = list(config["block_out_channels"])

@@ -20,7 +20,7 @@ def process(scheduler: Mapping[str, Any], source: object) -> SDE:
     if kind == VE_SCHEDULER:
         return VE(scheduler.get("sigma_min", 0.01), scheduler.get("sigma_max", 1348.0))
     if "num_train_timesteps" not in scheduler or "beta_schedule" not in scheduler:
-        raise ValueError(f"{source} has a {kind}, which has no chain of β; give sde=")
+        raise ValueError(f"{source} has a {kind}, which has no chain of β; give sde= in Python")
     if scheduler.get("trained_betas") is not None or scheduler.get("rescale_betas_zero_snr"):
         raise ValueError(f"{source} has betas of its own (trained_betas, rescale_betas_zero_snr)")
     steps, schedule = scheduler["num_train_timesteps"], scheduler["beta_schedule"]

@@ -61,7 +61,10 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
     path = _whole(Path(path))
     kind = format_of(path)
     if config is not None and kind not in ("score_sde", "edm"):
-        raise ValueError(f"{path} says itself what it is; only score_sde and edm take config=")
+        raise ValueError(
+            f"{path} says itself what it is; only score_sde and edm take a configuration, leave "
+            "config= (checkpoint_config=, --config) out"
+        )
     if kind == "native":
         if not ema:
             raise one_set(path)

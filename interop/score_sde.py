@@ -25,7 +25,7 @@ from models.resample import InputSkip, OutputSkip
 
 from . import flax, refinenet
 from .configuration import configuration, meaning
-from .fields import read_configuration
+from .fields import GIVE, read_configuration
 from .files import load_tensors
 from .shapes import guess
 from .table import Row, layer, read
@@ -240,7 +240,7 @@ def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> Score
     if config is None:
         raise ValueError(
             f"{path} is a flax checkpoint, whose names do not tell where in the network attention "
-            "and pyramids are; give config=, a mapping with the fields of score-SDE's configuration"
+            f"and pyramids are; give the fields of score-SDE's configuration: {GIVE}"
         )
     saved = flax.read_flax(path)
     params = saved["params_ema"] if ema else saved["params"]
