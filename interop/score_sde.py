@@ -30,7 +30,7 @@ from .files import load_tensors
 from .shapes import guess
 from .table import Row, layer, read
 from .unet import Part, parts
-from .weights import RAW, Weights, find_weights, tensor_names
+from .weights import RAW, Weights, find_weights, one_set, tensor_names
 
 BLOCK = {
     "GroupNorm_0": "branch.norm_0",
@@ -73,7 +73,7 @@ def load_score_sde(
         config = read_configuration(config)
     if path.is_file() and flax.is_flax(path):
         return _load_flax(path, config, ema)
-    weights = _weights(path)
+    weights = _weights(path, ema)
     state = dict(weights.raw)
     with whole(path):
         shown = {name: tuple(tensor.shape) for name, tensor in state.items() if name != "sigmas"}
@@ -201,8 +201,8 @@ def _beside(path: Path) -> Path | None:
     return None
 
 
-def _weights(path: Path) -> Weights:
-    """The weights of a file, by the names of score-SDE."""
+def _weights(path: Path, ema: bool) -> Weights:
+    """The weights of a file, by the names of score-SDE; an average alone is refused as raw."""
     found = load_tensors(path)
     names = tensor_names(found)
     if not names:
@@ -215,6 +215,8 @@ def _weights(path: Path) -> Weights:
     weights = find_weights(found, path)
     if weights.raw or not isinstance(weights.average, Mapping):
         return weights
+    if not ema:
+        raise one_set(path)
     return replace(weights, raw=dict(weights.average))  # whose shapes tell the network as well
 
 

@@ -148,8 +148,8 @@ def _search(found: Any) -> tuple[dict[str, Any], Any, Any]:
 
 def _parted(held: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """The weights of a module, and those of modules in it that average them."""
-    if "n_averaged" in held:  # torch's AveragedModel, which is the average
-        held = {name: value for name, value in held.items() if name != "n_averaged"}
+    if "n_averaged" in held:  # torch's AveragedModel: all of it is the average
+        return {}, [held]
     groups: dict[str, dict[str, Any]] = {}
     for name, (old, value) in zip(bare(held), held.items(), strict=True):
         head, dot, rest = name.partition(".")

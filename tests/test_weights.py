@@ -335,6 +335,16 @@ def test_torchs_averaged_model_is_the_average(tmp_path):
     state = prefixed("module.", theirs("edm", EDM_MEAN)) | {"n_averaged": torch.tensor(5)}
     torch.save(state, tmp_path / "edm.pt")
     check(load(tmp_path / "edm.pt", {"precond": "edm"}), EDM_MEAN)
+    case = save_score_sde(RAW, tmp_path / "c.pth").with_suffix(".json")
+    state = prefixed("module.model.", theirs(score_sde_rows, MEAN)) | {
+        "n_averaged": torch.tensor(5)
+    }
+    torch.save(state, tmp_path / "mean.pth")
+    check(load(tmp_path / "mean.pth", case), MEAN)
+    with pytest.raises(ValueError, match=r"two sets of weights; .*mean\.pth has one"):
+        load(tmp_path / "mean.pth", case, ema=False)
+    with pytest.raises(ValueError, match=r"two sets of weights; .*edm\.pt has one"):
+        load(tmp_path / "edm.pt", {"precond": "edm"}, ema=False)
     torch.save({"net": theirs("edm", EDM_RAW), "ema": theirs("edm", EDM_MEAN)}, tmp_path / "two.pt")
     check(load(tmp_path / "two.pt", {"precond": "edm"}), EDM_MEAN)
     check(load(tmp_path / "two.pt", {"precond": "edm"}, ema=False), EDM_RAW)
