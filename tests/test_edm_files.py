@@ -449,7 +449,7 @@ def test_pickles(precond, bare, classes, tmp_path, images):
 
 def test_raw_weights_of_a_pickle(classes, tmp_path):
     """The second of two networks; with one alone there is nothing to choose."""
-    found, file = [tensors(NCSNPP, seed) for seed in (1, 2)], tmp_path / "a.pkl"
+    found, file = [tensors(DDPMPP, seed) for seed in (1, 2)], tmp_path / "a.pkl"
     name, settings = PICKLED["vp"]
     both = [assembled(classes, one, "SongUNet", name, **settings) for one in found]
     file.write_bytes(pickle.dumps(dict(zip(("ema", "net"), both, strict=True))))

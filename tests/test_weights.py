@@ -17,6 +17,7 @@ from torch import nn
 from experiments import convert
 from experiments.model import fill
 from interop import format_of, load, save_diffusers, save_score_sde
+from interop.configuration import configuration
 from interop.edm import rows as edm_rows
 from interop.flax import rows as flax_rows
 from interop.score_sde import load_score_sde
@@ -32,7 +33,7 @@ from .test_flax import small_map
 SHAPE = (1, 8, 8)
 TINY = {"nf": 32, "ch_mult": (1,), "num_res_blocks": 1, "resblock_type": "ddpm"}
 TINY |= {"skip_rescale": False, "channels_per_group": 1}
-PREFIXES = ["module.", "_orig_mod.", "model.", "module._orig_mod.model.", "model.module.module."]
+PREFIXES = ["module.", "_orig_mod.", "model.", "model.module._orig_mod.module."]
 
 
 def shaken(model, seed=0):
@@ -251,14 +252,14 @@ AVERAGES += ["top", "callback", "list", "optimizer"]
 
 
 @pytest.mark.parametrize("kind", AVERAGES)
-def test_the_average_of_lightning_is_taken_and_its_raw_weights_are_to_be_had(kind, tmp_path):
+def test_the_average_of_lightning_is_taken_or_its_raw_weights(kind, tmp_path):
     path = tmp_path / "edm.ckpt"
     torch.save(lightning(kind, theirs("edm", EDM_RAW), theirs("edm", EDM_MEAN)), path)
     config = {"precond": "edm"}
     assert format_of(path) == "edm"
     check(load(path, config), EDM_MEAN)
     check(load(path, config, ema=False), EDM_RAW)
-    case = save_score_sde(RAW, tmp_path / "c.pth").with_suffix(".json")
+    case = configuration(RAW)
     states = [theirs(score_sde_rows, model) for model in (RAW, MEAN)]
     torch.save(lightning(kind, *states), path)
     assert format_of(path) == "score_sde"
