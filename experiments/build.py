@@ -279,7 +279,7 @@ def _check_numbers(cfg: DictConfig) -> None:
         if evaluate[name] not in choices:
             named = ", ".join(str(choice) for choice in choices if choice is not None)
             raise ValueError(f"unknown evaluate.{name} '{evaluate[name]}'. Available: {named}")
-    switches = {name: cfg[name] for name in ("dry_run", "transfer", "draw")}
+    switches = {name: cfg[name] for name in ("dry_run", "transfer", "draw", "checkpoint_ema")}
     names = ("likelihood", "quality", "control", "importance", "elbo")
     switches |= {f"evaluate.{name}": evaluate[name] for name in names}
     for name, value in switches.items():

@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--config", type=Path, help="JSON or YAML with the configuration of a score-SDE checkpoint"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="the last weights instead of the averaged ones"
+        "--raw",
+        action="store_true",
+        help="the raw weights in the place of the averaged ones, where IN has both",
     )
     given = parser.parse_args(arguments)
     try:
@@ -44,13 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _read(path: Path, config: Path | None, ema: bool) -> ScoreModel:
-    kind = format_of(path)
-    if kind == "training":
+    if format_of(path) == "training":
         if config is not None:
             raise ValueError(f"{path} has its own configuration; leave --config out")
         return load_trained(path, ema)
-    if not ema and kind != "score_sde":
-        raise ValueError(f"--raw needs a checkpoint with two sets of weights; {path} has one")
     return load(path, config, ema)
 
 

@@ -11,6 +11,8 @@ from models import DequantizationFlow, ScoreModel
 from sde import SDE
 from training import DequantizationLoss, checkpoint
 
+from .model import fill
+
 
 def new_dequantizer(
     cfg: DictConfig, sde: SDE, data: Dataset, score: ScoreModel
@@ -29,7 +31,7 @@ def new_dequantizer(
     if data.levels is None or data.cell is None or data.range is None:
         raise ValueError(f"data={data.name} are points, which have no cells to spread them over")
     state = _state(name, "generate", cfg, ("sde", "model", "data.range"))
-    score.load_state_dict(state["ema"]["model"])
+    fill(score, state["ema"]["model"], name)
     score.eval().requires_grad_(False)
     with open_dict(cfg):
         cfg.dequantizer.shape, cfg.dequantizer.levels = list(data.shape), data.levels
@@ -61,7 +63,7 @@ def load_dequantizer(cfg: DictConfig, data: Dataset, device: torch.device) -> De
         )
     with torch.random.fork_rng(devices=[]):  # its first weights must not cost the network's
         flow = _build(settings)
-    flow.load_state_dict(state["ema"]["model"])
+    fill(flow, state["ema"]["model"], name)
     return flow.to(device).eval().requires_grad_(False)
 
 

@@ -10,6 +10,8 @@ from models import NoiseLevelEstimator
 from sde import SDE
 from training import checkpoint
 
+from .model import fill
+
 
 def new_estimator(cfg: DictConfig, sde: SDE, shape: tuple[int, ...]) -> NoiseLevelEstimator:
     """An untrained estimator, whose shape the configuration then records.
@@ -57,7 +59,7 @@ def load_estimator(cfg: DictConfig, sde: SDE, device: torch.device) -> NoiseLeve
             )
     with torch.random.fork_rng(devices=[]):  # its first weights must not cost the network's
         estimator = _build(saved["estimator"], sde, saved["data"].get("range"))
-    estimator.load_state_dict(state["ema"]["model"])
+    fill(estimator, state["ema"]["model"], name)
     return estimator.to(device).eval().requires_grad_(False)
 
 

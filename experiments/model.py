@@ -1,13 +1,16 @@
 """The model of a run: built from its configuration, or read from a training's checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from models import ScoreModel
+from models.file import whole
+from models.names import fitted
 from sde import SDE
 from training import checkpoint
 
@@ -32,6 +35,16 @@ def score_model(
     return ScoreModel(net, sde, data_range=data_range, **meaning)
 
 
+def fill(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
+    """Give a network the weights of a checkpoint, whatever wrapped it when they were saved.
+
+    Raises:
+        ValueError: They do not fit; the source is named.
+    """
+    with whole(source):
+        module.load_state_dict(fitted(state, module.state_dict()))
+
+
 def load_trained(path: str | Path, ema: bool = True) -> ScoreModel:
     """The model of a training, by the configuration that its checkpoint carries.
 
@@ -54,6 +67,6 @@ def load_trained(path: str | Path, ema: bool = True) -> ScoreModel:
     span = cfg.data.get("range")
     interval = None if span is None else (float(span[0]), float(span[1]))
     model = score_model(cfg, make(cfg.sde), list(shape), interval)
-    model.load_state_dict(state["ema"]["model"] if ema else state["model"])
+    fill(model, state["ema"]["model"] if ema else state["model"], path)
     model.step = state["step"]
     return model.eval()

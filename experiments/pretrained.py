@@ -36,6 +36,8 @@ def load_pretrained(cfg: DictConfig) -> ScoreModel | None:
             raise ValueError("task=sample draws from a trained model; add checkpoint=RUN_OR_FILE")
         if cfg.checkpoint_config is not None:
             raise ValueError("checkpoint_config belongs to checkpoint=FILE, which is not given")
+        if not cfg.checkpoint_ema:
+            raise ValueError("checkpoint_ema=false belongs to checkpoint=PATH, which is not given")
         return None
     path = Path(cfg.checkpoint)
     kind = format_of(path)
@@ -45,7 +47,8 @@ def load_pretrained(cfg: DictConfig) -> ScoreModel | None:
     if run and cfg.task != "sample":
         return None
     _check(cfg, path)
-    model = load_trained(path) if run else load(path, cfg.checkpoint_config)
+    ema = cfg.checkpoint_ema
+    model = load_trained(path, ema) if run else load(path, cfg.checkpoint_config, ema)
     description = model.description()
     with open_dict(cfg):
         cfg.sde = description.pop("sde")

@@ -1,9 +1,10 @@
 """Where a run starts: at step 0, after an interrupted run, or with the weights of a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from models.names import fitted
 from training import checkpoint
 
 from . import pretrained
@@ -90,8 +91,22 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
             "or another hydra.run.dir"
         )
     if start is not None:
+        start = _fitted(start, parts)
         _check_fits(start, parts)
     return start
+
+
+def _fitted(start: Start, parts: Parts) -> Start:
+    """A start by the names of the run's own network, with the weights that it asks for.
+
+    The names in a file tell what wrapped its network; `checkpoint_ema=false` takes the raw weights
+    in the place of their average.
+    """
+    wanted = parts.model.state_dict()
+    raw, average = start.state["model"], start.state["ema"]
+    chosen = average["model"] if parts.cfg.checkpoint_ema else raw
+    average = average | {"model": fitted(chosen, wanted)}
+    return replace(start, state=start.state | {"model": fitted(raw, wanted), "ema": average})
 
 
 def _transfers(parts: Parts) -> bool:

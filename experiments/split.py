@@ -167,11 +167,13 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     whole = parts.config
     evaluate = {key: value for key, value in whole["evaluate"].items() if key not in FREE}
     # The files themselves: a run may have trained on since a part was scored.
-    mine = {"weights": digest(weights), "evaluate": evaluate}
+    mine: dict[str, Any] = {"weights": digest(weights), "evaluate": evaluate}
     if parts.dequantizer is not None:
         flow, _ = checkpoint.find(Path(parts.cfg.evaluate.dequantizer))
         mine["flow"] = checkpoint.digest(flow)
     mine |= {key: whole[key] for key in ("sde", "model", "data", "against", "seed")}
+    if not whole["checkpoint_ema"]:  # one file has both sets of weights
+        mine["checkpoint_ema"] = False
     path = folder / "likelihood" / "settings.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".settings.{uuid4().hex}.tmp"

@@ -3,7 +3,7 @@
 Two layouts of `UNet2DModel` are networks of ours: DDPM's (`DownBlock2D`, `AttnDownBlock2D` and
 their ways up, as in google/ddpm-cifar10-32), and NCSN++'s with pyramids of images
 (`SkipDownBlock2D`, `AttnSkipDownBlock2D`, ..., as in google/ncsnpp-celebahq-256). The scheduler's
-configuration beside a network says which process it belongs to.
+configuration beside a network says which process it belongs to. `diffusers_files` finds the files.
 """
 
 import json
@@ -24,7 +24,7 @@ from models.resample import InputSkip, OutputSkip
 from sde import SDE
 
 from . import diffusers_network, diffusers_process
-from .files import load_tensors, read_fields
+from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_network, read_weights
 from .table import Row, layer, pixelwise, read, transposed, write
 from .unet import Part, parts
 
@@ -39,22 +39,26 @@ BLOCK = {
 ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
 # Files of before 2023 name the same four matrices by what they are.
 FORMERLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-WEIGHTS = "diffusion_pytorch_model"
 
 
-def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
+def load_diffusers(folder: str | Path, sde: SDE | None = None, ema: bool = True) -> ScoreModel:
     """The model in a folder of diffusers, on the CPU in evaluation mode.
 
     Args:
         folder: Folder of a pipeline (`model_index.json`, `unet/`, `scheduler/`) or of a
-            `UNet2DModel` alone (`config.json` and its weights as safetensors or torch's).
+            `UNet2DModel` alone (`config.json` and its weights as safetensors or torch's), or a file
+            in one. The scheduler of a network is its own or the one next to it, however the
+            network is named.
         sde: Process of the network; the scheduler's where not given. Of a network alone DDPM's
             chain is assumed, or the VE of diffusers' scheduler where its embedding is Fourier's,
             with a warning.
+        ema: Whether to take the averaged weights where there are both: `unet_ema` next to `unet`
+            in a checkpoint of diffusers' training script. Either can be named itself.
 
     Raises:
         FileNotFoundError: A file is not there.
-        ValueError: A file is damaged, or says what is not to be had here; it is named.
+        ValueError: A file is damaged, or says what is not to be had here; it is named. Also where
+            ema is false and there is one set of weights.
         TypeError: sde is no process.
 
     Reference: huggingface.co/docs/diffusers, `UNet2DModel`, `DDPMPipeline`, `ScoreSdeVePipeline`.
@@ -62,11 +66,11 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
     folder = Path(folder)
     if sde is not None and not callable(getattr(sde, "alpha", None)):
         raise TypeError(f"sde must be a process, VP() say, got {sde!r}")
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    config = _config(unet / "config.json")
-    scheduler = _scheduler(folder)
-    with whole(unet / "config.json"):
-        net = diffusers_network.build(config, unet)
+    place = find_place(folder, ema)
+    config = read_network(place.network)
+    scheduler = None if place.scheduler is None else read_config(place.scheduler)
+    with whole(place.network / "config.json"):
+        net = diffusers_network.build(config, place.network)
     with whole(f"the scheduler's configuration in {folder}"):
         wrapped = diffusers_process.wrapping(config, scheduler or {})
         if sde is None:
@@ -74,12 +78,11 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None) -> ScoreModel:
                 scheduler = diffusers_process.assumed(config)
                 log.warning(
                     "%s has no scheduler_config.json: assumed %s with its default constants; give "
-                    "sde=",
+                    "sde= in Python, or put the scheduler next to it",
                     *(folder, scheduler["_class_name"]),
                 )
             sde = diffusers_process.process(scheduler, folder)
-    state = {_modern(name): tensor for name, tensor in _weights(unet).items()}
-    ours = read(rows(net, _flipped(config)), state, net.state_dict(), unet)
+    ours = read(rows(net, _flipped(config)), _tensors(place), net.state_dict(), place.network)
     net.load_state_dict(ours, assign=True)
     return ScoreModel(net, sde, **wrapped).eval()
 
@@ -218,56 +221,20 @@ def _modern(name: str) -> str:
     return ".".join([*place, layer_name, kind]) if "." in name else name
 
 
+def _tensors(place: Place) -> dict[str, Tensor]:
+    """The weights of a place by today's names."""
+    weights = read_weights(place)
+    trained = [name for name in weights.raw if name != "time_proj.weight"]
+    # Where folders tell raw weights from averaged ones, a file is taken as it is.
+    ema = True if place.ema is None else place.ema
+    state = weights.chosen(ema, trained, place.weights or place.network)
+    return {_modern(name): tensor for name, tensor in state.items()}
+
+
 def _flipped(config: Mapping[str, Any]) -> bool:
     """Whether the embedding has its cosines first; Fourier's never has."""
     positional = config.get("time_embedding_type", "positional") == "positional"
     return positional and config.get("flip_sin_to_cos", True)
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
-        if (folder / name).is_file():
-            state: Any = load_tensors(folder / name)
-            if not isinstance(state, dict) or not all(
-                isinstance(value, Tensor) for value in state.values()
-            ):
-                raise ValueError(f"{folder / name} holds other things than tensors")
-            return state
-    index = folder / f"{WEIGHTS}.safetensors.index.json"
-    if index.is_file():
-        return _sharded(index)
-    variants = sorted(path.name for path in folder.glob(f"{WEIGHTS}.*"))
-    beside = f"; of other names there are {', '.join(variants)}, rename one" if variants else ""
-    raise FileNotFoundError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{beside}")
-
-
-def _sharded(index: Path) -> dict[str, Tensor]:
-    """Weights in several files: each tensor from the one that the index names for it."""
-    places = _config(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
-        raise ValueError(f"{index} has no weight_map from names to files")
-    joined: dict[str, Tensor] = {}
-    for file in sorted(set(places.values())):
-        if Path(file).name != file:
-            raise ValueError(f"{index} names {file}, which is not beside it")
-        shard = load_tensors(index.parent / file)
-        if sorted(shard) != sorted(name for name, place in places.items() if place == file):
-            raise ValueError(f"{index} names other tensors for {file} than are in it")
-        joined |= shard
-    return joined
-
-
-def _scheduler(folder: Path) -> dict[str, Any] | None:
-    for path in (folder / "scheduler", folder):
-        if (path / "scheduler_config.json").is_file():
-            return _config(path / "scheduler_config.json")
-    return None
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give the folder of a pipeline or a UNet")
-    return read_fields(path)
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models import ScoreModel
-from sde import SDE, VE, VP, CosineSchedule, describe
+from sde import SDE, VE, VP, CosineSchedule, ScaledLinearSchedule, describe
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 VE_SCHEDULER = "ScoreSdeVeScheduler"
@@ -20,17 +20,20 @@ def process(scheduler: Mapping[str, Any], source: object) -> SDE:
     if kind == VE_SCHEDULER:
         return VE(scheduler.get("sigma_min", 0.01), scheduler.get("sigma_max", 1348.0))
     if "num_train_timesteps" not in scheduler or "beta_schedule" not in scheduler:
-        raise ValueError(f"{source} has a {kind}, which has no chain of β; give sde=")
+        raise ValueError(f"{source} has a {kind}, which has no chain of β; give sde= in Python")
     if scheduler.get("trained_betas") is not None or scheduler.get("rescale_betas_zero_snr"):
         raise ValueError(f"{source} has betas of its own (trained_betas, rescale_betas_zero_snr)")
     steps, schedule = scheduler["num_train_timesteps"], scheduler["beta_schedule"]
+    first, last = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
     if schedule == "linear":
-        first, last = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
         return VP(steps * first, steps * last).discretize(steps)
+    if schedule == "scaled_linear":
+        return VP(schedule=ScaledLinearSchedule(steps * first, steps * last)).discretize(steps)
     if schedule == "squaredcos_cap_v2":
         return VP(schedule=CosineSchedule()).discretize(steps)
     raise ValueError(
-        f"{source} has beta_schedule={schedule}; only linear and squaredcos_cap_v2 are read"
+        f"{source} has beta_schedule={schedule}; only linear, scaled_linear and squaredcos_cap_v2 "
+        "are read"
     )
 
 
@@ -126,13 +129,16 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
     schedule = base["schedule"]
     if schedule == describe(CosineSchedule()):
         return fields | {"beta_schedule": "squaredcos_cap_v2"}, "DDPMPipeline"
-    if schedule["_target_"] != "sde.LinearSchedule":
-        raise ValueError(f"diffusers has linear and cosine schedules, not {schedule}")
+    names = {"sde.LinearSchedule": "linear", "sde.ScaledLinearSchedule": "scaled_linear"}
+    if schedule["_target_"] not in names:
+        raise ValueError(
+            f"diffusers has linear, scaled linear and cosine schedules, not {schedule}"
+        )
     ends = {
         "beta_start": schedule["beta_min"] / steps,
         "beta_end": schedule["beta_max"] / steps,
     }
-    return fields | ends | {"beta_schedule": "linear"}, "DDPMPipeline"
+    return fields | ends | {"beta_schedule": names[schedule["_target_"]]}, "DDPMPipeline"
 
 
 def _check_range(model: ScoreModel, *allowed: tuple[float, float]) -> None:

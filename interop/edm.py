@@ -26,25 +26,17 @@ import torch
 from torch import Tensor, nn
 
 from models import ScoreModel, UNet
-from models.checks import check_choice
 from models.file import whole
 from models.layers import Attention, BigGANBlock
 from models.resample import InputSkip
 from sde import EDM, VE, VP
 
-from .files import load_tensors
-from .pickles import Record, read_pickle, state_dict
+from .edm_files import read_contents, settings_of
+from .fields import GIVE
 from .table import Row, layer, pixelwise, read
 from .unet import Part, parts
 
 log = logging.getLogger(__name__)
-_PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
-# What their preconditioners take, and what EDM's are sampled with: σ from 0.002 to 80.
-_SETTINGS: dict[str, dict[str, float]] = {
-    "edm": {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0},
-    "vp": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000},
-    "ve": {"sigma_min": 0.02, "sigma_max": 100.0},
-}
 _OTHERS = {
     "map_label.weight": "is conditional on a class (map_label), which no network here is yet",
     "out_conv.weight": "is a DhariwalUNet (ADM); of EDM's networks only SongUNet is read",
@@ -53,7 +45,10 @@ _OTHERS = {
 
 
 def load_edm(
-    source: str | Path | Mapping[str, Tensor], *, config: Mapping[str, Any] | None = None
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    config: Mapping[str, Any] | None = None,
+    ema: bool = True,
 ) -> ScoreModel:
     """The model of a file of EDM, on the CPU, in evaluation mode; nothing in the file is run.
 
@@ -69,20 +64,22 @@ def load_edm(
     Reference: Karras et al. 2022, arXiv:2206.00364 (table 1).
 
     Args:
-        source: A `.pkl` of EDM, `.pt`, `.pth` or `.safetensors` with the state dict of such a
-            network, with or without preconditioner, or that state dict.
+        source: A `.pkl` of EDM; a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` with the state
+            dict of such a network, with or without preconditioner; or that state dict.
         config: In place of what the file says or cannot say: `precond` (`edm`, `vp` or `ve`; where
             nothing says it, `edm` with a warning), its settings `sigma_data`, `sigma_min`,
             `sigma_max` (σ of their data, in [-1, 1]), `beta_d`, `beta_min`, `M`, and `dropout` in
             further training.
+        ema: Whether to take the averaged weights where there are both.
 
     Raises:
         ValueError: The file is damaged, names code, or holds another network than SongUNet, one
-            that is conditional on classes, or one that differs from ours.
+            that is conditional on classes, or one that differs from ours; or ema is false and
+            there is one set of weights.
         FileNotFoundError: There is no file.
     """
     name = str(source) if isinstance(source, str | Path) else "the state dict"
-    state, said = _contents(source, name)
+    state, said = read_contents(source, name, ema)
     if all(key.startswith("model.") or key == "u" for key in state):
         state = {key.removeprefix("model."): value for key, value in state.items()}
     for key, sentence in _OTHERS.items():
@@ -91,9 +88,9 @@ def load_edm(
     state.pop("map_augment.weight", None)
     chosen = said | dict(config or {})
     if "precond" not in chosen:
-        sentence = "%s does not say its preconditioner: assumed EDM's; give config={'precond': …}"
-        log.warning(sentence, name)
-    precond, settings = _settings(chosen, name)
+        sentence = "%s does not say its preconditioner: assumed EDM's; give 'precond' by %s"
+        log.warning(sentence, name, GIVE)
+    precond, settings = settings_of(chosen, name)
     resolution, options = _architecture(state, name)
     with whole(Path(name)), torch.device("meta"):
         net = UNet(**options, dropout=settings.pop("dropout"))
@@ -210,93 +207,6 @@ def _filter(theirs: str, taps: Sequence[float]) -> Row:
         return ()
 
     return Row(name, (), split, lambda none: kernel)
-
-
-def _contents(
-    source: str | Path | Mapping[str, Tensor], name: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, and what the file says of their meaning."""
-    said: dict[str, Any] = {}
-    contents = _opened(source) if isinstance(source, str | Path) else source
-    if isinstance(contents, Mapping) and "ema" in contents:
-        contents = contents["ema"]
-    if isinstance(contents, Record):
-        said, contents = _meaning(contents, name), state_dict(contents)
-    if not isinstance(contents, Mapping) or not contents:
-        raise ValueError(f"{name} holds no model: neither 'ema' nor tensors by their names")
-    for key, value in contents.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name} holds {key!r}, which is no tensor; pass a state dict")
-        if not value.is_floating_point():
-            raise ValueError(f"{name} holds {key} of {value.dtype}, expected floating point")
-    return {key: value.detach() for key, value in contents.items()}, said
-
-
-def _opened(path: str | Path) -> Any:
-    path = Path(path)
-    if path.suffix in (".pkl", ".pickle"):
-        return read_pickle(path)
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise ValueError(f"{path} must end in .pkl, .pt, .pth or .safetensors")
-    return load_tensors(path)
-
-
-def _meaning(record: Record, name: str) -> dict[str, Any]:
-    """What a pickled preconditioner says of itself and of its network."""
-    said: dict[str, Any] = {}
-    net = record
-    if record.class_name in _PRECONDITIONERS:
-        precond = _PRECONDITIONERS[record.class_name]
-        net = _modules(record).get("model", record)
-        said = {key: record.state[key] for key in _SETTINGS[precond] if key in record.state}
-        said["precond"] = precond
-        if precond == "edm":
-            # A network that takes any σ says so by 0 and ∞, which no process can have.
-            within = _SETTINGS["edm"]
-            low, high = (_number(record.state, key, name) for key in ("sigma_min", "sigma_max"))
-            said["sigma_min"] = max(low, within["sigma_min"])
-            said["sigma_max"] = min(high, within["sigma_max"])
-    if net.class_name != "SongUNet":
-        raise ValueError(
-            f"{name} holds {net.class_name}; of EDM's classes only EDMPrecond, VPPrecond and "
-            "VEPrecond are read, and of its networks SongUNet (DDPM++, NCSN++)"
-        )
-    blocks = [block for part in _modules(net).values() for block in _modules(part).values()]
-    dropout = [block.state["dropout"] for block in blocks if "dropout" in block.state]
-    return said | ({"dropout": dropout[0]} if dropout else {})
-
-
-def _modules(record: Record) -> dict[str, Record]:
-    modules = record.state.get("_modules")
-    items = modules.items() if isinstance(modules, dict) else ()
-    return {key: module for key, module in items if isinstance(module, Record)}
-
-
-def _settings(said: dict[str, Any], name: str) -> tuple[str, dict[str, float]]:
-    """The preconditioner, and its settings with `dropout`."""
-    precond = said.pop("precond", "edm")
-    check_choice("precond", precond, *_SETTINGS)
-    settings = _SETTINGS[precond] | {"dropout": 0.1}
-    unknown = sorted(said.keys() - settings.keys())
-    if unknown:
-        raise ValueError(
-            f"the preconditioner '{precond}' takes no {', '.join(unknown)}; "
-            f"it takes {', '.join(settings)}"
-        )
-    settings |= {key: _number(said, key, name) for key in said}
-    if settings.get("M", 1000) != 1000:
-        raise ValueError(
-            f"{name} has M = {settings['M']:g} steps, and its labels are of (M - 1) t; "
-            "those of VP here are of 999 t, so M must be 1000"
-        )
-    return precond, settings
-
-
-def _number(values: Mapping[str, Any], key: str, name: str) -> float:
-    value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} has {key} = {value!r}, expected a number")
-    return float(value)
 
 
 def _architecture(state: Mapping[str, Tensor], name: str) -> tuple[int, dict[str, Any]]:

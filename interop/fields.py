@@ -7,6 +7,8 @@ from typing import Any
 
 from .files import read_fields
 
+# How a configuration is given.
+GIVE = "config= in Python, checkpoint_config=FILE for run.py, --config FILE for convert.py"
 # What kind each field is of.
 SWITCHES = ("conditional", "fir", "skip_rescale", "resamp_with_conv", "scale_by_sigma")
 PLACES = ("centered", "continuous")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from models import UNet
 from models.layers import NIN, BigGANBlock
+from models.names import WRAPPERS
 from models.resample import DownsampleConv2d, InputSkip, OutputSkip, UpsampleConv2d
 
 from .msgpack import decode
@@ -85,7 +86,21 @@ def read_flax(path: str | Path) -> FlaxState:
             f"{path} is not a checkpoint of score_sde: its step is no whole number, or its "
             "params_ema are no parameters"
         )
-    return {"step": step, "params": params, "params_ema": mean}
+    return {
+        "step": step,
+        "params": _inner(params),
+        "params_ema": None if mean is None else _inner(mean),
+    }
+
+
+def _inner(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the network itself, out of what a wrapper or a collection put around it."""
+    while len(params) == 1:
+        ((name, inner),) = params.items()
+        if name not in (*WRAPPERS, "params") or not isinstance(inner, dict):
+            break
+        params = inner
+    return params
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Tensor]:

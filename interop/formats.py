@@ -9,10 +9,13 @@ from models.file import DOCUMENT, WEIGHTS
 
 from . import flax
 from .diffusers import load_diffusers
+from .diffusers_files import root_of
 from .edm import load_edm
 from .files import load_tensors, read_fields
-from .score_sde import load_score_sde
+from .score_sde import is_named, load_score_sde
+from .weights import one_set, tensor_names
 
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".json")
 FORMATS = ("native", "diffusers", "score_sde", "edm", "training")
 
 
@@ -31,6 +34,8 @@ def format_of(path: str | Path) -> str | None:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _of_folder(path)
+    if root_of(path) is not None:
+        return "diffusers"
     if path.suffix in (".pkl", ".pickle"):
         return "edm"
     if flax.is_flax(path):
@@ -45,26 +50,32 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
         path: File or folder.
         config: Configuration of a checkpoint of score-SDE, or settings of EDM's state dict, which
             have none in themselves.
-        ema: Whether to take the averaged weights, where there are both.
+        ema: Whether to take the averaged weights where there are both; false takes the raw ones.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
-        ValueError: The format is not known, or the file is damaged; also a training's checkpoint,
-            whose network is in its run's configuration: `experiments/run.py checkpoint=RUN`.
+        ValueError: The format is not known, or the file is damaged, or ema is false and there is
+            one set of weights; also a training's checkpoint, whose network is in its run's
+            configuration: `experiments/run.py checkpoint=RUN`.
     """
     path = _whole(Path(path))
     kind = format_of(path)
     if config is not None and kind not in ("score_sde", "edm"):
-        raise ValueError(f"{path} says itself what it is; only score_sde and edm take config=")
+        raise ValueError(
+            f"{path} says itself what it is; only score_sde and edm take a configuration, leave "
+            "config= (checkpoint_config=, --config) out"
+        )
     if kind == "native":
+        if not ema:
+            raise one_set(path)
         return ScoreModel.load(path)
     if kind == "diffusers":
-        return load_diffusers(path)
+        return load_diffusers(path, ema=ema)
     if kind == "score_sde":
         return load_score_sde(path, config, ema)
     if kind == "edm":
         read = read_fields(Path(config)) if isinstance(config, str | Path) else config
-        return load_edm(path, config=read)
+        return load_edm(path, config=read, ema=ema)
     if kind == "training":
         raise ValueError(
             f"{path} is a training's checkpoint; convert it with experiments/convert.py, or use "
@@ -77,22 +88,25 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
 
 
 def _whole(path: Path) -> Path:
-    """The folder of a model, where one of its files is named."""
-    native = path.name in (DOCUMENT, WEIGHTS) and (path.parent / DOCUMENT).is_file()
-    theirs = path.name.startswith("diffusion_pytorch_model.") or path.name == "model_index.json"
-    if not path.is_file() or not (native or theirs):
-        return path
-    return path.parent.parent if path.parent.name == "unet" else path.parent
+    """The folder of a model of ours, where one of its files is named; else the path.
+
+    A link whose name does not tell what it leads to stands for that.
+    """
+    if path.is_symlink() and path.is_file() and path.suffix not in SUFFIXES:
+        path = path.resolve()
+    for way in (path, path.resolve()):
+        named = way.is_file() and way.name in (DOCUMENT, WEIGHTS)
+        if named and (way.parent / DOCUMENT).is_file():
+            return way.parent
+    return path
 
 
 def _of_folder(path: Path) -> str | None:
     if (path / DOCUMENT).is_file():
         return "native"
-    if (path / "model_index.json").is_file() or (path / "unet" / "config.json").is_file():
-        return "diffusers"
     if any(path.glob("step_*.pt")) or any(path.glob("checkpoints/step_*.pt")):
         return "training"
-    return "diffusers" if (path / "config.json").is_file() else None
+    return "diffusers" if root_of(path) is not None else None
 
 
 def _of_tensors(found: Any) -> str | None:
@@ -101,11 +115,10 @@ def _of_tensors(found: Any) -> str | None:
         return None
     if "format" in found and "config" in found and "ema" in found:
         return "training"
-    inner = found.get("model", found)
-    names = [str(name) for name in inner] if isinstance(inner, Mapping) else []
-    if any(
-        name.removeprefix("module.").startswith(("all_modules.", "begin_conv.")) for name in names
-    ):
+    names = tensor_names(found)
+    if is_named(names):
         return "score_sde"
-    bare = [name.removeprefix("model.") for name in names]
-    return "edm" if any(name.startswith(("enc.", "map_layer0.")) for name in bare) else None
+    within = [name.removeprefix("model.") for name in names]  # of a preconditioner with buffers
+    if any(name.startswith(("enc.", "map_layer0.")) for name in within):
+        return "edm"
+    return "diffusers" if any(name.startswith("down_blocks.") for name in names) else None

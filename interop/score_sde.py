@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from models.resample import InputSkip, OutputSkip
 
 from . import flax, refinenet
 from .configuration import configuration, meaning
-from .fields import read_configuration
+from .fields import GIVE, read_configuration
 from .files import load_tensors
 from .shapes import guess
 from .table import Row, layer, read
 from .unet import Part, parts
+from .weights import RAW, Weights, find_weights, one_set, tensor_names
 
 BLOCK = {
     "GroupNorm_0": "branch.norm_0",
@@ -65,25 +67,25 @@ def load_score_sde(
     Reference: Song et al. 2021, arXiv:2011.13456.
     """
     path = Path(path)
-    if config is None and path.with_suffix(".json").is_file():
-        config = path.with_suffix(".json")
+    if config is None:
+        config = _beside(path)
     if config is not None:
         config = read_configuration(config)
     if path.is_file() and flax.is_flax(path):
         return _load_flax(path, config, ema)
-    checkpoint = load_tensors(path)
-    state, average, step = _sections(checkpoint, path)
-    sigmas = state.pop("sigmas", None)
+    weights = _weights(path, ema)
+    state = dict(weights.raw)
     with whole(path):
+        shown = {name: tuple(tensor.shape) for name, tensor in state.items() if name != "sigmas"}
         if config is None:
-            decay = None if average is None else average.get("decay")
-            config = guess({k: tuple(v.shape) for k, v in state.items()}, sigmas, decay, path)
+            config = guess(shown, state.get("sigmas"), weights.decay, path)
         net, sde, wrapped = meaning(config)
         table = rows(net)
-        _check_levels(sigmas, config, path)
         if ema:
-            state |= _averaged(average, table, path)
-        return _whole(net, read(table, state, net.state_dict(), path), sde, wrapped, step)
+            trained = [row.theirs for row in table if not _is_frequency(row)]
+            state |= weights.averaged(trained, path)
+        _check_levels(state.pop("sigmas", None), config, path)
+        return _whole(net, read(table, state, net.state_dict(), path), sde, wrapped, weights.step)
 
 
 def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None) -> Path:
@@ -191,26 +193,36 @@ def _is_frequency(row: Row) -> bool:
     return row.ours == ("embedding.embed.W",)
 
 
-def _sections(
-    checkpoint: Any, path: Path
-) -> tuple[dict[str, Tensor], Mapping[str, Any] | None, int | None]:
-    """Named tensors, the average if there is one, and the step."""
-    average, step = None, None
-    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("model"), Mapping):
-        average, step = checkpoint.get("ema"), checkpoint.get("step")
-        checkpoint = checkpoint["model"]
-    tensors = isinstance(checkpoint, Mapping) and all(
-        isinstance(value, Tensor) for value in checkpoint.values()
-    )
-    if not tensors:
+def _beside(path: Path) -> Path | None:
+    """The configuration next to a checkpoint, or next to what a link to it leads to."""
+    for place in (path, path.resolve()):
+        if place.with_suffix(".json").is_file():
+            return place.with_suffix(".json")
+    return None
+
+
+def _weights(path: Path, ema: bool) -> Weights:
+    """The weights of a file, by the names of score-SDE; an average alone is refused as raw."""
+    found = load_tensors(path)
+    names = tensor_names(found)
+    if not names:
         raise ValueError(f"{path} is no checkpoint of score-SDE: it has no tensors under 'model'")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in checkpoint.items()}
-    if not any(name.startswith(("all_modules.", "begin_conv.")) for name in state):
+    if not is_named(names):
         raise ValueError(
             f"{path} is no checkpoint of score-SDE: its tensors are named "
-            f"{', '.join(list(state)[:3]) or 'nothing'}, not all_modules.N or begin_conv"
+            f"{', '.join(names[:3])}, not all_modules.N or begin_conv"
         )
-    return state, average if isinstance(average, Mapping) else None, step
+    weights = find_weights(found, path)
+    if weights.raw or not isinstance(weights.average, Mapping):
+        return weights
+    if not ema:
+        raise one_set(path)
+    return replace(weights, raw=dict(weights.average))  # whose shapes tell the network as well
+
+
+def is_named(names: Sequence[str]) -> bool:
+    """Whether bare names are those of a checkpoint of score-SDE."""
+    return any(name.startswith(("all_modules.", "begin_conv.")) for name in names)
 
 
 def _check_levels(sigmas: Tensor | None, config: Mapping[str, Any], path: Path) -> None:
@@ -226,36 +238,16 @@ def _check_levels(sigmas: Tensor | None, config: Mapping[str, Any], path: Path) 
         )
 
 
-def _averaged(
-    average: Mapping[str, Any] | None, table: Sequence[Row], path: Path
-) -> dict[str, Tensor]:
-    """The averaged tensors by name: the list has the trained ones in order of construction."""
-    if average is None or "shadow_params" not in average:
-        raise ValueError(
-            f"{path} has no averaged weights; use ema=False for the raw ones, or convert.py --raw"
-        )
-    trained = [row.theirs for row in table if not _is_frequency(row)]
-    shadow = average["shadow_params"]
-    if not isinstance(shadow, list | tuple) or not all(isinstance(t, Tensor) for t in shadow):
-        raise ValueError(f"{path} has other things than tensors in its average")
-    if len(shadow) != len(trained):
-        raise ValueError(
-            f"{path} does not fit the network: it averages {len(shadow)} tensors, "
-            f"the network has {len(trained)}"
-        )
-    return dict(zip(trained, shadow, strict=True))
-
-
 def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> ScoreModel:
     if config is None:
         raise ValueError(
             f"{path} is a flax checkpoint, whose names do not tell where in the network attention "
-            "and pyramids are; give config=, a mapping with the fields of score-SDE's configuration"
+            f"and pyramids are; give the fields of score-SDE's configuration: {GIVE}"
         )
     saved = flax.read_flax(path)
     params = saved["params_ema"] if ema else saved["params"]
     if params is None:
-        raise ValueError(f"{path} has no averaged weights; use ema=False for the raw ones")
+        raise ValueError(f"{path} has no averaged weights; use {RAW}, for the raw ones")
     with whole(path):
         net, sde, wrapped = meaning(config)
     if not isinstance(net, UNet):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import refinenet
 from .configuration import refine_name
+from .fields import GIVE
 
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
@@ -52,8 +53,8 @@ def guess(
             walk = _Walk(shapes)
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"{source} does not show what network it is ({error}); give config=, a mapping "
-                "with the fields of score-SDE's configuration"
+                f"{source} does not show what network it is ({error}); give the fields of "
+                f"score-SDE's configuration: {GIVE}"
             ) from error
         model, channels = table | walk.fields, walk.channels
         ve, continuous = _assume(model, decay, sigmas is None, source)
@@ -86,7 +87,7 @@ def _assume(
 
 def _say(source: object, assumed: str) -> None:
     sentence = f"{source} has no configuration: assumed {assumed}, and all else as published"
-    log.warning("%s; a configuration says it (config=, checkpoint_config=, --config)", sentence)
+    log.warning("%s; a configuration says it: %s", sentence, GIVE)
 
 
 def _round(sigma: Tensor) -> float:

@@ -13,6 +13,7 @@ from sde import SDE, Described, construct, describe, expand
 from . import file
 from .checks import check_choice
 from .embedding import FourierFeatures
+from .names import fitted, inner
 
 
 class Coefficients(NamedTuple):
@@ -214,7 +215,9 @@ class ScoreModel(nn.Module):
         Raises:
             TypeError: The network does not say how it was made.
         """
-        return self._meaning() | {"net": describe(self.net)}  # type: ignore[arg-type]  # refused
+        return self._meaning() | {
+            "net": describe(inner(self.net))
+        }  # refused where it is not described
 
     def _meaning(self) -> dict[str, Any]:
         """The description without the network's."""
@@ -248,10 +251,13 @@ class ScoreModel(nn.Module):
             TypeError: The process does not say how it was made.
             FileExistsError: A model is there.
         """
-        described = isinstance(self.net, Described)
+        net = inner(self.net)
+        described = isinstance(net, Described)
         document = self.description() if described else self._meaning()
         step = self.step if step is None else step
-        return file.write(Path(folder), document, self.state_dict(), step, overwrite)
+        others = {name: one for name, one in self.state_dict().items() if name[:4] != "net."}
+        state = net.state_dict(prefix="net.") | others  # without the names of wrappers
+        return file.write(Path(folder), document, state, step, overwrite)
 
     @classmethod
     def load(
@@ -280,6 +286,6 @@ class ScoreModel(nn.Module):
                 with torch.device("meta") if ours else nullcontext():
                     net = construct(described)
             model = cls(net, construct(process) if sde is None else sde, **meaning)
-            model.load_state_dict(state, assign=True)
+            model.load_state_dict(fitted(state, model.state_dict()), assign=True)
         model.step = document["step"]
         return model.eval()

@@ -6,6 +6,7 @@ from .discrete import Discretized
 from .edm import EDM
 from .integrate import integrate
 from .prior import Prior
+from .scaled_linear import ScaledLinearSchedule
 from .schedule import CosineSchedule, LinearSchedule, Schedule
 from .score import Evaluations, Score
 from .subvp import SubVP
@@ -24,6 +25,7 @@ __all__ = [
     "LinearSchedule",
     "Prior",
     "ReverseSDE",
+    "ScaledLinearSchedule",
     "Schedule",
     "Score",
     "SubVP",

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from interop.diffusers import load_diffusers, save_diffusers
+from interop.diffusers_process import process
 from models import MLP, ScoreModel, UNet
 from sde import EDM, VE, VP, CosineSchedule, SubVP
 
@@ -161,6 +162,14 @@ def test_chains_are_those_of_the_scheduler(schedule, prediction, tmp_path):
     assert back.config.prediction_type == prediction
 
 
+@pytest.mark.parametrize("ends", [{}, {"beta_start": 0.00085, "beta_end": 0.012}])
+def test_scaled_linear_chains_are_those_of_the_scheduler(ends):
+    theirs = diffusers.DDPMScheduler(beta_schedule="scaled_linear", **ends)
+    chain = process(theirs.config, "a scheduler")
+    kept = theirs.alphas_cumprod.double()
+    torch.testing.assert_close(chain.alphas.square(), kept, rtol=5e-5, atol=1e-7)
+
+
 def test_a_network_alone_is_taken_with_a_warning_or_a_process(tmp_path, caplog):
     theirs = pipeline("ddpm").unet
     theirs.save_pretrained(tmp_path)
@@ -182,6 +191,23 @@ def test_names_of_older_files_are_read(tmp_path):
     assert any("proj_attn" in name for name in state)
     torch.save(state, path)
     check_outputs(load_diffusers(tmp_path), theirs.unet, "ddpm")
+
+
+def test_the_average_of_the_training_script(tmp_path, caplog):
+    """EMAModel notes how it averaged in the configuration of the network."""
+    from diffusers.training_utils import EMAModel
+
+    theirs = pipeline("grey, not square, learned variance")
+    theirs.save_pretrained(tmp_path)
+    kind = diffusers.UNet2DModel
+    ema = EMAModel(theirs.unet.parameters(), model_cls=kind, model_config=theirs.unet.config)
+    ema.shadow_params = [2 * tensor for tensor in ema.shadow_params]
+    ema.save_pretrained(str(tmp_path / "unet_ema"))
+    assert "update_after_step" in (tmp_path / "unet_ema" / "config.json").read_text()
+    raw, mean = load_diffusers(tmp_path, ema=False), load_diffusers(tmp_path)
+    assert "took the averaged weights" in caplog.text
+    for one, other in zip(mean.parameters(), raw.parameters(), strict=True):
+        torch.testing.assert_close(one, 2 * other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +245,7 @@ def test_networks_that_are_not_here_are_refused_by_name(change, sentence, tmp_pa
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"beta_schedule": "scaled_linear"}, "only linear and squaredcos_cap_v2"),
+        ({"beta_schedule": "sigmoid"}, "only linear, scaled_linear and squaredcos_cap_v2"),
         ({"trained_betas": [0.1, 0.2]}, "betas of its own"),
         ({"variance_type": "learned"}, "the logarithm itself, is not read"),
         ({"variance_type": "learned_range"}, "does not go with 3 output channels"),

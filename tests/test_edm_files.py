@@ -447,6 +447,22 @@ def test_pickles(precond, bare, classes, tmp_path, images):
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
 
+def test_raw_weights_of_a_pickle(classes, tmp_path):
+    """The second of two networks; with one alone there is nothing to choose."""
+    found, file = [tensors(DDPMPP, seed) for seed in (1, 2)], tmp_path / "a.pkl"
+    name, settings = PICKLED["vp"]
+    both = [assembled(classes, one, "SongUNet", name, **settings) for one in found]
+    file.write_bytes(pickle.dumps(dict(zip(("ema", "net"), both, strict=True))))
+    for ema, state in zip((True, False), found, strict=True):
+        expected = load_edm(state, config={"precond": "vp"}).parameters()
+        for one, other in zip(load_edm(file, ema=ema).parameters(), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for alone in ({"ema": both[0]}, both[0]):
+        file.write_bytes(pickle.dumps(alone))
+        with pytest.raises(ValueError, match=r"two sets of weights; .*a\.pkl has one"):
+            load_edm(file, ema=False)
+
+
 @pytest.mark.parametrize(
     ("network", "precond", "settings", "sentence"),
     [

@@ -85,7 +85,8 @@ def test_processes_come_back(process, tmp_path):
 
 def test_every_process_and_schedule_describes_itself():
     """Whatever the package offers comes back from plain JSON as it was."""
-    made = [*PROCESSES, processes.LinearSchedule(0.2, 3.0), CosineSchedule()]
+    schedules = [processes.LinearSchedule, processes.ScaledLinearSchedule]
+    made = [*PROCESSES, *(kind(0.2, 3.0) for kind in schedules), CosineSchedule()]
     offered = {
         cls
         for cls in vars(processes).values()

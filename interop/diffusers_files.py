@@ -1,0 +1,230 @@
+"""Which files of diffusers make a model, whichever of them is named.
+
+    PIPE/model_index.json
+    PIPE/scheduler/scheduler_config.json
+    PIPE/unet/config.json, diffusion_pytorch_model.safetensors (or .bin, or several with an index)
+    PIPE/unet_ema/…              the average, as the training script writes it next to unet/
+
+A file diffusion_pytorch_model.non_ema.safetensors has raw weights, and the one without a variant is
+then their average. The script's checkpoints are folders PIPE/checkpoint-500 with unet/ and
+unet_ema/, whose scheduler is that of PIPE. Old pipelines have the files of the network and the
+scheduler in PIPE itself.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .files import load_tensors, read_fields
+from .weights import RAW, Weights, find_weights, one_set
+
+log = logging.getLogger(__name__)
+INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model"
+NETWORK, AVERAGE = "unet", "unet_ema"
+# What `EMAModel` notes in the configuration of an average: how it was made, not of what network.
+AVERAGING = {
+    *("decay", "min_decay", "optimization_step", "update_after_step"),
+    *("use_ema_warmup", "inv_gamma", "power"),
+}
+
+
+class Place(NamedTuple):
+    """The files of a model.
+
+    Attributes:
+        network: Folder of the network's configuration.
+        scheduler: Configuration of the scheduler, or None where there is none.
+        weights: File of the weights, where it was named.
+        ema: Whether to take the average out of a file that has two sets of weights, or None where
+            folders are what tells them apart.
+    """
+
+    network: Path
+    scheduler: Path | None
+    weights: Path | None
+    ema: bool | None
+
+
+def root_of(path: Path) -> Path | None:
+    """The folder that a path stands for: a pipeline's or a network's, or None where it is neither.
+
+    A file or a subfolder of a pipeline that is no network's, its scheduler say, stands for the
+    pipeline.
+    """
+    for way in _ways(path):
+        folder = way if way.is_dir() else way.parent
+        if way.is_file() and way.name not in (INDEX, CONFIG, SCHEDULER):
+            if way.name.startswith(WEIGHTS):
+                return folder
+            continue
+        if _is_pipeline(folder) or (folder / CONFIG).is_file():
+            return folder
+        if (folder / SCHEDULER).is_file() and _is_pipeline(folder.parent):
+            return folder.parent
+    return None
+
+
+def find_place(path: Path, ema: bool) -> Place:
+    """The files of the model that a path stands for.
+
+    Args:
+        path: Folder of a pipeline or a network, or a file in one.
+        ema: Whether to take the averaged weights, where there are both.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The raw weights are asked for and there is one set.
+    """
+    root = root_of(path) or (path.parent if path.is_file() else path)
+    chosen: bool | None = ema
+    network = root
+    if _is_pipeline(root):
+        network, chosen = _of_pipeline(root, path, ema)
+    elif (twin := _twin(root)) is not None:
+        if twin.name == NETWORK and not ema:
+            raise ValueError(f"{path} has averaged weights; the raw ones are {twin}, name that")
+        if twin.name == AVERAGE and ema:
+            log.warning("%s has raw weights; their average is %s", path, twin)
+        chosen = None
+    return Place(network, _scheduler(network), _named_weights(path), chosen)
+
+
+def read_weights(place: Place) -> Weights:
+    """The weights of a network.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: They are damaged, or hold other things than tensors.
+    """
+    if place.weights is not None and place.weights.suffix != ".json":
+        return find_weights(load_tensors(place.weights), place.weights)
+    if place.weights is not None:
+        return Weights(_sharded(place.weights))
+    weights = _weights_in(place.network, WEIGHTS)
+    if weights is None:
+        folder = place.network
+        variants = sorted(path.name for path in folder.glob(f"{WEIGHTS}.*"))
+        beside = f"; of other names there are {', '.join(variants)}, rename one" if variants else ""
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{beside}"
+        )
+    raw = _weights_in(place.network, f"{WEIGHTS}.non_ema")
+    return weights if raw is None else Weights(raw.raw, weights.raw)
+
+
+def _weights_in(folder: Path, stem: str) -> Weights | None:
+    """The weights of a name in a folder, in whatever kind of file, or None."""
+    for name in (f"{stem}.safetensors", f"{stem}.bin"):
+        if (folder / name).is_file():
+            return find_weights(load_tensors(folder / name), folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return Weights(_sharded(folder / f"{name}.index.json"))
+    return None
+
+
+def read_network(folder: Path) -> dict[str, Any]:
+    """The fields of a network's configuration, without the notes of an average.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is damaged.
+    """
+    fields = read_config(folder / CONFIG)
+    return {name: value for name, value in fields.items() if name not in AVERAGING}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields of a configuration.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the folder of a pipeline or a UNet")
+    return read_fields(path)
+
+
+def _ways(path: Path) -> Sequence[Path]:
+    """A path as it is named and, where links lead elsewhere, as it is stored.
+
+    Both count: a link to a network lies in no pipeline, and the files of a cache are links
+    themselves, to where nothing else of their model is.
+    """
+    stored = path.resolve()
+    named = stored if ".." in path.parts else path.absolute()
+    return (named,) if named == stored else (named, stored)
+
+
+def _named_weights(path: Path) -> Path | None:
+    """The path where it is a file of weights or an index of such files, under any name."""
+    for way in _ways(path):
+        if way.name.endswith(".index.json"):
+            return way
+        if way.suffix == ".json" or not way.is_file():
+            return None
+    return path
+
+
+def _is_pipeline(folder: Path) -> bool:
+    inner = any((folder / name / CONFIG).is_file() for name in (NETWORK, AVERAGE))
+    return inner or (folder / INDEX).is_file()
+
+
+def _of_pipeline(root: Path, path: Path, ema: bool) -> tuple[Path, bool | None]:
+    """The network of a pipeline, and which of two sets in its file to take."""
+    raw, average = ((root / name) for name in (NETWORK, AVERAGE))
+    has_raw, has_average = raw.is_dir(), (average / CONFIG).is_file()
+    if has_average and (has_raw or ema):
+        if ema and has_raw:
+            log.warning(
+                "%s: took the averaged weights, %s; for the raw ones %s", path, AVERAGE, RAW
+            )
+        return (average if ema else raw), None
+    if has_average:
+        raise one_set(path)
+    return (raw if has_raw else root), ema
+
+
+def _twin(network: Path) -> Path | None:
+    """The folder of the average next to one of raw weights, or the reverse."""
+    for way in _ways(network):
+        other = {NETWORK: AVERAGE, AVERAGE: NETWORK}.get(way.name)
+        if other is not None and (way.parent / other / CONFIG).is_file():
+            return way.parent / other
+    return None
+
+
+def _scheduler(network: Path) -> Path | None:
+    """The configuration of the scheduler nearest to a network: its own, or one next to it."""
+    for folder in _ways(network):
+        places = [folder / "scheduler", folder]
+        if folder.name in (NETWORK, AVERAGE) or not (folder.parent / CONFIG).is_file():
+            places += [folder.parent / "scheduler", folder.parent]
+        for one in (folder, folder.parent):
+            if one.name.startswith("checkpoint-"):
+                places += [one.parent / "scheduler", one.parent]
+        for place in places:
+            if (place / SCHEDULER).is_file():
+                return place / SCHEDULER
+    return None
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """Weights in several files: each tensor from the one that the index names for it."""
+    places: Mapping[str, Any] | Any = read_config(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+        raise ValueError(f"{index} has no weight_map from names to files")
+    joined: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        if Path(file).name != file:
+            raise ValueError(f"{index} names {file}, which is not beside it")
+        shard = load_tensors(index.parent / file)
+        if sorted(shard) != sorted(name for name, place in places.items() if place == file):
+            raise ValueError(f"{index} names other tensors for {file} than are in it")
+        joined |= shard
+    return find_weights(joined, index).raw

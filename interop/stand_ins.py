@@ -1,0 +1,73 @@
+"""Checkpoints of trainers, whose weights lie among settings that are objects of other libraries.
+
+torch's loader of tensors and plain values refuses a file for any class that it does not know, and
+Lightning keeps the arguments of a training next to the weights. Here the classes that hold such
+arguments have a stand-in each, which takes anything and does nothing; a file that names any other
+is refused as before.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# What settings are made of. A name that ends in a dot is that of a package.
+SETTINGS = (
+    *("argparse.Namespace", "functools.partial", "omegaconf.", "pathlib.", "typing."),
+    *("lightning.", "lightning_fabric.", "lightning_utilities.", "pytorch_lightning."),
+    *("torch.optim.", "torch.nn.modules.", "torch.torch_version.TorchVersion"),
+)
+TYPES = tuple(
+    f"builtins.{name}" for name in ("dict", "list", "tuple", "int", "float", "str", "bool")
+)
+DICTS = ("collections.defaultdict", "AttributeDict")
+
+
+class _Nothing:
+    """An object that takes any arguments and any state, and keeps none."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: object, **kwargs: object) -> "_Nothing":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Dict:
+    """A dict, whatever its class was."""
+
+    def __new__(cls, *args: object) -> Any:  # torch fills plain dicts alone
+        return {}
+
+
+def load_among_settings(path: Path, **arguments: Any) -> Any:
+    """What `torch.load` gives for tensors and plain values, with stand-ins for settings.
+
+    Args:
+        path: File that torch wrote, as a zip.
+        arguments: Further ones of `torch.load`.
+
+    Raises:
+        ValueError: It names something that is no setting, or has no weights of a trainer.
+    """
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    foreign = [name for name in names if not _is_setting(name)]
+    if foreign:
+        raise ValueError(f"it names {foreign[0][:100]}")
+    chosen: list[Any] = [(_Dict if name.endswith(DICTS) else _Nothing, name) for name in names]
+    with torch.serialization.safe_globals(chosen):
+        found = torch.load(path, weights_only=True, **arguments)
+    if not isinstance(found, Mapping) or not isinstance(found.get("state_dict"), Mapping):
+        raise ValueError("it has no state_dict of a trainer")
+    return found
+
+
+def _is_setting(name: str) -> bool:
+    packages = tuple(known for known in SETTINGS if known.endswith("."))
+    return name in (*SETTINGS, *TYPES) or name.startswith(packages) or name.endswith(DICTS)
