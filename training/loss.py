@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
-from sde.base import check_floating
+from sde.base import check_floating, widened
 
 from .times import TimeDistribution, uniform_times
 from .weighting import choose_weighting
@@ -72,6 +72,6 @@ class DenoisingScoreMatching:
         t = self.times(self.sde, len(x0), generator, x0.device)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         residual = expand(self.sde.sigma(t), x0) * score(self.sde.perturb(x0, t, z), t) + z
-        errors = residual.square().flatten(1)
+        errors = widened(residual).square().flatten(1)
         errors = errors.mean(1) if self.reduce == "mean" else 0.5 * errors.sum(1)
         return (self.weight(self.sde, t).to(errors.dtype) * errors).mean()
