@@ -8,11 +8,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Score, expand, integrate
-from sde.base import check_floating
+from sde.base import check_floating, widened
+from sde.cautions import caution_training, caution_width
 from sde.integrate import Solution, check_resolution, error_norm
+from sde.precision import check_range, computing_dtype
 from sde.tableau import PAIRS, Tableau
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
+from .graph import check_differentiable, derivatives_allowed, ordinary
 from .result import Likelihood, join
 from .seeding import Draws, numbers_of
 
@@ -73,8 +76,8 @@ def log_likelihood(
 
     Raises:
         ValueError: x holds NaN or Inf, unknown divergence, method or clock, tolerances not > 0 or
-            finer than the network's type resolves, eps outside (0, T), or more coordinates than
-            `exact` can take.
+            finer than the network's type (or that of autocast) resolves, a type that cannot hold
+            the states, eps outside (0, T), or more coordinates than `exact` can take.
         TypeError: x is not floating point.
         RuntimeError: The solver did not reach T.
 
@@ -87,7 +90,10 @@ def log_likelihood(
             raise ValueError(f"unknown {name} '{value}'. Available: {', '.join(choices)}")
     rule = choose_divergence(divergence)
     rule.check(x[0].numel())
-    check_resolution(rtol, dtype or x.dtype)
+    dtype = dtype or x.dtype
+    check_resolution(rtol, computing_dtype(score, x.new_empty(0, dtype=dtype)))
+    check_range(sde, dtype)
+    check_differentiable(score, differentiable)
     for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):
         if tolerance is not None and not 0 < tolerance < float("inf"):
             raise ValueError(f"{name} must be > 0, got {tolerance}")
@@ -101,18 +107,22 @@ def log_likelihood(
         control if rule.stochastic else None,
         PAIRS[method],
         clock,
-        dtype or x.dtype,
+        dtype,
         forward_mode,
         differentiable,
     )
+    caution_training(score)
+    caution_width(sde, x)
     bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
     parts = []
-    for rows in torch.arange(len(x)).split(batch_size or len(x)):
-        draws = Draws(seed, [numbers[i] for i in rows.tolist()])
-        parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
-        bar.update(len(rows))
-    bar.close()
-    return join(parts)
+    with derivatives_allowed():
+        x = ordinary(x)
+        for rows in torch.arange(len(x)).split(batch_size or len(x)):
+            draws = Draws(seed, [numbers[i] for i in rows.tolist()])
+            parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
+            bar.update(len(rows))
+        bar.close()
+        return join(parts)
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,7 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
             differentiable=flow.differentiable,
         )
         weight = 0.5 * sde.g(t).square()
+        s = widened(s)
         velocity = sde.drift(state, t) - expand(weight, s) * s
         change = (sde.f(t) * dim)[:, None] - weight[:, None] * trace.double()
         return clock.rate(t)[:, None] * torch.cat([velocity.flatten(1).double(), change], 1)

@@ -10,7 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Score, expand
+from sde.cautions import caution_training, caution_width
 from sde.posterior import log_cell_probability, normal_kl, posterior
+from sde.precision import check_range
 
 from .dequantization import Cells
 from .seeding import Draws, numbers_of
@@ -154,6 +156,7 @@ def variational_bound(
     if terms is not None and not 1 <= terms <= count:
         raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
     data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data.caution(score)
     if terms is None:
         chosen = torch.arange(count, device=k.device).expand(len(k), count)
     else:
@@ -227,12 +230,14 @@ def elbo(
     ends = torch.tensor([sde.T, eps], dtype=torch.float64, device=k.device)
     low, high = sde.log_snr(ends).unbind()
     data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data.caution(score)
     times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
 
     def cost(number: int) -> Tensor:
         t, purpose = times[:, number], f"term {number}"
         x = data.at(t, purpose)
-        residual = expand(sde.sigma(t), x).double() * score(x, t).double() + data.noise(purpose)
+        s = score(x, t).double()
+        residual = expand(sde.sigma(t), s) * s + data.noise(purpose)
         return (high - low) * residual.square().flatten(1).sum(1)
 
     bar = tqdm(range(terms), disable=None if progress else True, leave=False, unit="term")
@@ -248,6 +253,12 @@ class _Data:
     ) -> None:
         self.sde, self.k, self.cells, self.draws = sde, k, cells, draws
         self.x0, self.dtype = cells.centre(k), dtype or torch.get_default_dtype()
+        check_range(sde, self.dtype)
+
+    def caution(self, score: Score) -> None:
+        """Say what would spoil the bound without a word."""
+        caution_training(score)
+        caution_width(self.sde, self.x0)
 
     def noise(self, purpose: str) -> Tensor:
         """z of a purpose, the same whenever it is asked for; float64."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Score
-from sde.base import check_floating, standard_normal
+from sde.base import check_floating, standard_normal, widened
+from sde.cautions import caution, caution_training, silent
+from sde.precision import check_range, computing_dtype
 
+from .carrying import asked_in, obeyed_in, told_in
 from .solver import Noise
 
 Constraint = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +52,8 @@ class Run:
     temperature: float = 1.0
     encode: bool = False
     drawn: bool = False  # whether the first state was drawn from the prior
+    differentiable: bool = False
+    dtype: torch.dtype | None = None  # in which the score computes, where it is known
     frames: list[Tensor] = field(default_factory=list)
     nfe: float = 0.0
     _bar: tqdm | None = None
@@ -56,7 +62,7 @@ class Run:
     def noise(self, x: Tensor) -> Tensor:
         """A normal draw of x's shape, whose standard deviation is the temperature."""
         if self.source is not None:
-            z = self.source(x).clone()  # the caller may keep his
+            z = self.source(x).to(x.dtype, copy=True)  # the caller may keep his
         else:
             z = standard_normal(x.shape, self.generator, x.dtype, x.device)
         return z if self.temperature == 1 else z * self.temperature
@@ -121,7 +127,6 @@ class Sampler(ABC):
             generator: Source of noise.
         """
 
-    @torch.no_grad()
     def __call__(
         self,
         sde: SDE,
@@ -138,6 +143,7 @@ class Sampler(ABC):
         temperature: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        differentiable: bool = False,
     ) -> Samples:
         """Draw samples.
 
@@ -158,12 +164,16 @@ class Sampler(ABC):
             temperature: Factor ≥ 0 of the standard deviation of all noise, that of the prior
                 included; below 1 for likelier, less diverse samples.
             device: Where the state lives, if not where the generator does.
-            dtype: Type of the state, if not torch's default.
+            dtype: Type of the state, if not torch's default. Half precision is what the score sees;
+                between evaluations the state is carried in float32.
+            differentiable: Keep the graph, so that samples can be differentiated in x_init and in
+                what the score depends on, at steps that are taken as they are: for small problems,
+                as every step stays in memory. Without it x_init is taken as numbers alone.
 
         Raises:
             ValueError: x_init is not of the shape asked for, or contains NaN or Inf; an empty
-                shape; a trajectory of one state; a temperature below 0; what the sampler cannot do
-                on this process.
+                shape; a trajectory of one state; a temperature below 0; a type that cannot hold the
+                states of the process; what the sampler cannot do on this process.
             TypeError: x_init is not floating point.
         """
         if len(shape) < 2 or min(shape) < 1:
@@ -174,6 +184,7 @@ class Sampler(ABC):
             raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and ≥ 0, got {temperature}")
+        check_range(sde, _type_of_state(x_init, dtype))
         if x_init is None:
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
             x = x if temperature == 1 else x * temperature
@@ -192,10 +203,10 @@ class Sampler(ABC):
                 noise,
                 temperature,
                 drawn=x_init is None,
+                differentiable=differentiable,
             ),
         )
 
-    @torch.no_grad()
     def encode(
         self,
         sde: SDE,
@@ -205,6 +216,7 @@ class Sampler(ABC):
         progress: bool = False,
         callback: Callback | None = None,
         trajectory: int = 0,
+        differentiable: bool = False,
     ) -> Samples:
         """Carry data to latents at T, by the deterministic path on which sampling returns.
 
@@ -218,12 +230,14 @@ class Sampler(ABC):
             progress: Show a bar on a terminal.
             callback: callback(step, t, x), called after every step.
             trajectory: How many states to keep, evenly spaced from the data to x_T.
+            differentiable: Keep the graph, as in sampling.
 
         Returns:
             Latents, to be given back as `x_init`.
 
         Raises:
-            ValueError: The sampler draws noise, so that no latent belongs to a datum.
+            ValueError: The sampler draws noise, so that no latent belongs to a datum; x0's type
+                cannot hold the states of the process.
 
         Reference: Song, Meng & Ermon 2021, arXiv:2010.02502 (section 4.3); Song et al. 2021,
         arXiv:2011.13456 (appendix D.3).
@@ -231,25 +245,34 @@ class Sampler(ABC):
         x = _check_state("x0", x0, tuple(x0.shape))
         if x.ndim < 2 or x.numel() == 0:
             raise ValueError(f"x0 must be (B, *) with B ≥ 1, got {tuple(x.shape)}")
-        return self._follow(
-            sde, score, x, Run(None, None, callback, progress, trajectory, encode=True)
-        )
+        check_range(sde, x.dtype)
+        run = Run(None, None, callback, progress, trajectory, encode=True)
+        run.differentiable = differentiable
+        return self._follow(sde, score, x, run)
 
     def _follow(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Samples:
         """Run from x, counting the evaluations."""
-        size = len(x)
+        size, dtype = len(x), x.dtype
+        caution_training(score)
+        _check_graph(x, run)
+        run.dtype, asked = computing_dtype(score, x), asked_in(score, dtype)
+        if widened(x) is not x:
+            run.constraint = obeyed_in(run.constraint, dtype)
+            run.callback = told_in(run.callback, dtype)
 
         def counted(x: Tensor, t: Tensor) -> Tensor:
             run.nfe += len(x) / size
-            return score(x, t)
+            return asked(x, t)
 
         try:
-            x = self.run(sde, counted, x, run)
+            with torch.set_grad_enabled(run.differentiable):
+                x = self.run(sde, counted, widened(x), run)
         finally:
             run.end()
         if run.frames:
             run.frames[-1] = x  # the last frame is what is returned, without the last noise
-        return Samples(x, run.nfe, torch.stack(run.frames) if run.frames else None)
+        frames = torch.stack(run.frames).to(dtype) if run.frames else None
+        return Samples(x.to(dtype), run.nfe, frames)
 
 
 def draw(
@@ -278,18 +301,44 @@ def draw(
     parts: list[Samples] = []
     for start in range(0, shape[0], batch_size):
         size = min(batch_size, shape[0] - start)
-        parts.append(
-            sampler(
-                sde,
-                score,
-                (size, *shape[1:]),
-                generator=generator,
-                progress=progress,
-                trajectory=0 if parts else trajectory,
+        with silent() if parts else nullcontext():
+            parts.append(
+                sampler(
+                    sde,
+                    score,
+                    (size, *shape[1:]),
+                    generator=generator,
+                    progress=progress,
+                    trajectory=0 if parts else trajectory,
+                )
             )
-        )
     nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
     return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
+
+
+def _type_of_state(x_init: Tensor | None, dtype: torch.dtype | None) -> torch.dtype:
+    """The type of the first state."""
+    if x_init is not None and x_init.is_floating_point():  # others are refused by name below
+        return x_init.dtype
+    return dtype or torch.get_default_dtype()
+
+
+def _check_graph(x: Tensor, run: Run) -> None:
+    """Say where a graph is dropped, and refuse to keep one where torch keeps none.
+
+    Raises:
+        ValueError: A graph was asked for within `torch.inference_mode()`.
+    """
+    if run.differentiable and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
+            "sample outside it"
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not run.differentiable:
+        caution(
+            f"{'x0' if run.encode else 'x_init'} requires a gradient, and samplers drop the graph; "
+            "use differentiable=True to keep it, or detach() to say that none is needed"
+        )
 
 
 def _check_state(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,37 @@
+"""States of half precision, carried in float32 between evaluations.
+
+The weights of a step grow like σ², which float16 does not hold, and a step adds little to a state,
+which bfloat16 forgets below 0.4 %. So a run carries its state in float32 at least, while the score,
+the constraint and the callback see it in the type that was asked for.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sde import Score
+
+
+def asked_in(score: Score, dtype: torch.dtype) -> Score:
+    """A score that sees states in another type than the run's, and answers in the run's.
+
+    Args:
+        score: s(x, t).
+        dtype: Type of the states that it sees.
+    """
+    return lambda x, t: score(x.to(dtype), t).to(x.dtype)
+
+
+def obeyed_in(
+    constraint: Callable[[Tensor, Tensor], Tensor] | None, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """A constraint, if there is one, that sees states in another type than the run's."""
+    return constraint and (lambda x, t: constraint(x.to(dtype), t).to(x.dtype))
+
+
+def told_in(
+    callback: Callable[[int, Tensor, Tensor], None] | None, dtype: torch.dtype
+) -> Callable[[int, Tensor, Tensor], None] | None:
+    """A callback, if there is one, that sees states in another type than the run's."""
+    return callback and (lambda step, t, x: callback(step, t, x.to(dtype)))
