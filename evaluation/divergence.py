@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sde import Score
+from sde.base import widened
 
 from .graph import derivatives_allowed, ordinary
 from .seeding import Draws
@@ -76,10 +77,10 @@ class Exact(Divergence):
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """The trace, shape (B, 1)."""
         unit = torch.eye(probes.shape[-1], dtype=probes.dtype, device=probes.device)
-        trace = probes.new_zeros(len(probes), 1)
+        trace = widened(probes.new_zeros(len(probes), 1))
         for block in unit.split(CHUNK):
             rows = block.expand(len(probes), *block.shape)
-            trace = trace + (products(rows) * rows).sum((1, 2))[:, None]
+            trace = trace + (widened(products(rows)) * rows).sum((1, 2))[:, None]
         return trace
 
 
@@ -110,7 +111,7 @@ class Hutchinson(Divergence):
 
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """vᵀ A v of each probe, shape (B, K)."""
-        return (products(probes) * probes).sum(2)
+        return (widened(products(probes)) * probes).sum(2)
 
 
 class HutchPlusPlus(Divergence):
@@ -152,10 +153,10 @@ class HutchPlusPlus(Divergence):
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """The estimate by each probe of the rest, shape (B, M/3)."""
         sketch, rest = probes.split(self.estimates, 1)
-        basis = _range(products(sketch))
-        inside = (products(basis) * basis).sum((1, 2))
-        rest = rest - (rest @ basis.mT) @ basis
-        image = products(rest)
+        basis = _range(widened(products(sketch)))
+        inside = (widened(products(basis.to(probes.dtype))) * basis).sum((1, 2))
+        rest = widened(rest) - (widened(rest) @ basis.mT) @ basis
+        image = widened(products(rest.to(probes.dtype)))
         image = image - (image @ basis.mT) @ basis
         return inside[:, None] + (image * rest).sum(2)
 
@@ -217,7 +218,7 @@ def score_and_divergence(
 
 def _without(control: Control, jacobian: "_ForwardMode | _ReverseMode", t: Tensor) -> Products:
     """Products with the Jacobian less that of a control."""
-    return lambda v: jacobian.products(v) - control.products(t, v)
+    return lambda v: jacobian.products(v) - control.products(t, widened(v))
 
 
 class _ReverseMode:

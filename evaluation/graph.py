@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sde import Score
+from sde.cautions import caution
 from sde.precision import module_of
 
 
@@ -26,11 +27,12 @@ def ordinary(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def check_differentiable(score: Score, kept: bool) -> None:
-    """Refuse what inference mode makes impossible.
+def check_differentiable(score: Score, x: Tensor, kept: bool) -> None:
+    """Refuse what inference mode makes impossible, and say where a graph is dropped.
 
     Args:
         score: s(x, t).
+        x: Points.
         kept: Whether the caller wants the graph.
 
     Raises:
@@ -41,6 +43,11 @@ def check_differentiable(score: Score, kept: bool) -> None:
         raise ValueError(
             "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
             "call it outside"
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not kept:
+        caution(
+            "x requires a gradient, and the likelihood drops the graph; use differentiable=True "
+            "to keep it, or detach() to say that none is needed"
         )
     module = module_of(score)
     if module is not None and any(

@@ -92,14 +92,15 @@ def log_likelihood(
     rule.check(x[0].numel())
     dtype = dtype or x.dtype
     check_resolution(rtol, computing_dtype(score, x.new_empty(0, dtype=dtype)))
-    check_range(sde, dtype)
-    check_differentiable(score, differentiable)
+    end = sde.check_end(sde.eps if eps is None else eps)
+    check_range(sde, dtype, end, derivatives=True)
+    check_differentiable(score, x, differentiable)
     for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):
         if tolerance is not None and not 0 < tolerance < float("inf"):
             raise ValueError(f"{name} must be > 0, got {tolerance}")
     numbers = numbers_of(x, index)
     flow = _Flow(
-        (sde.check_end(sde.eps if eps is None else eps), sde.T),
+        (end, sde.T),
         rtol,
         atol,
         rtol if log_prob_tol is None else log_prob_tol,

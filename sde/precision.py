@@ -33,26 +33,34 @@ def computing_dtype(score: Any, x: Tensor) -> torch.dtype:
     return max({x.dtype, *_types(score, x.device.type)}, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def check_range(sde: SDE, dtype: torch.dtype) -> None:
-    """Refuse a type of states that cannot hold those at T, or the score at the end of sampling.
+def check_range(
+    sde: SDE, dtype: torch.dtype, end: float | None = None, derivatives: bool = False
+) -> None:
+    """Refuse a type of states that cannot hold those at T, or the score at the end of a path.
 
     Args:
         sde: Process.
         dtype: Type of the states.
+        end: Smallest time at which there is a score; the process's `sampling_eps` where not given.
+        derivatives: Whether the Jacobian of the score is needed too, which is like 1/σ².
 
     Raises:
-        ValueError: Six standard deviations of the prior, or six times 1/σ where sampling ends, are
-            beyond the largest number of the type.
+        ValueError: Six standard deviations of the prior, six times 1/σ at the end, or 1/σ² there if
+            that is needed, are beyond the largest number of the type.
     """
     largest, name = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
+    if largest > torch.finfo(torch.bfloat16).max / 2:  # which all types but float16 and less reach
+        return
     fix = f"{name} holds at most {largest:g}; use dtype=torch.bfloat16 or torch.float32"
     widest = REACH * sde.prior((1, 1)).std
     if widest > largest:
         raise ValueError(f"states of this process reach {widest:g} at T={sde.T:g}, and {fix}")
-    end = torch.tensor(sde.sampling_eps, dtype=torch.float64)
-    steepest = REACH / float(sde.sigma(end))
+    end = sde.sampling_eps if end is None else end
+    sigma = float(sde.sigma(torch.tensor(end, dtype=torch.float64)))
+    steepest = max(REACH / sigma, sigma**-2 if derivatives else 0.0)
     if steepest > largest:
-        raise ValueError(f"scores of this process reach {steepest:g} at t={end:g}, and {fix}")
+        what = "derivatives of scores" if derivatives else "scores"
+        raise ValueError(f"{what} of this process reach {steepest:g} at t={end:g}, and {fix}")
 
 
 def _types(score: Any, device: str) -> Iterator[torch.dtype]:

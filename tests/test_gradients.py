@@ -114,6 +114,9 @@ def test_a_graph_that_is_dropped_is_named_once():
     with torch.no_grad():  # whoever says that nothing is to be kept need not be told
         sampler(sde, mixture(sde), (3, 2), x_init=x)
     sampler(sde, mixture(sde), (3, 2), x_init=x.detach())
+    with pytest.warns(UserWarning, match="x requires a gradient.*differentiable=True") as seen:
+        result = log_likelihood(sde, mixture(sde), x, rtol=0.1, atol=0.1)
+    assert len(seen) == 1 and not result.log_prob.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from evaluation import Cells, elbo, log_likelihood, quantized_likelihood, variational_bound
+from evaluation.divergence import choose_divergence, score_and_divergence
+from evaluation.seeding import Draws
 from models import MLP, GaussianScore, ScoreModel, UNet
 from samplers import (
     DDIM,
@@ -180,6 +182,27 @@ def test_analytic_variances_are_measured_in_float32():
     assert tables[0].isfinite().all()
 
 
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson", "hutch++"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_divergences_in_half_precision_are_summed_in_single(divergence, dtype):
+    """Large products of either sign, whose sum is small: that of the same numbers in float32.
+
+    Products that half precision holds exactly have an exact sum; the basis of Hutch++ is rounded.
+    """
+    rule = choose_divergence(divergence)
+    slopes = torch.tensor([-400.0, 402.0]).repeat(8)
+    t, probes = torch.ones(2, dtype=torch.float64), rule.draw(Draws(0, range(2)), torch.ones(2, 16))
+
+    def estimate(kind):
+        a, x = slopes.to(dtype).to(kind), torch.ones(2, 16, dtype=kind)
+        return score_and_divergence(lambda x, t: x * a, x, t, rule, probes.to(kind))[1]
+
+    half, single = estimate(dtype), estimate(torch.float32)
+    assert half.dtype == torch.float32
+    bound = 400 * 16 * torch.finfo(dtype).eps if divergence == "hutch++" else 1e-3
+    torch.testing.assert_close(half, single, rtol=0, atol=bound)
+
+
 def test_likelihoods_and_bounds_in_half_precision():
     """A state that the network sees in float16 at σ = 378: near the same in float32."""
     sde, score = WIDE["ve"], gaussian(WIDE["ve"])
@@ -210,6 +233,8 @@ X = torch.ones(3, 2)
         lambda score: ProbabilityFlowODE(0.1, 0.1)(TOO_WIDE, score, (3, 2), x_init=X.half()),
         lambda score: PredictorCorrector(DDIM()).encode(TOO_WIDE, score, X.half()),
         lambda score: log_likelihood(TOO_WIDE, score, X, rtol=0.1, dtype=torch.float16),
+        lambda score: log_likelihood(EDM(), score, X, rtol=0.1, dtype=torch.float16),
+        lambda score: DenoisingScoreMatching(TOO_WIDE)(score, X.half()),
         lambda score: elbo(TOO_WIDE, score, X.long(), Cells(4), dtype=torch.float16),
         lambda score: variational_bound(TOO_WIDE, score, X.long(), Cells(4), dtype=torch.float16),
         lambda score: AnnealedLangevin()(VE(1e-5, 1.0), score, (3, 2), dtype=torch.float16),

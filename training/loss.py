@@ -5,6 +5,7 @@ from torch import Tensor
 
 from sde import SDE, Score, expand
 from sde.base import check_floating, widened
+from sde.precision import check_range
 
 from .times import TimeDistribution, uniform_times
 from .weighting import choose_weighting
@@ -69,6 +70,7 @@ class DenoisingScoreMatching:
             generator: Source of t and z, on x0's device.
         """
         check_floating("x0", x0)
+        check_range(self.sde, x0.dtype, self.sde.eps)
         t = self.times(self.sde, len(x0), generator, x0.device)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         residual = expand(self.sde.sigma(t), x0) * score(self.sde.perturb(x0, t, z), t) + z
