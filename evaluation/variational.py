@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Score, expand
+from sde.base import widened
 from sde.cautions import caution_training, caution_width
 from sde.posterior import log_cell_probability, normal_kl, posterior
 from sde.precision import check_range
@@ -236,8 +237,8 @@ def elbo(
     def cost(number: int) -> Tensor:
         t, purpose = times[:, number], f"term {number}"
         x = data.at(t, purpose)
-        s = score(x, t).double()
-        residual = expand(sde.sigma(t), s) * s + data.noise(purpose)
+        sigma = expand(sde.sigma(t), widened(x)).double()
+        residual = sigma * score(x, t).double() + data.noise(purpose)
         return (high - low) * residual.square().flatten(1).sum(1)
 
     bar = tqdm(range(terms), disable=None if progress else True, leave=False, unit="term")

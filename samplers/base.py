@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from sde import SDE, Score
 from sde.base import check_floating, standard_normal, widened
-from sde.cautions import caution, caution_training, silent
+from sde.cautions import caution_training, silent
 from sde.precision import check_range, computing_dtype
 
-from .carrying import asked_in, obeyed_in, told_in
+from .carrying import asked_in, check_graph, obeyed_in, told_in
 from .solver import Noise
 
 Constraint = Callable[[Tensor, Tensor], Tensor]
@@ -184,11 +184,13 @@ class Sampler(ABC):
             raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and ≥ 0, got {temperature}")
-        check_range(sde, _type_of_state(x_init, dtype))
         if x_init is None:
+            check_range(sde, dtype or torch.get_default_dtype())
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
             x = x if temperature == 1 else x * temperature
         else:
+            check_floating("x_init", x_init)
+            check_range(sde, x_init.dtype)
             x = _check_state("x_init", x_init, tuple(shape))
         return self._follow(
             sde,
@@ -254,7 +256,7 @@ class Sampler(ABC):
         """Run from x, counting the evaluations."""
         size, dtype = len(x), x.dtype
         caution_training(score)
-        _check_graph(x, run)
+        check_graph("x0" if run.encode else "x_init", x, run.differentiable)
         run.dtype, asked = computing_dtype(score, x), asked_in(score, dtype)
         if widened(x) is not x:
             run.constraint = obeyed_in(run.constraint, dtype)
@@ -314,31 +316,6 @@ def draw(
             )
     nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
     return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
-
-
-def _type_of_state(x_init: Tensor | None, dtype: torch.dtype | None) -> torch.dtype:
-    """The type of the first state."""
-    if x_init is not None and x_init.is_floating_point():  # others are refused by name below
-        return x_init.dtype
-    return dtype or torch.get_default_dtype()
-
-
-def _check_graph(x: Tensor, run: Run) -> None:
-    """Say where a graph is dropped, and refuse to keep one where torch keeps none.
-
-    Raises:
-        ValueError: A graph was asked for within `torch.inference_mode()`.
-    """
-    if run.differentiable and torch.is_inference_mode_enabled():
-        raise ValueError(
-            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
-            "sample outside it"
-        )
-    if x.requires_grad and torch.is_grad_enabled() and not run.differentiable:
-        caution(
-            f"{'x0' if run.encode else 'x_init'} requires a gradient, and samplers drop the graph; "
-            "use differentiable=True to keep it, or detach() to say that none is needed"
-        )
 
 
 def _check_state(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
