@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sde import Score
-from sde.base import check_count
+from sde.base import check_count, widened
 
+from .graph import derivatives_allowed, ordinary
 from .seeding import Draws
 
 EXACT_LIMIT = 4096  # coordinates; beyond it one exact divergence takes minutes on any machine
@@ -76,10 +77,10 @@ class Exact(Divergence):
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """The trace, shape (B, 1)."""
         unit = torch.eye(probes.shape[-1], dtype=probes.dtype, device=probes.device)
-        trace = probes.new_zeros(len(probes), 1)
+        trace = widened(probes.new_zeros(len(probes), 1))
         for block in unit.split(CHUNK):
             rows = block.expand(len(probes), *block.shape)
-            trace = trace + (products(rows) * rows).sum((1, 2))[:, None]
+            trace = trace + (widened(products(rows)) * rows).sum((1, 2))[:, None]
         return trace
 
 
@@ -110,7 +111,7 @@ class Hutchinson(Divergence):
 
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """vᵀ A v of each probe, shape (B, K)."""
-        return (products(probes) * probes).sum(2)
+        return (widened(products(probes)) * probes).sum(2)
 
 
 class HutchPlusPlus(Divergence):
@@ -152,10 +153,10 @@ class HutchPlusPlus(Divergence):
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """The estimate by each probe of the rest, shape (B, M/3)."""
         sketch, rest = probes.split(self.estimates, 1)
-        basis = torch.linalg.qr(products(sketch).mT).Q.mT  # rows
-        inside = (products(basis) * basis).sum((1, 2))
-        rest = rest - (rest @ basis.mT) @ basis
-        image = products(rest)
+        basis = _range(widened(products(sketch)))
+        inside = (widened(products(basis.to(probes.dtype))) * basis).sum((1, 2))
+        rest = widened(rest) - (widened(rest) @ basis.mT) @ basis
+        image = widened(products(rest.to(probes.dtype)))
         image = image - (image @ basis.mT) @ basis
         return inside[:, None] + (image * rest).sum(2)
 
@@ -202,17 +203,22 @@ def score_and_divergence(
             for networks without a backward pass.
         differentiable: Keep what is needed to differentiate the result.
     """
-    if differentiable and not x.requires_grad:
-        x = x.detach().requires_grad_()
-    jacobian = (_ForwardMode if forward_mode else _ReverseMode)(score, x, t, differentiable)
-    if control is None:
-        estimate = divergence.estimate(jacobian.products, probes)
-    else:
-        law = control
-        estimate = divergence.estimate(lambda v: jacobian.products(v) - law.products(t, v), probes)
-        estimate = estimate + law.trace(t).to(estimate)[:, None]
-    s = jacobian.score
-    return (s, estimate) if differentiable else (s.detach(), estimate.detach())
+    with derivatives_allowed():
+        x, t, probes = ordinary(x), ordinary(t), ordinary(probes)
+        if differentiable and not x.requires_grad:
+            x = x.detach().requires_grad_()
+        jacobian = (_ForwardMode if forward_mode else _ReverseMode)(score, x, t, differentiable)
+        products = jacobian.products if control is None else _without(control, jacobian, t)
+        estimate = divergence.estimate(products, probes)
+        if control is not None:
+            estimate = estimate + control.trace(t).to(estimate)[:, None]
+        s = jacobian.score
+        return (s, estimate) if differentiable else (s.detach(), estimate.detach())
+
+
+def _without(control: Control, jacobian: "_ForwardMode | _ReverseMode", t: Tensor) -> Products:
+    """Products with the Jacobian less that of a control."""
+    return lambda v: jacobian.products(v) - control.products(t, widened(v))
 
 
 class _ReverseMode:
@@ -259,6 +265,26 @@ class _ForwardMode:
             self.score = pair[0]
             columns.append(pair[1].reshape(row.shape))
         return torch.stack(columns, 1)
+
+
+def _range(rows: Tensor) -> Tensor:
+    """An orthonormal basis Q of the range of rows y (B, M, D), as rows too, with its derivative.
+
+        y = R Q,   dQ = R⁺ dy (1 − Qᵀ Q)
+
+    A QR decomposition has no derivative where rows depend on each other: some rows of its Q are
+    then any that complete the basis. The projector on the range of y has a derivative as long as
+    the rank of y stays, and that is the one above: R⁺ inverts R on that range alone, and the rows
+    that complete the basis turn with it. The values are those of the decomposition.
+    """
+    y = rows.detach()
+    q = torch.linalg.qr(y.mT).Q.mT
+    if not rows.requires_grad:
+        return q
+    # Products are rounded to far less than √ε of the largest; below it nothing counts as rank.
+    inverse = torch.linalg.pinv(y @ q.mT, rtol=torch.finfo(y.dtype).eps ** 0.5)
+    change = rows - y  # 0, whose derivative is that of the rows
+    return q + inverse @ (change - (change @ q.mT) @ q)
 
 
 def _probes(draws: Draws, law: str, count: int, x: Tensor) -> Tensor:

@@ -8,12 +8,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Evaluations, Score, expand, integrate
-from sde.base import check_floating, check_steps
+from sde.base import check_floating, check_steps, widened
+from sde.cautions import caution_training, caution_width
 from sde.integrate import Solution, check_resolution, error_norm
+from sde.precision import check_range, computing_dtype
 from sde.stopping import not_finite
 from sde.tableau import PAIRS, Tableau
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
+from .graph import check_differentiable, derivatives_allowed, ordinary
 from .result import Likelihood, join, tell_failed
 from .seeding import Draws, numbers_of
 
@@ -77,8 +80,9 @@ def log_likelihood(
 
     Raises:
         ValueError: x is not (B, *) or holds NaN or Inf, unknown divergence, method or clock,
-            tolerances not > 0 or finer than the network's type resolves, eps outside (0, T),
-            batch_size not ≥ 1, more coordinates than `exact` can take, or a score of another shape.
+            tolerances not > 0 or finer than the network's type (or that of autocast) resolves, a
+            type that cannot hold the states, eps outside (0, T), batch_size not ≥ 1, more
+            coordinates than `exact` can take, or a score of another shape.
         TypeError: x is not floating point.
         RuntimeError: The solver did not reach T.
 
@@ -91,14 +95,18 @@ def log_likelihood(
             raise ValueError(f"unknown {name} '{value}'. Available: {', '.join(choices)}")
     rule = choose_divergence(divergence)
     rule.check(x[0].numel())
-    check_resolution(rtol, dtype or x.dtype)
+    dtype = dtype or x.dtype
+    check_resolution(rtol, computing_dtype(score, x.new_empty(0, dtype=dtype)))
+    end = sde.check_end(sde.eps if eps is None else eps)
+    check_range(sde, dtype, end, derivatives=True)
+    check_differentiable(score, x, differentiable)
     for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):
         if tolerance is not None and not 0 < tolerance < float("inf"):
             raise ValueError(f"{name} must be > 0, got {tolerance}")
     numbers = numbers_of(x, index)
     size = len(x) if batch_size is None else check_steps(batch_size, "batch_size")
     flow = _Flow(
-        (sde.check_end(sde.eps if eps is None else eps), sde.T),
+        (end, sde.T),
         rtol,
         atol,
         rtol if log_prob_tol is None else log_prob_tol,
@@ -106,20 +114,24 @@ def log_likelihood(
         control if rule.stochastic else None,
         PAIRS[method],
         clock,
-        dtype or x.dtype,
+        dtype,
         forward_mode,
         differentiable,
         give_up,
     )
+    caution_training(score)
+    caution_width(sde, x)
     score = Evaluations(score)
     bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
     parts = []
-    for rows in torch.arange(len(x)).split(size):
-        draws = Draws(seed, [numbers[i] for i in rows.tolist()])
-        parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
-        bar.update(len(rows))
-    bar.close()
-    whole = join(parts)
+    with derivatives_allowed():
+        x = ordinary(x)
+        for rows in torch.arange(len(x)).split(size):
+            draws = Draws(seed, [numbers[i] for i in rows.tolist()])
+            parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
+            bar.update(len(rows))
+        bar.close()
+        whole = join(parts)
     if give_up:
         tell_failed(~whole.log_prob.isfinite(), numbers, "likelihood")
     return whole
@@ -193,6 +205,7 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
             differentiable=flow.differentiable,
         )
         weight = 0.5 * sde.g(t).square()
+        s = widened(s)
         velocity = sde.drift(state, t) - expand(weight, s) * s
         change = (sde.f(t) * dim)[:, None] - weight[:, None] * trace.double()
         return clock.rate(t)[:, None] * torch.cat([velocity.flatten(1).double(), change], 1)

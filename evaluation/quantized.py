@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sde import SDE, Score
 from sde.base import check_count
+from sde.cautions import silent
 
 from .dequantization import Cells, Dequantization, choose_dequantization
 from .divergence import choose_divergence
@@ -77,9 +79,10 @@ def quantized_likelihood(
     for repeat in range(samples):
         own = seed + (repeat << 32)  # seeds are below 2³²: no two runs share their draws
         x, log_q = rule.draw(k, cells, alpha, sigma, Draws(own, numbers))
-        part = log_likelihood(
-            sde, score, x, eps=eps, seed=own, index=numbers, dtype=dtype, **settings
-        )
+        with silent() if parts else nullcontext():  # one draw is as wide as another
+            part = log_likelihood(
+                sde, score, x, eps=eps, seed=own, index=numbers, dtype=dtype, **settings
+            )
         parts.append(part)
         bounds.append(part.log_prob - log_q)
     weighed = importance and samples > 1

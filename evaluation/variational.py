@@ -10,8 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sde import SDE, Evaluations, Score, expand
-from sde.base import check_count
+from sde.base import check_count, widened
+from sde.cautions import caution_training, caution_width
 from sde.posterior import log_cell_probability, normal_kl, posterior
+from sde.precision import check_range
 from sde.score import like
 
 from .dequantization import Cells
@@ -160,7 +162,9 @@ def variational_bound(
     count = len(levels) - 1
     if terms is not None and not 1 <= terms <= count:
         raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
-    data, score = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype), Evaluations(score)
+    data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data.caution(score)
+    score = Evaluations(score)
     if terms is None:
         chosen = torch.arange(count, device=k.device).expand(len(k), count)
     else:
@@ -232,13 +236,16 @@ def elbo(
     eps = sde.check_end(sde.eps if eps is None else eps)
     ends = torch.tensor([sde.T, eps], dtype=torch.float64, device=k.device)
     low, high = sde.log_snr(ends).unbind()
-    data, score = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype), Evaluations(score)
+    data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data.caution(score)
+    score = Evaluations(score)
     times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
 
     def cost(number: int) -> Tensor:
         t, purpose = times[:, number], f"term {number}"
         x = data.at(t, purpose)
-        residual = expand(sde.sigma(t), x).double() * score(x, t).double() + data.noise(purpose)
+        sigma = expand(sde.sigma(t), widened(x)).double()
+        residual = sigma * score(x, t).double() + data.noise(purpose)
         return (high - low) * residual.square().flatten(1).sum(1)
 
     bar = tqdm(range(terms), disable=None if progress else True, leave=False, unit="term")
@@ -254,6 +261,12 @@ class _Data:
     ) -> None:
         self.sde, self.k, self.cells, self.draws = sde, k, cells, draws
         self.x0, self.dtype = cells.centre(k), dtype or torch.get_default_dtype()
+        check_range(sde, self.dtype)
+
+    def caution(self, score: Score) -> None:
+        """Say what would spoil the bound without a word."""
+        caution_training(score)
+        caution_width(self.sde, self.x0)
 
     def noise(self, purpose: str) -> Tensor:
         """z of a purpose, the same whenever it is asked for; float64."""

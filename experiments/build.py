@@ -25,6 +25,7 @@ from sde.tableau import PAIRS
 from training import EMA, NoiseLevelLoss, Warmup
 from training.loop import Loss
 
+from .cautions import caution_data
 from .dequantizer import load_dequantizer, new_dequantizer
 from .estimator import check_shape, load_estimator, new_estimator
 from .model import make, score_model
@@ -122,6 +123,8 @@ def build(cfg: DictConfig) -> Parts:
         print(data.report, flush=True)
     if pretrained is not None:
         check_data(pretrained, data.shape, data.name)
+    if cfg.task != "noise_estimator":  # which draws nothing from the prior
+        caution_data(sde, data)
     against = _other_data(cfg, data)
     _check_likelihood(cfg, sde, data)
     if cfg.checkpoint is None:

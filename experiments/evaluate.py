@@ -19,6 +19,7 @@ from evaluation.cost import cost
 from evaluation.metrics import sample_quality
 from models import ScoreModel
 from samplers import ProbabilityFlowODE, Samples, draw
+from sde.cautions import silent
 from training.loggers import Logger
 
 from .build import Parts
@@ -171,9 +172,10 @@ def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path
 
     def log_prob(points: Tensor) -> Tensor:
         points = points.to(parts.device)
-        likelihood = log_likelihood(
-            parts.sde, model, points, rtol=tolerance, atol=tolerance, batch_size=8192
-        )
+        with silent():  # points of a picture are no data
+            likelihood = log_likelihood(
+                parts.sde, model, points, rtol=tolerance, atol=tolerance, batch_size=8192
+            )
         return likelihood.log_prob.cpu()
 
     flow = ProbabilityFlowODE(rtol=tolerance, atol=tolerance)

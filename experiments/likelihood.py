@@ -23,6 +23,7 @@ from evaluation.dequantization import Dequantization
 from evaluation.variational import VariationalBound, join_bounds
 from models import DequantizationFlow
 from sde import Score
+from sde.cautions import silent
 from training import DequantizationLoss
 
 from .build import Parts, choose_divergence
@@ -69,18 +70,19 @@ class Evaluator:
             "progress": progress,
         }
         raw = raw.to(parts.device)
-        if self.cells is None:
-            return log_likelihood(parts.sde, self.model, raw, **settings)
-        return quantized_likelihood(
-            parts.sde,
-            self.model,
-            raw,
-            self.cells,
-            dequantization=self.dequantization,
-            samples=cfg.draws,
-            importance=cfg.importance,
-            **settings,
-        )
+        with silent():  # `build` has looked at the data of the whole run
+            if self.cells is None:
+                return log_likelihood(parts.sde, self.model, raw, **settings)
+            return quantized_likelihood(
+                parts.sde,
+                self.model,
+                raw,
+                self.cells,
+                dequantization=self.dequantization,
+                samples=cfg.draws,
+                importance=cfg.importance,
+                **settings,
+            )
 
     def bounds(self, raw: Tensor, index: list[int]) -> dict[str, Any]:
         """The variational bounds that the configuration asks for, as entries of result.json."""
@@ -105,7 +107,8 @@ class Evaluator:
             rows = slice(first, first + size)
             own = {"seed": parts.cfg.seed, "index": index[rows], "eps": self.cfg.eps}
             k = raw[rows].to(parts.device)
-            bounds.append(kind(parts.sde, self.model, k, self.cells, **own, **settings))
+            with silent():
+                bounds.append(kind(parts.sde, self.model, k, self.cells, **own, **settings))
             bar.update(len(k))
         bar.close()
         return join_bounds(bounds)

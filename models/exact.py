@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, expand
-from sde.base import check_floating
+from sde.base import check_floating, widened
 
 
 class GaussianMixtureScore:
@@ -58,7 +58,7 @@ class GaussianMixtureScore:
         log_joint, pull = self._components(x, t)
         responsibility = log_joint.softmax(1)
         s = (responsibility[..., None] * pull).sum(1)
-        return s.reshape(x.shape)
+        return s.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats; shape (B,)."""
@@ -66,8 +66,9 @@ class GaussianMixtureScore:
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Exact posterior mean E[x_0 | x_t = x] = (x + σ² s)/α; shape of x."""
-        variance = expand(self.sde.sigma(t).square(), x)
-        return (x + variance * self(x, t)) / expand(self.sde.alpha(t), x)
+        wide = widened(x)
+        variance = expand(self.sde.sigma(t).square(), wide)
+        return ((wide + variance * self(wide, t)) / expand(self.sde.alpha(t), wide)).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw data x_0, float64, shape (n, D)."""
@@ -81,6 +82,7 @@ class GaussianMixtureScore:
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(x; α μ_k, S_k), shape (B, K), and s_k, shape (B, K, D)."""
         check_floating("x", x)
+        x = widened(x)  # σ² can be beyond float16
         flat = x.reshape(x.shape[0], 1, -1)
         means, variances = self.means.to(x), self.variances.to(x)
         if flat.shape[2] != means.shape[1]:
@@ -147,6 +149,7 @@ class GaussianScore:
             t: Start, shape ().
             s: End, shape ().
         """
+        kind, x = x.dtype, widened(x)
         flat = x.reshape(x.shape[0], -1)
         mean, variance = self._mixture.means[0].to(x), self._mixture.variances[0].to(x)
         basis = None if self._mixture.basis is None else self._mixture.basis[0].to(x)
@@ -158,7 +161,7 @@ class GaussianScore:
         z = z if basis is None else z @ basis
         z = z * (spread(s) / spread(t)).sqrt()
         z = z if basis is None else z @ basis.T
-        return (self.sde.alpha(s) * mean + z).reshape(x.shape)
+        return (self.sde.alpha(s) * mean + z).reshape(x.shape).to(kind)
 
 
 def _diagonalize(covariances: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sde import SDE, Described, construct, describe, expand
+from sde.base import widened
 
 from . import file
 from .checks import check_choice
@@ -82,6 +83,9 @@ class ScoreModel(nn.Module):
     data in [−1, 1]; (skip, out, c_in) follow from the parameterization, and c_noise is the label
     of the process (999 t, log σ, or the level of a chain), or ¼ log(σ/α) for `edm`.
 
+    The network sees its own type, that of its first parameter; all else is computed in the state's
+    type and in float32 at least, and ẑ, s and x̂_0 have the state's type.
+
     Args:
         net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,).
         sde: Process whose score it is.
@@ -146,7 +150,7 @@ class ScoreModel(nn.Module):
             x: State, shape (B, *).
             t: Time in (0, T], shape (B,) or ().
         """
-        return self._outputs(x, t)[0]
+        return self._outputs(x, t)[0].to(x.dtype)
 
     def noise_and_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """ẑ(x, t), and v in [0, 1] for a learned variance exp(v log b² + (1 − v) log v_posterior).
@@ -164,14 +168,15 @@ class ScoreModel(nn.Module):
                 "this model has no variance of its own; use model.learned_variance=true, "
                 "or another loss than hybrid"
             )
-        return noise, ((raw + 1) / 2).clamp(0, 1)
+        return noise.to(x.dtype), ((raw + 1) / 2).clamp(0, 1).to(x.dtype)
 
     def variance_share(self, x: Tensor, t: Tensor) -> Tensor:
         """v of `noise_and_share` alone."""
         return self.noise_and_share(x, t)[1]
 
     def _outputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """ẑ, and what the network says of the variance."""
+        """ẑ, and what the network says of the variance, in float32 at least."""
+        x = widened(x)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
         centred = (x - expand(self._middle * alpha, x)) / self._half
         wrap = _PARAMETERIZATIONS[self.parameterization]
@@ -183,27 +188,35 @@ class ScoreModel(nn.Module):
             if self.labels == "descending" and self.sde.steps is not None:
                 c_noise = self.sde.steps - 1 - c_noise
         # At least float32: bfloat16 cannot tell the labels 899 and 900 apart.
-        exact = torch.promote_types(x.dtype, torch.float32)
+        own = self._own_type(x.dtype)
+        exact = torch.promote_types(own, torch.float32)
         c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
         seen = expand(c_in, x) * centred
         if self.features is not None:
             noise, scale = expand(sigma / alpha, x), expand(alpha, x)
             seen = torch.cat([seen, self.features(centred / scale, noise)], 1)
-        raw = self.net(seen, c_noise)
+        raw = self.net(seen.to(own), c_noise).to(x.dtype)
         raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
         return expand(skip, x) * centred + expand(out, x) * raw, variance
 
+    def _own_type(self, default: torch.dtype) -> torch.dtype:
+        """Type of the network's first parameter; a default where it has none."""
+        types = (p.dtype for p in self.net.parameters() if p.is_floating_point())
+        return next(types, default)
+
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Score s(x, t) = −ẑ/σ; shape of x. Arguments as for `noise`."""
-        return -self.noise(x, t) / expand(self.sde.sigma(t), x)
+        noise, _ = self._outputs(x, t)
+        return (-noise / expand(self.sde.sigma(t), noise)).to(x.dtype)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Posterior mean of the data x̂_0 = (x − σ ẑ)/α; shape of x. Arguments as for `noise`.
 
         Reference: Robbins 1956; Efron 2011 (Tweedie's formula).
         """
-        sigma, alpha = expand(self.sde.sigma(t), x), expand(self.sde.alpha(t), x)
-        return (x - sigma * self.noise(x, t)) / alpha
+        noise, _ = self._outputs(x, t)
+        sigma, alpha = (expand(c(t), noise) for c in (self.sde.sigma, self.sde.alpha))
+        return ((x - sigma * noise) / alpha).to(x.dtype)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The score, so that the module itself is a `score(x, t)`."""

@@ -90,7 +90,7 @@ class AdaptiveSDE(Sampler):
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to eps, each sample with its own steps."""
-        self.check(sde, x.dtype)
+        self.check(sde, run.dtype or x.dtype)
         _refuse(run)
         eps = last_time(sde, self.eps)
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
@@ -143,7 +143,7 @@ class AdaptiveSDE(Sampler):
         w = way.path.take(h, run.noise(way.x, way.index))
         t = torch.where(way.t - h - stop <= slack, stop, way.t - h)
         y, x = _trial(way, flow, t, h, w)
-        error = self._error(y - x, y, way.before)
+        error = self._error(y - x, y, way.before).detach()
         accepted = error <= 1
         way.path.put_back(~accepted, h, w)
         row = accepted.reshape(-1, *[1] * (x.ndim - 1))

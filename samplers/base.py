@@ -3,16 +3,20 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sde import SDE, Evaluations, Score
-from sde.base import check_floating, check_steps
+from sde.base import check_floating, check_steps, widened
+from sde.cautions import caution_training, silent
+from sde.precision import check_range, computing_dtype
 from sde.prior import Randomness
 from sde.stopping import first_not_finite
 
+from .carrying import asked_in, check_graph, obeyed_in, told_in
 from .run import Callback, Constraint, Run
 from .solver import Noise
 
@@ -59,7 +63,6 @@ class Sampler(ABC):
             generator: Source of noise.
         """
 
-    @torch.no_grad()
     def __call__(
         self,
         sde: SDE,
@@ -77,6 +80,7 @@ class Sampler(ABC):
         temperature: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        differentiable: bool = False,
     ) -> Samples:
         """Draw samples.
 
@@ -100,13 +104,18 @@ class Sampler(ABC):
             temperature: Factor ≥ 0 of the standard deviation of all noise, that of the prior
                 included; below 1 for likelier, less diverse samples.
             device: Where the state lives, if not where the generator does.
-            dtype: Type of the state, if not torch's default.
+            dtype: Type of the state, if not torch's default. Half precision is what the score sees;
+                between evaluations the state is carried in float32.
+            differentiable: Keep the graph, so that samples can be differentiated in x_init and in
+                what the score depends on, at steps that are taken as they are: for small problems,
+                as every step stays in memory. Without it x_init is taken as numbers alone.
 
         Raises:
             ValueError: x_init is not of the shape, type or device asked for, or contains NaN or
                 Inf; an empty shape; a trajectory of one state, or of more than there are; a
                 temperature below 0; not one generator or seed for each sample; a score, noise or
-                constraint of another shape; what the sampler cannot do on this process.
+                constraint of another shape; a type that cannot hold the states of the process;
+                what the sampler cannot do on this process.
             TypeError: x_init is not floating point, or generator is neither one nor a list of them.
 
         Warns:
@@ -122,9 +131,12 @@ class Sampler(ABC):
             raise ValueError(f"temperature must be finite and ≥ 0, got {temperature}")
         generator = _sources(shape[0], generator, seeds)
         if x_init is None:
+            check_range(sde, dtype or torch.get_default_dtype())
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
             x = x if temperature == 1 else x * temperature
         else:
+            check_floating("x_init", x_init)
+            check_range(sde, x_init.dtype)
             x = _check_state("x_init", x_init, tuple(shape))
             _check_same("dtype", dtype, x.dtype)
             _check_same("device", None if device is None else torch.device(device), x.device)
@@ -141,10 +153,10 @@ class Sampler(ABC):
                 noise,
                 temperature,
                 drawn=x_init is None,
+                differentiable=differentiable,
             ),
         )
 
-    @torch.no_grad()
     def encode(
         self,
         sde: SDE,
@@ -154,6 +166,7 @@ class Sampler(ABC):
         progress: bool = False,
         callback: Callback | None = None,
         trajectory: int = 0,
+        differentiable: bool = False,
     ) -> Samples:
         """Carry data to latents at T, by the deterministic path on which sampling returns.
 
@@ -167,12 +180,14 @@ class Sampler(ABC):
             progress: Show a bar on a terminal.
             callback: callback(step, t, x), called after every step.
             trajectory: How many states to keep, evenly spaced from the data to x_T.
+            differentiable: Keep the graph, as in sampling.
 
         Returns:
             Latents, to be given back as `x_init`.
 
         Raises:
-            ValueError: The sampler draws noise, so that no latent belongs to a datum.
+            ValueError: The sampler draws noise, so that no latent belongs to a datum; x0's type
+                cannot hold the states of the process.
 
         Reference: Song, Meng & Ermon 2021, arXiv:2010.02502 (section 4.3); Song et al. 2021,
         arXiv:2011.13456 (appendix D.3).
@@ -180,15 +195,25 @@ class Sampler(ABC):
         x = _check_state("x0", x0, tuple(x0.shape))
         if x.ndim < 2 or x.numel() == 0:
             raise ValueError(f"x0 must be (B, *) with B ≥ 1, got {tuple(x.shape)}")
-        return self._follow(
-            sde, score, x, Run(None, None, callback, progress, trajectory, encode=True)
-        )
+        check_range(sde, x.dtype)
+        run = Run(None, None, callback, progress, trajectory, encode=True)
+        run.differentiable = differentiable
+        return self._follow(sde, score, x, run)
 
     def _follow(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Samples:
         """Run from x, counting the evaluations."""
+        dtype = x.dtype
+        caution_training(score)
+        check_graph("x0" if run.encode else "x_init", x, run.differentiable)
+        run.dtype = computing_dtype(score, x)
+        if widened(x) is not x:
+            score = asked_in(score, dtype)
+            run.constraint = obeyed_in(run.constraint, dtype)
+            run.callback = told_in(run.callback, dtype)
         evaluations = Evaluations(score)
         try:
-            x = self.run(sde, evaluations, x, run)
+            with torch.set_grad_enabled(run.differentiable):
+                x = self.run(sde, evaluations, widened(x), run)
         finally:
             run.end()
         if (bad := first_not_finite(x)) is not None:
@@ -200,8 +225,8 @@ class Sampler(ABC):
             )
         if run.frames:
             run.frames[-1] = x  # the last frame is what is returned, without the last noise
-        nfe = evaluations.count / len(x)
-        return Samples(x, nfe, torch.stack(run.frames) if run.frames else None)
+        frames = torch.stack(run.frames).to(dtype) if run.frames else None
+        return Samples(x.to(dtype), evaluations.count / len(x), frames)
 
 
 def draw(
@@ -241,17 +266,18 @@ def draw(
     parts: list[Samples] = []
     for start in range(0, shape[0], size):
         rows = slice(start, min(start + size, shape[0]))
-        parts.append(
-            sampler(
-                sde,
-                score,
-                (rows.stop - rows.start, *shape[1:]),
-                generator=generator[rows] if isinstance(generator, Sequence) else generator,
-                progress=progress,
-                trajectory=0 if parts else trajectory,
-                device=device,
+        with silent() if parts else nullcontext():
+            parts.append(
+                sampler(
+                    sde,
+                    score,
+                    (rows.stop - rows.start, *shape[1:]),
+                    generator=generator[rows] if isinstance(generator, Sequence) else generator,
+                    progress=progress,
+                    trajectory=0 if parts else trajectory,
+                    device=device,
+                )
             )
-        )
     nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
     return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
 

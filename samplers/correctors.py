@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
-from sde.base import check_steps
+from sde.base import check_steps, widened
 
 from .solver import Noise
 
@@ -75,15 +75,16 @@ class Corrector(ABC):
         """
         mean = x
         for _ in range(self.n_steps):
-            s, z = score(x, level.t), noise(x)
+            s, z, wide = (widened(v) for v in (score(x, level.t), noise(x), x))
             delta = self.step_size(level, s, z)
             if isinstance(delta, Tensor):
-                delta = expand(delta, x)
-                mean = torch.addcmul(x, delta, s)
-                x = torch.addcmul(mean, (2 * delta).sqrt(), z)
+                delta = expand(delta, wide)
+                mean = torch.addcmul(wide, delta, s)
+                wide = torch.addcmul(mean, (2 * delta).sqrt(), z)
             else:
-                mean = torch.add(x, s, alpha=delta)
-                x = torch.add(mean, z, alpha=math.sqrt(2 * delta))
+                mean = torch.add(wide, s, alpha=delta)
+                wide = torch.add(mean, z, alpha=math.sqrt(2 * delta))
+            x, mean = wide.to(x.dtype), mean.to(x.dtype)
         return x, mean
 
 

@@ -126,7 +126,7 @@ class NoiseAdaptive(Sampler):
         """λ̂ of each state, float64, shape (B,); without an estimator, the λ planned."""
         if self.estimator is None:
             return planned
-        lam = self.estimator(x)
+        lam = self.estimator(x).detach()
         if lam.shape != planned.shape:
             raise ValueError(
                 f"estimator must return λ of shape {tuple(planned.shape)}, got {tuple(lam.shape)}"

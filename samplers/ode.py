@@ -83,13 +83,18 @@ class ProbabilityFlowODE(Sampler):
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to eps, or back where latents are asked for."""
-        self.check(sde, x.dtype)
+        self.check(sde, run.dtype or x.dtype)
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
         if run.constraint is not None:
             raise ValueError(
                 "an adaptive solver takes no constraint; "
                 "use PredictorCorrector(RungeKutta()), which has fixed steps"
+            )
+        if run.differentiable and self.method not in PAIRS:
+            raise ValueError(
+                f"method {self.method} is SciPy's, which keeps no graph; "
+                f"use one of {', '.join(PAIRS)} with differentiable=True"
             )
         save_at = torch.linspace(*ends, run.keep, dtype=torch.float64)[1:-1]
         run.begin(None, x)

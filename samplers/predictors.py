@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
+from sde.base import widened
 from sde.prior import standard_normal
 from sde.score import like
 
@@ -48,7 +49,8 @@ class Predictor(Solver):
             Mean, shape of x, and standard deviation, shape of t; 0 for a deterministic step.
         """
         c, w, std = self.coefficients(sde, t, t_next)
-        return expand(c, x) * x + expand(w, x) * score(x, t), std
+        s = widened(score(x, t))
+        return (expand(c, x) * x + expand(w, s) * s).to(x.dtype), std
 
     def step(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor, noise: Noise
@@ -134,11 +136,11 @@ class Ancestral(Predictor):
         ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
         first, last = sde.log_snr(ends).tolist()
         lam = torch.linspace(first, last, 100, dtype=torch.float64)
-        losses = []
+        losses, data = [], widened(x0)
         for t in sde.time_of_log_snr(lam):
-            z = standard_normal(tuple(x0.shape), generator, x0.dtype, x0.device)
-            s = like(x0, score(sde.perturb(x0, t, z), t))
-            losses.append((z + expand(sde.sigma(t), x0) * s).double().square().mean().item())
+            z = standard_normal(tuple(x0.shape), generator, data.dtype, x0.device)
+            s = like(z, score(sde.perturb(data, t, z).to(x0.dtype), t))
+            losses.append((z + expand(sde.sigma(t), s) * s).double().square().mean().item())
         self._table = first, last, torch.tensor(losses, dtype=torch.float64).log()
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:

@@ -32,6 +32,8 @@ class Run:
     temperature: float = 1.0
     encode: bool = False
     drawn: bool = False  # whether the first state was drawn from the prior
+    differentiable: bool = False
+    dtype: torch.dtype | None = None  # in which the score computes, where it is known
     frames: list[Tensor] = field(default_factory=list)
     _bar: tqdm | None = None
     _kept: set[int] = field(default_factory=set)

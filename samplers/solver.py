@@ -114,7 +114,10 @@ def advance(
         memory: Evaluations so far, to which those of this step are added.
         noise: Draws z of x's shape, tensors that are nobody else's.
         spare: Tensor of x's shape that may be overwritten: fresh memory costs more than arithmetic.
+            A graph that is kept needs fresh memory.
     """
+    graph = torch.is_grad_enabled()
+    spare = None if graph else spare
     y = mean = x
     draws: list[Tensor] = []
     for row in step.rows:
@@ -140,8 +143,8 @@ def advance(
                 mean.add_(draws[i], alpha=weight)  # evaluations have seen it: it is no last noise
             else:
                 draws.append(noise(x))
-                used_again = row is not step.rows[-1]
-                y = torch.add(y, draws[i], alpha=weight, out=None if used_again else draws[i])
+                kept = graph or row is not step.rows[-1]
+                y = torch.add(y, draws[i], alpha=weight, out=None if kept else draws[i])
     return y, mean
 
 

@@ -108,7 +108,7 @@ class TorchSDE(Sampler):
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to eps, or back where latents are asked for."""
-        self.check(sde, x.dtype)
+        self.check(sde, run.dtype or x.dtype)
         self._refuse(run)
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
@@ -126,6 +126,11 @@ class TorchSDE(Sampler):
         return states[-1]
 
     def _refuse(self, run: Run) -> None:
+        if run.differentiable:
+            raise ValueError(
+                "torchsde keeps no graph here; use PredictorCorrector(SRA1()), or "
+                "ProbabilityFlowODE() for the flow, with differentiable=True"
+            )
         if run.constraint is not None:
             raise ValueError(
                 "torchsde takes no constraint; use PredictorCorrector, which obeys it at each step"

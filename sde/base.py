@@ -36,6 +36,11 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
     return c.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in float32 at least: a weight such as σ² may be beyond float16 where σ² s is not."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class SDE(Described, ABC):
     """A forward process dx = f(t) x dt + g(t) dw, whose kernel p(x_t | x_0) is a Gaussian.
 
@@ -281,9 +286,10 @@ class ReverseSDE:
             raise ValueError(f"eta must be finite and ≥ 0, got {self.eta}")
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f x − ½ (1 + η²) g² s(x, t); shape of x."""
+        """f x − ½ (1 + η²) g² s(x, t); shape and type of x."""
         weight = 0.5 * (1 + self.eta**2) * self.sde.g(t) ** 2
-        return self.sde.drift(x, t) - expand(weight, x) * like(x, self.score(x, t))
+        s = widened(like(x, self.score(x, t)))
+        return (self.sde.drift(x, t) - expand(weight, s) * s).to(x.dtype)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """η g(t); shape of t."""

@@ -65,14 +65,22 @@ def error_norm(rtol: float, atol: float, kind: str = "mean") -> ErrorNorm:
 def check_resolution(rtol: float, dtype: torch.dtype) -> None:
     """Refuse a tolerance that is not > 0, or that a network of this type cannot meet.
 
+    Args:
+        rtol: Relative tolerance.
+        dtype: Type in which the network computes, as `sde.precision.computing_dtype` tells it.
+
     Raises:
         ValueError: rtol is not > 0, or is below four units of the type's rounding.
     """
     if not 0 < rtol < float("inf"):
         raise ValueError(f"rtol must be > 0, got {rtol}")
-    if rtol < 4 * torch.finfo(dtype).eps:
+    finest = 4 * torch.finfo(dtype).eps
+    if rtol < finest:
         name = str(dtype).removeprefix("torch.")
-        raise ValueError(f"rtol {rtol:g} is below {name} resolution; use dtype=float64")
+        fix = "; use dtype=float64, for the network too"
+        if finest > 1e-3:
+            fix = f" of states or network; use float32 outside autocast, or rtol ≥ {finest:.2g}"
+        raise ValueError(f"rtol {rtol:g} is below {name} resolution{fix}")
 
 
 def integrate(
@@ -350,10 +358,10 @@ def _interpolate(
     for c, row in zip(tableau.frame_c, tableau.frame_a, strict=True):
         k.append(field(t + c * way[rows], y + h * _combine(row, k), index))
     terms += [h * _combine(row, k) for row in tableau.frame_d]
-    for frame, own, share in zip(frames, inside[:, rows], u[:, rows].to(frames), strict=True):
+    for number, (own, share) in enumerate(zip(inside[:, rows], u[:, rows].to(frames), strict=True)):
         if bool(own.any()):
             s, value = share[own, None], torch.zeros_like(y[own])
             for i in reversed(range(len(terms))):
                 value = (value + terms[i][own]) * (1 - s if i % 2 else s)
-            frame[index[own]] = y[own] + value
+            frames[number, index[own]] = y[own] + value
     return index

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from sde import SDE, Score, expand
-from sde.base import check_floating
+from sde.base import check_floating, widened
+from sde.precision import check_range
 from sde.score import like
 
 from .times import TimeDistribution, uniform_times
@@ -70,10 +71,11 @@ class DenoisingScoreMatching:
             generator: Source of t and z, on x0's device.
         """
         check_floating("x0", x0)
+        check_range(self.sde, x0.dtype, self.sde.eps)
         t = self.times(self.sde, len(x0), generator, x0.device)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         s = like(x0, score(self.sde.perturb(x0, t, z), t))
         residual = expand(self.sde.sigma(t), x0) * s + z
-        errors = residual.square().flatten(1)
+        errors = widened(residual).square().flatten(1)
         errors = errors.mean(1) if self.reduce == "mean" else 0.5 * errors.sum(1)
         return (self.weight(self.sde, t).to(errors.dtype) * errors).mean()

@@ -1,0 +1,59 @@
+"""Derivatives wherever a caller stands: in `torch.inference_mode()` too, which keeps no graph."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from sde import Score
+from sde.cautions import caution
+from sde.precision import module_of
+
+
+@contextmanager
+def derivatives_allowed() -> Iterator[None]:
+    """Leave inference mode for a while, where it is on; graphs are still kept only on demand."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    else:
+        yield
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """x as a tensor that graphs can hold: a copy, where x was made within inference mode."""
+    return x.clone() if x.is_inference() else x
+
+
+def check_differentiable(score: Score, x: Tensor, kept: bool) -> None:
+    """Refuse what inference mode makes impossible, and say where a graph is dropped.
+
+    Args:
+        score: s(x, t).
+        x: Points.
+        kept: Whether the caller wants the graph.
+
+    Raises:
+        ValueError: A graph is to be kept within inference mode, or the network's weights were made
+            within it.
+    """
+    if kept and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
+            "call it outside"
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not kept:
+        caution(
+            "x requires a gradient, and the likelihood drops the graph; use differentiable=True "
+            "to keep it, or detach() to say that none is needed"
+        )
+    module = module_of(score)
+    if module is not None and any(
+        tensor.is_inference() for tensor in chain(module.parameters(), module.buffers())
+    ):
+        raise ValueError(
+            "the network was built or loaded within torch.inference_mode(), and its score cannot "
+            "be differentiated; build or load it outside"
+        )

@@ -1,0 +1,65 @@
+"""What a run carries from step to step: a state of float32 at least, and a graph where asked for.
+
+The weights of a step grow like σ², which float16 does not hold, and a step adds little to a state,
+which bfloat16 forgets below 0.4 %. So a run carries its state in float32 at least, while the score,
+the constraint and the callback see it in the type that was asked for.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sde import Score
+from sde.cautions import caution
+from sde.score import like
+
+
+def asked_in(score: Score, dtype: torch.dtype) -> Score:
+    """A score that sees states in another type than the run's, and answers in the run's.
+
+    Args:
+        score: s(x, t).
+        dtype: Type of the states that it sees.
+    """
+    return lambda x, t: like(x, score(x.to(dtype), t))
+
+
+def obeyed_in(
+    constraint: Callable[[Tensor, Tensor], Tensor] | None, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """A constraint, if there is one, that sees states in another type than the run's.
+
+    What it returns takes the run's type where it is checked.
+    """
+    return constraint and (lambda x, t: constraint(x.to(dtype), t))
+
+
+def told_in(
+    callback: Callable[[int, Tensor, Tensor], None] | None, dtype: torch.dtype
+) -> Callable[[int, Tensor, Tensor], None] | None:
+    """A callback, if there is one, that sees states in another type than the run's."""
+    return callback and (lambda step, t, x: callback(step, t, x.to(dtype)))
+
+
+def check_graph(name: str, x: Tensor, kept: bool) -> None:
+    """Say where a graph is dropped, and refuse to keep one where torch keeps none.
+
+    Args:
+        name: Name of the first state.
+        x: First state.
+        kept: Whether the caller wants the graph.
+
+    Raises:
+        ValueError: A graph was asked for within `torch.inference_mode()`.
+    """
+    if kept and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
+            "sample outside it"
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not kept:
+        caution(
+            f"{name} requires a gradient, and samplers drop the graph; use differentiable=True to "
+            "keep it, or detach() to say that none is needed"
+        )

@@ -1,0 +1,71 @@
+"""Types of numbers: which of them a network computes in, and what a type cannot hold."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import SDE
+
+REACH = 6.0  # standard deviations that a type must hold: one normal number in 5 · 10⁸ is larger
+
+
+def module_of(score: Any) -> nn.Module | None:
+    """The network behind a score: the module itself, or that of a bound method or a `partial`."""
+    while isinstance(score, partial):
+        score = score.func
+    owner = getattr(score, "__self__", score)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def computing_dtype(score: Any, x: Tensor) -> torch.dtype:
+    """The coarsest of the types in which a score computes on states like x.
+
+    These are the type of x, those of the network's parameters, and that of autocast where it is on.
+    Of a callable that is no module only autocast can be seen.
+
+    Args:
+        score: s(x, t).
+        x: State, floating point.
+    """
+    return max({x.dtype, *_types(score, x.device.type)}, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def check_range(
+    sde: SDE, dtype: torch.dtype, end: float | None = None, derivatives: bool = False
+) -> None:
+    """Refuse a type of states that cannot hold those at T, or the score at the end of a path.
+
+    Args:
+        sde: Process.
+        dtype: Type of the states.
+        end: Smallest time at which there is a score; the process's `sampling_eps` where not given.
+        derivatives: Whether the Jacobian of the score is needed too, which is like 1/σ².
+
+    Raises:
+        ValueError: Six standard deviations of the prior, six times 1/σ at the end, or 1/σ² there if
+            that is needed, are beyond the largest number of the type.
+    """
+    largest, name = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
+    if largest > torch.finfo(torch.bfloat16).max / 2:  # which all types but float16 and less reach
+        return
+    fix = f"{name} holds at most {largest:g}; use dtype=torch.bfloat16 or torch.float32"
+    widest = REACH * sde.prior((1, 1)).std
+    if widest > largest:
+        raise ValueError(f"states of this process reach {widest:g} at T={sde.T:g}, and {fix}")
+    end = sde.sampling_eps if end is None else end
+    sigma = float(sde.sigma(torch.tensor(end, dtype=torch.float64)))
+    steepest = max(REACH / sigma, sigma**-2 if derivatives else 0.0)
+    if steepest > largest:
+        what = "derivatives of scores" if derivatives else "scores"
+        raise ValueError(f"{what} of this process reach {steepest:g} at t={end:g}, and {fix}")
+
+
+def _types(score: Any, device: str) -> Iterator[torch.dtype]:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        yield torch.get_autocast_dtype(device)
+    module = module_of(score)
+    if module is not None:
+        yield from (p.dtype for p in module.parameters() if p.is_floating_point())
