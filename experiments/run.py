@@ -14,7 +14,7 @@ from experiments import command_line
 
 def main() -> None:
     """Check the command line, then run; a wrong command ends with exit code 2 and one sentence."""
-    command_line.check(sys.argv[1:])
+    sys.argv[1:] = command_line.check(sys.argv[1:])
     from experiments.job import run  # torch and the toolkit, which take seconds to import
 
     run()
