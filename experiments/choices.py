@@ -23,10 +23,20 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 LISTS = ("logger",)  # groups of which several choices make sense at once
 
 
+@functools.cache
+def groups() -> dict[str, list[str]]:
+    """Every config group with its choices, read from the folders of conf/."""
+    groups: dict[str, list[str]] = {}
+    for file in sorted(CONF.rglob("*.yaml")):
+        if file.parent != CONF:
+            groups.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
+    return groups
+
+
 def group_of(key: str) -> str | None:
     """The config group that a key chooses from, which `@` may put elsewhere; None for a setting."""
     group = key.lstrip("+").partition("@")[0]
-    return group if group in _groups() or group.startswith("hydra/") else None
+    return group if group in groups() or group.startswith("hydra/") else None
 
 
 def check_choices(overrides: list[str], multirun: bool) -> None:
@@ -55,14 +65,16 @@ def check_choices(overrides: list[str], multirun: bool) -> None:
         _check_kinds(overrides, first)
 
 
-@functools.cache
-def _groups() -> dict[str, list[str]]:
-    """Every config group with its choices, read from the folders of conf/."""
-    groups: dict[str, list[str]] = {}
-    for file in sorted(CONF.rglob("*.yaml")):
-        if file.parent != CONF:
-            groups.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
-    return groups
+def keys(config: DictConfig, prefix: str = "") -> set[str]:
+    """Dotted names of all keys."""
+    names: set[str] = set()
+    for key in config:
+        name = f"{prefix}{key!s}"
+        names.add(name)
+        node = config._get_node(key)
+        if OmegaConf.is_dict(node):
+            names |= keys(node, f"{name}.")  # type: ignore[arg-type]
+    return names
 
 
 def _check_list(override: str) -> None:
@@ -119,25 +131,25 @@ def _explain_choice(override: str) -> None:
         wanted = "all at once" if group else "a list"
         fix = f", or {key}=[{value}] for {wanted}" if group in (None, *LISTS) else ""
         raise ValueError(f"{override} names several {what}; add -m to run each of them{fix}")
-    for given in values(parsed) if group in _groups() else []:
+    for given in values(parsed) if group in groups() else []:
         for name in given if isinstance(given, list) else [given]:
             if (CONF / str(group) / f"{name}.yaml").is_file():
                 continue
-            near = difflib.get_close_matches(str(name), _groups()[str(group)], 1)
+            near = difflib.get_close_matches(str(name), groups()[str(group)], 1)
             hint = f" Did you mean {group}={near[0]}?" if near else ""
             hint = " To choose nothing, leave it out." if name is None else hint
-            available = ", ".join(_groups()[str(group)])
+            available = ", ".join(groups()[str(group)])
             raise ValueError(f"unknown {group}={typed(name)}.{hint} Choices: {available}")
 
 
 def _explain_keys(overrides: list[str]) -> None:
     """Say which keys there are next to one that there is not."""
-    known = _keys(_base(overrides))
+    known = keys(_base(overrides))
     for override in overrides:
         key = override.partition("=")[0]
         if group_of(key) or key in known or key.startswith(("+", "~", "hydra.")):
             continue
-        near = difflib.get_close_matches(key, [*known, *_groups()], 1)
+        near = difflib.get_close_matches(key, [*known, *groups()], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         siblings = sorted(k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0])
         raise ValueError(f"unknown key '{key}'.{hint} Keys there: {', '.join(siblings) or 'none'}")
@@ -153,18 +165,6 @@ def _base(overrides: list[str]) -> DictConfig:
         raise ValueError(_sentence(error)) from error
 
 
-def _keys(config: DictConfig, prefix: str = "") -> set[str]:
-    """Dotted names of all keys."""
-    names: set[str] = set()
-    for key in config:
-        name = f"{prefix}{key!s}"
-        names.add(name)
-        node = config._get_node(key)
-        if OmegaConf.is_dict(node):
-            names |= _keys(node, f"{name}.")  # type: ignore[arg-type]
-    return names
-
-
 def _check_kinds(overrides: list[str], first: list[str]) -> None:
     """Refuse values of another kind than conf/ has, and choices that lack their slash."""
     base: Any = None
@@ -176,7 +176,7 @@ def _check_kinds(overrides: list[str], first: list[str]) -> None:
             base = OmegaConf.to_container(_base(first), resolve=False)
         group = key.replace(".", "/")
         for given in values(parsed):
-            if "/" in group and group in _groups() and isinstance(given, str):
+            if "/" in group and group in groups() and isinstance(given, str):
                 raise ValueError(f"{key} is chosen with a slash: write {group}={given}")
             check_kind(key, given, _default(base, key))
 

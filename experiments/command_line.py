@@ -15,13 +15,13 @@ from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from .choices import CONF, check_choices, group_of
 from .quoting import parse, read
+from .wording import as_typed
 
 
 def check(arguments: list[str]) -> list[str]:
@@ -56,14 +56,14 @@ def fail(message: object) -> NoReturn:
 
 
 @contextmanager
-def one_sentence_errors(folder: Path) -> Iterator[None]:
+def one_sentence_errors(folder: Path, cfg: DictConfig | None = None) -> Iterator[None]:
     """Turn what wrong input raises while a run is built into one sentence and exit code 2.
 
-    Hydra wraps what a constructor raised; its cause is the sentence. Set SCORE_SDE_TRACEBACK=1 to
-    see where an error came from.
+    Set SCORE_SDE_TRACEBACK=1 to see where an error came from.
 
     Args:
         folder: Folder that was made for the run; removed again if nothing is in it.
+        cfg: Configuration of the run, whose keys the sentence names.
     """
     try:
         yield
@@ -79,35 +79,7 @@ def one_sentence_errors(folder: Path) -> Iterator[None]:
             raise
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        if isinstance(error, MissingMandatoryValue):
-            fail(f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE")
-        settings = _settings()
-        cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        if isinstance(cause, TypeError):
-            key = getattr(error, "full_key", "") or str(error).rpartition("full_key: ")[2]
-            key = key.strip()
-            given = ", ".join(s for s in settings if s.startswith(f"{key}."))
-            given = f"; given were {given}" if given else ""
-            fail(f"{key} cannot be built with these settings: {_as_typed(cause, settings)}{given}")
-        if type(error) is TypeError and settings:
-            fail(f"{_as_typed(error, settings)}; given were {', '.join(settings)}")
-        fail(_as_typed(cause or error, settings))
-
-
-def _settings() -> list[str]:
-    """The settings, and not the choices, that the command of this run has."""
-    typed = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    return [o for o in typed if "=" in o and group_of(o.partition("=")[0]) is None]
-
-
-def _as_typed(error: object, settings: list[str]) -> str:
-    """What a class says of its argument, by the key and in the spelling of the command line."""
-    values = {"None": "null", "True": "true", "False": "false"}
-    sentence = re.sub(r"(?<=got )(None|True|False)\b", lambda found: values[found[0]], str(error))
-    keys = {setting.partition("=")[0].lstrip("+") for setting in settings}
-    argument = sentence.partition(" ")[0]
-    named = [key for key in keys if key.endswith(f".{argument}")]
-    return named[0] + sentence.removeprefix(argument) if len(named) == 1 else sentence
+        fail(as_typed(error, cfg))
 
 
 def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -25,7 +25,7 @@ def run(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     choices = HydraConfig.get().runtime.choices
     begun = time.perf_counter()
-    with command_line.one_sentence_errors(folder):
+    with command_line.one_sentence_errors(folder, cfg):
         parts = build(cfg)
         start = find_start(parts, folder)
         if cfg.task == "likelihood" and start is not None:

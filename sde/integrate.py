@@ -67,9 +67,13 @@ def check_resolution(rtol: float, dtype: torch.dtype) -> None:
     """
     if not 0 < rtol < float("inf"):
         raise ValueError(f"rtol must be > 0, got {rtol}")
-    if rtol < 4 * torch.finfo(dtype).eps:
+    finest = 4 * torch.finfo(dtype).eps
+    if rtol < finest:
         name = str(dtype).removeprefix("torch.")
-        raise ValueError(f"rtol {rtol:g} is below {name} resolution; use dtype=float64")
+        raise ValueError(
+            f"rtol {rtol:g} is below {name} resolution; use dtype=float64 in Python, or "
+            f"rtol ≥ {finest:.2g}"
+        )
 
 
 def integrate(
