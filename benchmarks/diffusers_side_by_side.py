@@ -8,6 +8,11 @@ points from those of an adaptive solution at rtol 1e-12. diffusers' schedulers a
 grid's own σ/α, so that no rounding to integer time steps stands between the two.
 """
 
+import argparse
+
+if __name__ == "__main__":  # --help is answered before torch is imported
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
 import logging
 from collections.abc import Callable
 from typing import Any

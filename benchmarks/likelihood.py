@@ -9,12 +9,25 @@ network call each), and the variance of each estimate of the divergence.
 """
 
 import argparse
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
+    parser.add_argument("--images", type=int, default=256, help="test images (256)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # --help is answered before torch is imported
+    arguments()
+
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,15 +175,12 @@ def rounding(sde: SDE, score: Score, x: Tensor) -> tuple[float, float]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
-    parser.add_argument("--images", type=int, default=256, help="test images (256)")
-    arguments = parser.parse_args()
+    asked = arguments()
     with tempfile.TemporaryDirectory() as temporary:
-        digits = Digits(arguments.run or train_digits(Path(temporary) / "run"))
+        digits = Digits(asked.run or train_digits(Path(temporary) / "run"))
     parts, model = digits.parts, digits.model.eval().requires_grad_(False)
     sde, data = parts.sde, parts.data
-    raw = data.test[: arguments.images]
+    raw = data.test[: asked.images]
     x = data.scale(raw, torch.Generator().manual_seed(0))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {len(x)} digits\n")
     print("| score and divergence at one state | forward passes |\n|---|---:|")

@@ -8,6 +8,11 @@ is mapped from the file stays unread. Memory is the peak of a process of its own
 what it had before loading, in copies of the weights.
 """
 
+import argparse
+
+if __name__ == "__main__":  # --help is answered before torch is imported
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
 import subprocess
 import sys
 import tempfile

@@ -6,6 +6,11 @@ The score returns a tensor that is there already, so that only the solver's own 
 Steps and noise are timed in turn within one run, and medians are quoted.
 """
 
+import argparse
+
+if __name__ == "__main__":  # --help is answered before torch is imported
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
 import statistics
 import time
 from collections import deque

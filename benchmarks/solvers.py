@@ -7,11 +7,23 @@ takes two minutes on two cores.
 """
 
 import argparse
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # --help is answered before torch is imported
+    arguments()
+
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -93,9 +105,7 @@ def measure(entry: Entry, problem: Problem, floor: Tensor, digits: Digits) -> Ro
 
 def main() -> None:
     """Measure, then write the page and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
-    folder = parser.parse_args().run
+    folder = arguments().run
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         digits = Digits(folder or train_digits(Path(temporary) / "run"))

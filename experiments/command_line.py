@@ -1,8 +1,10 @@
-"""Checks of a command line before anything is built, with errors of one sentence."""
+"""The command line: checked before anything is built, with errors of one sentence.
 
-import difflib
-import functools
-import itertools
+Nothing is imported here but Hydra, which reads conf/ by its own rules: torch and the toolkit take
+seconds, and a wrong command is answered before.
+"""
+
+import argparse
 import os
 import re
 import sys
@@ -11,52 +13,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-LISTS = ("logger",)  # groups of which several choices make sense at once
+from .choices import CONF, check_choices, group_of
+from .quoting import parse, read
+from .wording import as_typed
 
 
-def check(arguments: list[str]) -> None:
-    """Leave with exit code 2 and one sentence if a group, a choice or a key does not exist.
+def check(arguments: list[str]) -> list[str]:
+    """The arguments for Hydra, each with the value that the user means.
+
+    Leaves with exit code 2 and one sentence if a group, a choice or a key does not exist, or a
+    value cannot be read; and with 0 after --help and other options that run nothing.
 
     Args:
         arguments: Command line after the program's name.
     """
-    flags = [a for a in arguments if a.startswith("-")]
-    if any(flag not in ("-m", "--multirun") for flag in flags):
-        return  # --help, --cfg and the like are Hydra's business
-    overrides = [a for a in arguments if a not in flags]
-    strays = [a for a in overrides if "=" not in a and not a.startswith("~")]
-    if strays:
-        fail(f"'{strays[0]}' is not an override; use key=value or group=choice")
-    ours = [o for o in overrides if "=" in o and not o.lstrip("+").startswith("hydra")]
-    if any("(" in o for o in ours) and flags:
-        return  # choice(…), range(…), glob(…): sweeps that only Hydra can spell out
-    swept = [_check_choice(override, bool(flags)) for override in ours]
-    for plain in itertools.product(*swept):
-        _check_keys(list(plain))
+    given, options = _options(arguments)
+    if given.config_path or given.config_name or given.config_dir or given.shell_completion:
+        return [*given.overrides, *options]  # of other settings than those of conf/
+    multirun = given.multirun or "hydra.mode=MULTIRUN" in given.overrides
+    try:
+        overrides = [_readable(override, multirun) for override in given.overrides]
+        if overrides:
+            check_choices(overrides, multirun)
+    except ValueError as error:
+        fail(error)
+    if given.help or given.hydra_help or given.cfg or given.info:
+        _show([*overrides, *options])
+    return [*overrides, *options]
 
 
 def fail(message: object) -> NoReturn:
     """Print one sentence and leave with exit code 2."""
-    sentence = " ".join(str(message).split())
+    sentence = re.sub(r"\s*\n\s*", " ", str(message).strip())
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 @contextmanager
-def one_sentence_errors(folder: Path) -> Iterator[None]:
+def one_sentence_errors(folder: Path, cfg: DictConfig | None = None) -> Iterator[None]:
     """Turn what wrong input raises while a run is built into one sentence and exit code 2.
 
-    Hydra wraps what a constructor raised; its cause is the sentence. Set SCORE_SDE_TRACEBACK=1 to
-    see where an error came from.
+    Set SCORE_SDE_TRACEBACK=1 to see where an error came from.
 
     Args:
         folder: Folder that was made for the run; removed again if nothing is in it.
+        cfg: Configuration of the run, whose keys the sentence names.
     """
     try:
         yield
@@ -72,97 +79,62 @@ def one_sentence_errors(folder: Path) -> Iterator[None]:
             raise
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        if isinstance(error, MissingMandatoryValue):
-            fail(f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE")
-        cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        if isinstance(cause, TypeError):
-            key = getattr(error, "full_key", "") or str(error).rpartition("full_key: ")[2]
-            fail(f"{key.strip()} cannot be built with these settings: {cause}")
-        fail(cause or error)
+        fail(as_typed(error, cfg))
 
 
-@functools.cache
-def _groups() -> dict[str, list[str]]:
-    """Every config group with its choices, read from the folders of conf/."""
-    groups: dict[str, list[str]] = {}
-    for file in sorted(CONF.rglob("*.yaml")):
-        if file.parent != CONF:
-            groups.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
-    return groups
-
-
-def _check_choice(override: str, multirun: bool) -> list[str]:
-    """Check group=choice; return the override for each choice of a sweep."""
-    key, value = override.split("=", 1)
-    groups, group = _groups(), _group(key)
-    if group not in groups:
-        return [f"{key}={_first(value)}" if multirun else override]
-    if value.startswith("[") and group not in LISTS:
-        fail(
-            f"{group} takes one choice, got {value}; "
-            f"to run each of them use -m {group}={value.strip('[]').replace(' ', '')}"
-        )
-    named = [part.strip() for part in value.strip("[]").split(",")]
-    if len(named) > 1 and not multirun and not value.startswith("["):
-        fail(f"{group}={value} names several choices; add -m to run each of them")
-    for name in named:
-        if name not in groups[group]:
-            near = difflib.get_close_matches(name, groups[group], 1)
-            hint = f" Did you mean {group}={near[0]}?" if near else ""
-            available = ", ".join(groups[group]) or "none yet"
-            fail(f"unknown {group}='{name}'.{hint} Choices: {available}")
-    return [override] if value.startswith("[") else [f"{key}={name}" for name in named]
-
-
-def _group(key: str) -> str:
-    """The group of a choice, which `@` may put elsewhere."""
-    return key.lstrip("+").partition("@")[0]
-
-
-def _first(value: str) -> str:
-    """The first of a sweep's values; lists and quotes are left to Hydra."""
-    return value if value[:1] in "[{'\"" else value.split(",")[0]
-
-
-def _check_keys(overrides: list[str]) -> None:
-    """Compose the configuration, with a hint where a key is not in it."""
-    groups = _groups()
-    chosen = [o for o in overrides if _group(o.split("=", 1)[0]) in groups]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = _compose(chosen)
-        known = _keys(config)
-        for override in overrides:
-            key = override.split("=", 1)[0]
-            if _group(key) in groups or key.startswith(("+", "~")) or key in known:
-                continue
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            siblings = sorted(k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0])
-            fail(f"unknown key '{key}'.{hint} Keys there: {', '.join(siblings) or 'none'}")
-        _compose(overrides)
-
-
-def _compose(overrides: list[str]) -> DictConfig:
+def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's options as it reads them, with the overrides between them, and as they were typed."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
     try:
-        return compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        unused = re.match(
-            r"Could not override '([^']+)'\. No match in the defaults list", str(error)
+        given, unknown = parser.parse_known_intermixed_args(arguments)
+    except argparse.ArgumentError as error:
+        fail(f"{error}; --hydra-help lists the options")
+    if unknown:
+        fail(
+            f"unknown option {unknown[0]}; settings have no dashes, as sde=vp, and --hydra-help "
+            "lists the options"
         )
-        if unused is not None:
-            parent, _, part = unused[1].rpartition("/")
-            fail(f"{unused[1]} does not apply here: the chosen {parent} has no {part}")
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        fail(" ".join(lines[:2]))
+    if given.experimental_rerun:
+        fail(
+            "--experimental-rerun reads a pickle, which can run anything; a run's config.yaml has "
+            "its settings"
+        )
+    if given.resolve and not (given.cfg or given.help):
+        fail("--resolve belongs to --cfg job or --help")
+    if sum(map(bool, (given.run, given.multirun, given.cfg, given.info))) > 1:
+        fail("only one of --run, --multirun, --cfg and --info can be asked for")
+    left, options = list(given.overrides), []
+    for argument in arguments:
+        if left and argument == left[0]:
+            left.pop(0)
+        else:
+            options.append(argument)
+    return given, options
 
 
-def _keys(config: DictConfig, prefix: str = "") -> set[str]:
-    """Dotted names of all keys."""
-    names: set[str] = set()
-    for key in config:
-        name = f"{prefix}{key!s}"
-        names.add(name)
-        node = config._get_node(key)
-        if OmegaConf.is_dict(node):
-            names |= _keys(node, f"{name}.")  # type: ignore[arg-type]
-    return names
+def _readable(override: str, multirun: bool) -> str:
+    """An override that Hydra reads as the user means it."""
+    if override.startswith("~"):  # ~key removes a key
+        return override
+    if "=" not in override:
+        raise ValueError(
+            f"'{override}' is not an override; use key=value or group=choice, with no space"
+        )
+    key, _, value = override.partition("=")
+    if group_of(key) is None:
+        return read(override, multirun)
+    if parse(override) is None or not value.strip():
+        raise ValueError(f"{override} names no choice; give one as {key}=NAME, or leave it out")
+    return override
+
+
+def _show(arguments: list[str]) -> NoReturn:
+    """Let Hydra print what its options ask for, without what a run would import."""
+
+    def run(cfg: DictConfig) -> None:
+        """Not called: these options run nothing."""
+
+    sys.argv[1:] = arguments
+    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(run)()
+    sys.exit(0)

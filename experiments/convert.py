@@ -6,14 +6,15 @@ python experiments/convert.py IN OUT --to score_sde|diffusers|native
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.command_line import fail
-from experiments.model import load_trained
-from interop import format_of, load, save_diffusers, save_score_sde
-from models import ScoreModel
+
+if TYPE_CHECKING:  # torch and the toolkit take seconds, and --help needs none of them
+    from models import ScoreModel
 
 FORMATS = ("score_sde", "diffusers", "native")
 
@@ -25,11 +26,11 @@ def main(arguments: list[str] | None = None) -> None:
         description="Convert a trained model: IN may be a run or a checkpoint of this toolkit, a "
         "folder of ScoreModel.save or of diffusers, a checkpoint of score-SDE, or EDM's pickle.",
     )
-    parser.add_argument("source", metavar="IN", type=Path, help="file or folder to read")
-    parser.add_argument("target", metavar="OUT", type=Path, help="file or folder to write")
+    parser.add_argument("source", metavar="IN", type=_path, help="file or folder to read")
+    parser.add_argument("target", metavar="OUT", type=_path, help="file or folder to write")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
     parser.add_argument(
-        "--config", type=Path, help="JSON or YAML with the configuration of a score-SDE checkpoint"
+        "--config", type=_path, help="JSON or YAML with the configuration of a score-SDE checkpoint"
     )
     parser.add_argument(
         "--raw",
@@ -45,7 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{given.source} ({type(model.net).__name__}) → {target} ({given.to})", flush=True)
 
 
-def _read(path: Path, config: Path | None, ema: bool) -> ScoreModel:
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _read(path: Path, config: Path | None, ema: bool) -> "ScoreModel":
+    from experiments.model import load_trained
+    from interop import format_of, load
+
     if format_of(path) == "training":
         if config is not None:
             raise ValueError(f"{path} has its own configuration; leave --config out")
@@ -53,7 +61,9 @@ def _read(path: Path, config: Path | None, ema: bool) -> ScoreModel:
     return load(path, config, ema)
 
 
-def _write(model: ScoreModel, path: Path, kind: str) -> Path:
+def _write(model: "ScoreModel", path: Path, kind: str) -> Path:
+    from interop import save_diffusers, save_score_sde
+
     if kind == "native":
         return model.save(path)
     if kind == "diffusers":

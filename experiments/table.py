@@ -10,12 +10,13 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.report import results_table
-
 
 def main(arguments: list[str]) -> int:
     """Print the table of all results under the folders given; the exit code."""
-    files = [file for folder in arguments for file in sorted(Path(folder).rglob("result.json"))]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(__doc__)
+        return 0
+    files = [file for folder in arguments for file in _results(folder)]
     if not files:
         places = " ".join(arguments) or "FOLDER missing"
         print(f"error: no result.json found ({places}); give run folders", file=sys.stderr)
@@ -27,8 +28,14 @@ def main(arguments: list[str]) -> int:
         except ValueError:
             print(f"error: {file} is not JSON; remove it or run again", file=sys.stderr)
             return 2
+    from evaluation.report import results_table  # torch comes with it, which takes seconds
+
     print(results_table(results), end="")
     return 0
+
+
+def _results(folder: str) -> list[Path]:
+    return sorted(Path(folder).expanduser().rglob("result.json"))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ class RefineNet(Described, nn.Module):
         if outside.any():
             raise ValueError(
                 f"c_noise must be among the levels 0 … {self.num_levels - 1} of this network, "
-                f"got {c_noise[outside][0].item():g}; use sde.discretize({self.num_levels})"
+                f"got {c_noise[outside][0].item():g}; use sde.discretize({self.num_levels}), or "
+                f"sde=ncsn sde.steps={self.num_levels} on a command line"
             )
         return level
 

@@ -128,7 +128,7 @@ class ScoreModel(nn.Module):
         if labels == "descending" and sde.steps is None:
             raise ValueError(
                 "labels=descending number the levels of a chain, and this process has none; "
-                "use sde.discretize(steps)"
+                "use sde.discretize(steps), or sde=ncsn on a command line"
             )
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
@@ -291,7 +291,7 @@ class ScoreModel(nn.Module):
         meaning = dict(document["model"])
         described, process = meaning.pop("net"), meaning.pop("sde")
         if net is None and described is None:
-            raise ValueError(f"{folder} does not say how its network is made; give net=")
+            raise ValueError(f"{folder} does not say how its network is made; give net= in Python")
         with file.whole(Path(folder)):
             if net is None:
                 # Ours need no memory before they get their weights; of others nobody knows.

@@ -77,7 +77,7 @@ def check_resolution(rtol: float, dtype: torch.dtype) -> None:
     finest = 4 * torch.finfo(dtype).eps
     if rtol < finest:
         name = str(dtype).removeprefix("torch.")
-        fix = "; use dtype=float64, for the network too"
+        fix = f"; use dtype=float64 in Python, for the network too, or rtol ≥ {finest:.2g}"
         if finest > 1e-3:
             fix = f" of states or network; use float32 outside autocast, or rtol ≥ {finest:.2g}"
         raise ValueError(f"rtol {rtol:g} is below {name} resolution{fix}")
