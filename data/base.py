@@ -18,6 +18,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -107,6 +108,17 @@ class Dataset(ABC):
         self.train, self.train_labels = train
         self.test, self.test_labels = test
         self.shape = tuple(self.train.shape[1:])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of number, shape, type and bytes of the samples and labels, in hexadecimal."""
+        whole = hashlib.sha256()
+        for values in (self.train, self.train_labels, self.test, self.test_labels):
+            about = "none" if values is None else f"{values.dtype} {tuple(values.shape)}"
+            whole.update(f"{about}\n".encode())
+            if values is not None and values.numel():
+                whole.update(values.contiguous().numpy().data)
+        return whole.hexdigest()
 
     def scale(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map grey levels to the network's range, x = lo + (hi - lo) (k + u) / L; points unchanged.

@@ -3,18 +3,15 @@
 import difflib
 import functools
 import itertools
-import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LISTS = ("logger",)  # groups of which several choices make sense at once
@@ -41,44 +38,16 @@ def check(arguments: list[str]) -> None:
         _check_keys(list(plain))
 
 
+def named(arguments: list[str]) -> list[str]:
+    """The arguments, with the key's whole name where resume=X stands for resume.from=X."""
+    return [re.sub(r"^(\+*)resume=(?!\{)", r"\1resume.from=", one) for one in arguments]
+
+
 def fail(message: object) -> NoReturn:
     """Print one sentence and leave with exit code 2."""
     sentence = " ".join(str(message).split())
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
-
-
-@contextmanager
-def one_sentence_errors(folder: Path) -> Iterator[None]:
-    """Turn what wrong input raises while a run is built into one sentence and exit code 2.
-
-    Hydra wraps what a constructor raised; its cause is the sentence. Set SCORE_SDE_TRACEBACK=1 to
-    see where an error came from.
-
-    Args:
-        folder: Folder that was made for the run; removed again if nothing is in it.
-    """
-    try:
-        yield
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        ImportError,
-        InstantiationException,
-        OmegaConfBaseException,
-    ) as error:
-        if os.environ.get("SCORE_SDE_TRACEBACK"):
-            raise
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        if isinstance(error, MissingMandatoryValue):
-            fail(f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE")
-        cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        if isinstance(cause, TypeError):
-            key = getattr(error, "full_key", "") or str(error).rpartition("full_key: ")[2]
-            fail(f"{key.strip()} cannot be built with these settings: {cause}")
-        fail(cause or error)
 
 
 @functools.cache

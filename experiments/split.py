@@ -26,8 +26,11 @@ from models import ScoreModel
 from training import checkpoint
 
 from .build import Parts
+from .claim import Claim
+from .identity import data_identity
 from .likelihood import Evaluator
 from .pretrained import digest
+from .record import Record, complete
 
 # Settings that change no part; the bounds are computed anew each time.
 FREE = (
@@ -37,12 +40,13 @@ FREE = (
 COLUMNS = ("log_prob", "nfe", "solver_error", "probe_error", "dequantization_error")
 
 
-def score_split(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]:
-    """Score what is missing of the split, and join it; entries of result.json.
+def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -> bool:
+    """Score what is missing of the split, and join it into entries of result.json.
 
     Returns:
-        With `missing` > 0, the number of parts that other shards have still to do, no likelihood.
+        Whether this process wrote the result; else other shards have parts to do, or are at it.
     """
+    folder = record.folder
     own = _Split(parts, model, folder / "likelihood", getattr(parts.data, parts.cfg.evaluate.split))
     splits = [own]
     if parts.against is not None:
@@ -52,19 +56,29 @@ def score_split(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]
         split.work()
     missing = sum(len(split.missing()) for split in splits)
     if missing:
-        return {"missing": missing, "seconds": {}}
+        print(f"{missing} parts are left to other shards", flush=True)
+        return False
+    if not claim.alone("likelihood/.join") or complete(folder):
+        print("all parts are there, and another shard writes the result", flush=True)
+        return False
     likelihood, *others = [split.join() for split in splits]
-    result = likelihood.summary() | {"seconds": {}}
-    result |= own.evaluator.bounds(own.raw, list(range(len(own.raw))))
+    _save(likelihood, folder / "likelihood.npz")
+    result = likelihood.summary()
+    if parts.against is not None:
+        result["against"] = _compare(likelihood, others[0], parts.against.name)
+    record.add(result)
+    bounds = own.evaluator.bounds
+    record.attempt("bounds", lambda: bounds(own.raw, list(range(len(own.raw)))))
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
     names = [parts.data.name, *(split.name for split in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)
     values = {name: _values(one) for name, one in shown}
-    plots.save_histograms(values, folder / "likelihood.png", unit)
-    _save(likelihood, folder / "likelihood.npz")
-    if parts.against is not None:
-        result["against"] = _compare(likelihood, others[0], parts.against.name)
-    return result
+
+    def draw() -> None:
+        plots.save_histograms(values, folder / "likelihood.png", unit)
+
+    record.attempt("pictures", draw)
+    return True
 
 
 class _Split:
@@ -170,6 +184,10 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
         flow, _ = checkpoint.find(Path(parts.cfg.evaluate.dequantizer))
         mine["flow"] = checkpoint.digest(flow)
     mine |= {key: whole[key] for key in ("sde", "model", "data", "against", "seed")}
+    # Their content: files may have come or gone under the same settings.
+    mine["samples"] = data_identity(parts.data)
+    if parts.against is not None:
+        mine["samples against"] = data_identity(parts.against)
     path = folder / "likelihood" / "settings.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".settings.{uuid4().hex}.tmp"
@@ -181,7 +199,10 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     finally:
         temporary.unlink()
     theirs, own = json.loads(path.read_text()), json.loads(json.dumps(mine))
-    different = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
+    known = own.keys() | theirs.keys()
+    if "samples" not in theirs:  # of a time when nobody noted them
+        known -= {"samples", "samples against"}
+    different = sorted(k for k in known if own.get(k) != theirs.get(k))
     if different:
         raise ValueError(
             f"{folder} holds likelihoods by other settings ({', '.join(different)}); "
