@@ -98,7 +98,7 @@ def claim_new(folder: Path) -> Claim:
 def check_free(folder: Path) -> None:
     """Raise ValueError if a living process holds a folder, naming the process."""
     if lock.held(folder / LOCK):
-        raise ValueError(_held_by(folder))
+        raise ValueError(_held_by(folder, "stop it, or start anew without resume"))
 
 
 def _take(folder: Path, shared: bool) -> lock.Held:
@@ -109,16 +109,14 @@ def _take(folder: Path, shared: bool) -> lock.Held:
         except FileNotFoundError:  # a run that was refused has just removed its empty folder
             continue
         if file is None:
-            raise ValueError(_held_by(folder))
+            fix = "stop it, or use another folder (hydra.run.dir=…)"
+            raise ValueError(_held_by(folder, fix))
         if not shared:  # the records of those that died are no longer needed
             file.truncate(0)
         file.write(lock.record())
         return file
 
 
-def _held_by(folder: Path) -> str:
+def _held_by(folder: Path, fix: str) -> str:
     named = ", ".join(lock.holders(folder / LOCK)) or "another process"
-    return (
-        f"{folder} is in use by {named}; wait until it has ended, stop it, or use another folder "
-        "(hydra.run.dir=…)"
-    )
+    return f"{folder} is in use by {named}; wait until it has ended, {fix}"

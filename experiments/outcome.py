@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,13 @@ class Job:
         claim: The claim on the folder.
         folder: The folder.
         ready: Whether everything is built, so that errors are failures rather than refusals.
+        ending: What is called at the end, however it comes; the claim is let go of last.
     """
 
     def __init__(self, claim: Claim) -> None:
         self.claim, self.folder, self.ready = claim, claim.folder, False
+        self.ending = ExitStack()
+        self.ending.callback(claim.release)
 
     def built(self) -> None:
         """Say that everything is built and nothing refused."""
@@ -72,12 +76,12 @@ def conclude(cfg: DictConfig, body: Callable[[DictConfig, Job], None]) -> None:
         _end(job, error, 2 if isinstance(error, REFUSED) and not ready else 1)
     except KeyboardInterrupt:
         if job is not None:
-            job.claim.release()
+            job.ending.close()
         _say(f"interrupted; {_kept(job)}")
         raise
     finally:
         if job is not None:
-            job.claim.release()
+            job.ending.close()
 
 
 def sentence(error: BaseException) -> str:

@@ -68,11 +68,17 @@ class Record:
                 if (self.folder / f"{name}.png").exists():
                     logger.picture(name, self.folder / f"{name}.png")
             logger.summary(whole)
-            logger.close()
-        failed = {one.name: one.problem for one in self.loggers if one.problem is not None}
+        failed = {one.name: one.problem for one in self.close() if one.problem is not None}
         if failed:
             self.entries["failed"] = self.entries.get("failed", {}) | failed
             self._write({})
+
+    def close(self) -> list[Guarded]:
+        """Finish the loggers, which it is then without."""
+        finished, self.loggers = self.loggers, []
+        for logger in finished:
+            logger.close()
+        return finished
 
     def _write(self, state: dict[str, Any]) -> dict[str, Any]:
         made_by = {"torch": torch.__version__, "commit": _commit()}

@@ -50,6 +50,7 @@ def steps(cfg: DictConfig, job: Job) -> None:
     print(" · ".join(entries.values()), flush=True)
     left_out = skipped(parts)
     record = Record(folder, entries | ({"skipped": left_out} if left_out else {}))
+    job.ending.callback(record.close)
     # Scoring a split may end early, and has nothing to log before its end.
     if cfg.task != "likelihood":
         record.loggers = make_loggers(parts, folder, start)

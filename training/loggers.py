@@ -215,8 +215,10 @@ class Guarded(Logger):
         self._try(lambda: self.logger.summary(result))
 
     def close(self) -> None:
-        """Finish, if it still works."""
+        """Finish, also where something failed before."""
+        failed, self.problem = self.problem, None
         self._try(self.logger.close)
+        self.problem = failed or self.problem
 
     def _try(self, what: Callable[[], None]) -> None:
         if self.problem is not None:
