@@ -9,7 +9,8 @@ from training import lock
 LOCK = ".lock"
 # Files on their way to their names, which a process that was killed leaves behind.
 STRAYS = (
-    *(".result.*.tmp", ".config.*.tmp", ".metrics.*.tmp", ".*.part"),
+    *(".result.*.tmp", ".config.*.tmp", ".metrics.*.tmp", ".samples.*.tmp"),
+    *(".likelihood.*.tmp", ".*.part"),
     *("checkpoints/.step_*.tmp", "likelihood/.*.tmp", "against/.*.tmp"),
 )
 

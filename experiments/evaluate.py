@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from samplers import ProbabilityFlowODE, Samples, draw
 
 from .build import Parts
 from .likelihood import Evaluator
-from .record import Record
+from .record import Record, save_arrays
 
 
 def skipped(parts: Parts) -> dict[str, str]:
@@ -70,7 +69,7 @@ def sample(parts: Parts, model: ScoreModel, record: Record) -> Samples:
             "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
         )
     if parts.cfg.task != "generate":
-        np.savez(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
+        save_arrays(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
     record.add({"nfe": samples.nfe, "seconds": {"sample": seconds}})
     if parts.data.levels is not None:
         levels = parts.data.levels

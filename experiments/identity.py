@@ -12,8 +12,10 @@ def data_identity(data: Dataset) -> dict[str, Any]:
 
 def data_difference(saved: dict[str, Any] | None, data: Dataset) -> str | None:
     """How the data differ from those of a checkpoint, or None; old ones do not say theirs."""
+    if saved is None:
+        return None
     now = data_identity(data)
-    if saved is None or saved["digest"] == now["digest"]:
+    if saved["digest"] == now["digest"]:
         return None
     was, wanted = (f"{one['train']} + {one['test']}" for one in (saved, now))
     if was == wanted:

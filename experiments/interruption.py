@@ -63,6 +63,8 @@ def exit_code() -> Iterator[None]:
     """Turn what ends a process by a signal into its exit code: 130 after Ctrl-C."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
-        sys.exit(128 + number)
+    except Interrupted as error:  # whoever raised it has said what is left
+        sys.exit(128 + error.number)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)

@@ -6,6 +6,7 @@ where an error came from.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from training import checkpoint
 
 from . import sweep
 from .claim import Claim, claim_new
-from .interruption import at_once, handled
+from .interruption import Interrupted, at_once, handled
 
 # What wrong input raises while a run is built.
 REFUSED = (
@@ -65,6 +66,9 @@ def conclude(cfg: DictConfig, body: Callable[[DictConfig, Job], None]) -> None:
     Args:
         cfg: Configuration of the run.
         body: The run itself.
+
+    Raises:
+        Interrupted: A signal ended it, which has been said.
     """
     job = None
     try:
@@ -74,11 +78,12 @@ def conclude(cfg: DictConfig, body: Callable[[DictConfig, Job], None]) -> None:
     except Exception as error:
         ready = job is not None and job.ready
         _end(job, error, 2 if isinstance(error, REFUSED) and not ready else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if job is not None:
             job.ending.close()
         _say(f"interrupted; {_kept(job)}")
-        raise
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(number) from error
     finally:
         if job is not None:
             job.ending.close()

@@ -7,10 +7,12 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from training.loggers import Guarded
@@ -83,8 +85,8 @@ class Record:
     def _write(self, state: dict[str, Any]) -> dict[str, Any]:
         made_by = {"torch": torch.__version__, "commit": _commit()}
         whole: dict[str, Any] = _without_nan(self.entries | made_by | state)
-        text = json.dumps(whole, indent=2, ensure_ascii=False)
-        _replace(self.folder / "result.json", f"{text}\n")
+        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        _replace(self.folder / "result.json", lambda file: file.write(text.encode()))
         return whole
 
 
@@ -109,15 +111,21 @@ def complete(folder: Path) -> bool:
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """Write config.yaml, the resolved configuration of the run."""
-    _replace(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    _replace(folder / "config.yaml", lambda file: file.write(text.encode()))
 
 
-def _replace(path: Path, text: str) -> None:
+def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write an npz file without pickles."""
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file whole, or leave what was there."""
     temporary = path.with_name(f".{path.stem}.{uuid4().hex}.tmp")
     try:
-        with open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

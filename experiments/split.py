@@ -30,7 +30,7 @@ from .claim import Claim
 from .identity import data_identity
 from .likelihood import Evaluator
 from .pretrained import digest
-from .record import Record, complete
+from .record import Record, complete, save_arrays
 
 # Settings that change no part; the bounds are computed anew each time.
 FREE = (
@@ -157,12 +157,7 @@ def _save(likelihood: Likelihood, path: Path) -> None:
     known = {field.name for field in fields(Likelihood)} - {*COLUMNS, "latent", "cells"}
     facts = json.dumps({name: getattr(likelihood, name) for name in sorted(known)})
     index = np.arange(first, first + len(likelihood.log_prob))
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, index=index, facts=np.array(facts), **columns)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    save_arrays(path, index=index, facts=np.array(facts), **columns)
 
 
 def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
@@ -191,13 +186,13 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     path = folder / "likelihood" / "settings.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".settings.{uuid4().hex}.tmp"
-    temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
     try:
+        temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
         os.link(temporary, path)  # whole, and by the first of several shards alone
     except FileExistsError:
         pass
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     theirs, own = json.loads(path.read_text()), json.loads(json.dumps(mine))
     known = own.keys() | theirs.keys()
     if "samples" not in theirs:  # of a time when nobody noted them

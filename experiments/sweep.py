@@ -1,4 +1,4 @@
-"""A sweep: its folder is its own, a failed job stops no other, and the end lists them."""
+"""What Hydra calls around a sweep: its folder is its own, and failed jobs are listed at its end."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -40,13 +41,28 @@ def note(folder: Path, number: int, overrides: list[str], sentence: str, code: i
 
 
 class Sweep(Callback):
-    """What Hydra calls before the first job of a sweep and after the last."""
+    """What Hydra calls before the first job of a sweep and after the last, and before a single run.
+
+    Hydra turns what these raise into warnings, so that they leave the process themselves.
+    """
 
     _claim: Claim | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: a job in another process has no part in the claim on the sweep's folder."""
         return {}
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a folder that cannot be made, as Hydra is about to."""
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # the folder may be named by the choices
+        try:
+            folder = Path(config.hydra.run.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"hydra.run.dir cannot be made: {error}")
+        finally:
+            HydraConfig.instance().cfg = before
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the sweep's folder, or refuse one that another process holds."""

@@ -10,7 +10,8 @@ from experiments import run, sweep
 from experiments.claim import LOCK, Claim
 from experiments.sweep import FAILURES, Sweep
 
-from .runs import files, swept
+from .runs import RUN, files, swept
+from .test_run import fails
 
 YEAR = str(datetime.now().year)
 
@@ -62,6 +63,15 @@ def test_a_folder_in_use_is_refused_and_an_old_list_is_not_taken_for_new(
     sweep.note(tmp_path, 0, ["seed=0"], "failed yesterday", 1)
     assert swept(monkeypatch, tmp_path, "seed=0") == 0
     assert not (tmp_path / FAILURES).exists() and (tmp_path / "0_mixture-vp-pc").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "run"
+    assert "hydra.run.dir cannot be made" in fails(capsys, monkeypatch, inside, *RUN)
+    assert swept(monkeypatch, inside, "seed=0,1") == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ") and "Not a directory" in said and "\n" not in said
 
 
 def test_a_job_in_another_process_has_no_part_in_the_claim(tmp_path):
