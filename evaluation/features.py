@@ -14,7 +14,7 @@ from scipy import ndimage
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from .cost import MAX_IMAGES, block_side, copies_of
+from .cost import block_side, copies_of
 
 Array = NDArray[np.float64]
 
@@ -73,18 +73,35 @@ def stratified_halves(
     """
     if labels.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), got {labels.shape}")
+    problem = class_problem(labels, count)
+    if problem is not None:
+        raise ValueError(problem)
     order = rng.permutation(count)
     order = order[np.argsort(labels[order], kind="stable")]
-    # Sorted by class, evenly spaced places hold the classes in their shares.
-    kept = min(count, MAX_IMAGES)
-    order = order[np.arange(kept) * count // kept]
-    classes, counts = np.unique(labels[order], return_counts=True)
-    if len(classes) < 2 or counts.min() < 2:
-        raise ValueError(
-            f"real images need at least 2 classes with at least 2 images each, got "
-            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; give all labelled images"
-        )
+    order = order[_places(count)]
     return order[0::2], order[1::2]
+
+
+def class_problem(labels: NDArray[np.integer], count: int) -> str | None:
+    """Return one sentence on why images with these labels cannot be shared in halves, or None.
+
+    Args:
+        labels: integers, shape (count,).
+        count: number of images.
+    """
+    classes, counts = np.unique(np.sort(labels)[_places(count)], return_counts=True)
+    if len(classes) >= 2 and counts.min() >= 2:
+        return None
+    return (
+        f"real images need at least 2 classes with at least 2 images each, got "
+        f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; give all labelled images"
+    )
+
+
+def _places(count: int) -> NDArray[np.intp]:
+    """Return evenly spaced places of images sorted by class, which hold the classes' shares."""
+    kept = min(count, MAX_IMAGES)
+    return np.arange(kept) * count // kept
 
 
 @final

@@ -1,9 +1,7 @@
 """What a run is made of, built and checked before anything is written."""
 
 import difflib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -30,6 +28,7 @@ from .dequantizer import load_dequantizer, new_dequantizer
 from .estimator import check_shape, load_estimator, new_estimator
 from .model import make, score_model
 from .pretrained import check_data, load_pretrained
+from .resumption import resumption
 
 Model = TypeVar("Model", bound=nn.Module)
 EXACT_DIVERGENCE = 16  # coordinates up to which an exact divergence is the default
@@ -100,7 +99,7 @@ def build(cfg: DictConfig) -> Parts:
     if cfg.dry_run:
         _shrink(cfg)
     device = _device(cfg.device)
-    if cfg.checkpoint is not None and cfg.resume is not None:
+    if cfg.checkpoint is not None and resumption(cfg).start is not None:
         raise ValueError("got both checkpoint and resume: the first does not train; give one")
     pretrained = load_pretrained(cfg)
     torch.manual_seed(cfg.seed)
@@ -208,13 +207,6 @@ def _other_data(cfg: DictConfig, data: Dataset) -> Dataset | None:
     return other
 
 
-def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Write config.yaml, the resolved configuration of the run, whole: shards share a folder."""
-    temporary = folder / f".config.{os.getpid()}.tmp"
-    OmegaConf.save(cfg, temporary, resolve=True)
-    os.replace(temporary, folder / "config.yaml")
-
-
 def _check_task(cfg: DictConfig) -> None:
     """Refuse a task that there is not; of [sample, likelihood] the first is `draw=true`."""
     named = list(cfg.task) if OmegaConf.is_list(cfg.task) else [cfg.task]
@@ -294,7 +286,8 @@ def _check_numbers(cfg: DictConfig) -> None:
     _check_count("seed", cfg.seed, 0)
     if cfg.seed >= 2**32:  # what every library that draws numbers takes
         raise ValueError(f"seed must be below 2^32, got {cfg.seed}")
-    for name in ("checkpoint", "resume", "checkpoint_config"):
+    resumption(cfg)
+    for name in ("checkpoint", "checkpoint_config"):
         if not isinstance(cfg[name], str | None):
             raise ValueError(f"{name} must be a path, got {cfg[name]!r}")
 

@@ -5,23 +5,16 @@ seconds, and a wrong command is answered before.
 """
 
 import argparse
-import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from .choices import CONF, check_choices, group_of
 from .quoting import parse, read
-from .wording import as_typed
 
 
 def check(arguments: list[str]) -> list[str]:
@@ -48,38 +41,16 @@ def check(arguments: list[str]) -> list[str]:
     return [*overrides, *options]
 
 
+def named(arguments: list[str]) -> list[str]:
+    """The arguments, with the key's whole name where resume=X stands for resume.from=X."""
+    return [re.sub(r"^(\+*)resume=(?!\{)", r"\1resume.from=", one) for one in arguments]
+
+
 def fail(message: object) -> NoReturn:
     """Print one sentence and leave with exit code 2."""
     sentence = re.sub(r"\s*\n\s*", " ", str(message).strip())
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
-
-
-@contextmanager
-def one_sentence_errors(folder: Path, cfg: DictConfig | None = None) -> Iterator[None]:
-    """Turn what wrong input raises while a run is built into one sentence and exit code 2.
-
-    Set SCORE_SDE_TRACEBACK=1 to see where an error came from.
-
-    Args:
-        folder: Folder that was made for the run; removed again if nothing is in it.
-        cfg: Configuration of the run, whose keys the sentence names.
-    """
-    try:
-        yield
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        ImportError,
-        InstantiationException,
-        OmegaConfBaseException,
-    ) as error:
-        if os.environ.get("SCORE_SDE_TRACEBACK"):
-            raise
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        fail(as_typed(error, cfg))
 
 
 def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

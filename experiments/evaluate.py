@@ -1,50 +1,58 @@
-"""The end of a run: samples, pictures, likelihood, quality, and the file that keeps them."""
+"""The end of a run: samples, pictures, likelihood and quality, each recorded when it is done."""
 
-import json
-import math
-import os
-import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data.base import stream
 from evaluation import log_likelihood, plots
 from evaluation.cost import cost
+from evaluation.features import class_problem
 from evaluation.metrics import sample_quality
 from models import ScoreModel
 from samplers import ProbabilityFlowODE, Samples, draw
 from sde.cautions import silent
-from training.loggers import Logger
 
 from .build import Parts
 from .likelihood import Evaluator
+from .record import Record, save_arrays
 
 
-def generate(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]:
+def skipped(parts: Parts) -> dict[str, str]:
+    """What this run will leave out, with the reason, said before it trains."""
+    reasons = {}
+    images = _labelled(parts)
+    if parts.cfg.task == "generate" and images is not None:
+        problem = class_problem(images[1].numpy(), len(images[0]))
+        if problem is not None:
+            reasons["quality"] = problem
+    for name, reason in reasons.items():
+        print(f"warning: {name} is left out: {reason}", flush=True)
+    return reasons
+
+
+def generate(parts: Parts, model: ScoreModel, record: Record) -> None:
     """Samples, pictures, likelihood and quality, as entries of result.json."""
-    samples, seconds = sample(parts, model, folder)
-    result = evaluate(parts, model, samples)
-    result["seconds"]["sample"] = seconds
-    return result
+    cfg, samples = parts.cfg.evaluate, sample(parts, model, record)
+    if "quality" not in record.entries.get("skipped", {}):
+        record.attempt("quality", lambda: _quality(parts, samples))
+    if cfg.likelihood:
+        begun = time.perf_counter()
+        found = _likelihood(parts, model)
+        record.add(found | {"seconds": {"likelihood": time.perf_counter() - begun}})
+    if cfg.vlb is not None or cfg.elbo:
+        raw = _scored(parts)
+        bounds = Evaluator(parts, model).bounds
+        record.attempt("bounds", lambda: bounds(raw, list(range(len(raw)))))
 
 
-def draw_samples(
-    parts: Parts, model: ScoreModel, folder: Path, result: dict[str, Any]
-) -> dict[str, Any]:
-    """Samples and pictures alone, as entries of result.json beside those that are there."""
-    samples, seconds = sample(parts, model, folder)
-    return {"nfe": samples.nfe, "seconds": result.get("seconds", {}) | {"sample": seconds}}
-
-
-def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, float]:
-    """Draw the samples of the run and their pictures; the samples, and the seconds of drawing."""
-    cfg = parts.cfg.evaluate
+def sample(parts: Parts, model: ScoreModel, record: Record) -> Samples:
+    """Draw the samples of the run, which are an entry of result.json, and their pictures."""
+    cfg, folder = parts.cfg.evaluate, record.folder
     print(f"drawing {cfg.samples} samples", flush=True)
     begun = time.perf_counter()
     _calibrate(parts, model)
@@ -66,68 +74,35 @@ def sample(parts: Parts, model: ScoreModel, folder: Path) -> tuple[Samples, floa
             "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
         )
     if parts.cfg.task != "generate":
-        np.savez(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
+        save_arrays(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
+    record.add({"nfe": samples.nfe, "seconds": {"sample": seconds}})
     if parts.data.levels is not None:
-        _save_pictures(parts, samples, folder, parts.data.levels)
+        levels = parts.data.levels
+        record.attempt("pictures", lambda: _save_pictures(parts, samples, folder, levels))
     else:
-        _save_points(parts, model, samples, folder)
-    return samples, seconds
+        record.attempt("pictures", lambda: _save_points(parts, model, samples, folder))
+    return samples
 
 
-def evaluate(parts: Parts, model: ScoreModel, samples: Samples) -> dict[str, Any]:
-    """Likelihood of the test set and quality of the samples, as entries of result.json."""
-    cfg = parts.cfg.evaluate
-    result: dict[str, Any] = {"nfe": samples.nfe, "seconds": {}}
-    if cfg.likelihood:
-        begun = time.perf_counter()
-        result |= _likelihood(parts, model)
-        result["seconds"]["likelihood"] = time.perf_counter() - begun
-    elif cfg.vlb is not None or cfg.elbo:
-        raw = _scored(parts)
-        result |= Evaluator(parts, model).bounds(raw, list(range(len(raw))))
-    labels = [
-        part for part in (parts.data.train_labels, parts.data.test_labels) if part is not None
-    ]
-    if cfg.quality and parts.data.quality == "classifier" and parts.data.levels and labels:
-        real, both = torch.cat([parts.data.train, parts.data.test]), torch.cat(labels)
-        print(f"quality: {cost(len(samples.x), len(real), parts.data.shape)}", flush=True)
-        drawn = parts.data.quantize(samples.x.cpu())
-        quality = sample_quality(drawn, real, both, parts.data.levels, seed=parts.cfg.seed)
-        result["quality"] = asdict(quality)
-    return result
-
-
-def save_result(result: dict[str, Any], folder: Path, loggers: list[Logger]) -> None:
-    """Write result.json atomically, with the versions that made it, and finish the loggers."""
-    whole = _without_nan(result | {"torch": torch.__version__, "commit": _commit()})
-    temporary = folder / f".result.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-    os.replace(temporary, folder / "result.json")
-    for logger in loggers:
-        for name in ("loss", "samples", "noise_level"):
-            if (folder / f"{name}.png").exists():
-                logger.picture(name, folder / f"{name}.png")
-        logger.summary(whole)
-        logger.close()
-
-
-def _commit() -> str | None:
-    """The commit that this code is at, where git can tell."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
+def _labelled(parts: Parts) -> tuple[Tensor, Tensor] | None:
+    """All images and their labels, for the quality metric; None where it is not for these data."""
+    data = parts.data
+    if not (parts.cfg.evaluate.quality and data.quality == "classifier" and data.levels):
         return None
-    return done.stdout.strip() or None
+    if data.train_labels is None or data.test_labels is None:
+        return None
+    return torch.cat([data.train, data.test]), torch.cat([data.train_labels, data.test_labels])
 
 
-def _without_nan(value: Any) -> Any:
-    """NaN as null, which JSON has: the error of a single sample, say."""
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _quality(parts: Parts, samples: Samples) -> dict[str, Any] | None:
+    """Quality of the samples by a classifier of the data, where they have labels."""
+    images = _labelled(parts)
+    if images is None or parts.data.levels is None:
+        return None
+    print(f"quality: {cost(len(samples.x), len(images[0]), parts.data.shape)}", flush=True)
+    drawn = parts.data.quantize(samples.x.cpu())
+    quality = sample_quality(drawn, *images, parts.data.levels, seed=parts.cfg.seed)
+    return {"quality": asdict(quality)}
 
 
 def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
@@ -135,7 +110,7 @@ def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
     raw = _scored(parts)
     print(f"likelihood of {len(raw)} {cfg.split} samples", flush=True)
     evaluator, index = Evaluator(parts, model), list(range(len(raw)))
-    result = evaluator(raw, index, progress=True).summary() | evaluator.bounds(raw, index)
+    result = evaluator(raw, index, progress=True).summary()
     entropy = getattr(parts.data, "entropy", None)
     return result if entropy is None else result | {"entropy": entropy}
 

@@ -1,58 +1,66 @@
 """One run, as a table of contents: build, train or load, sample and evaluate, save."""
 
 import time
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from evaluation.report import result_table
-from experiments import command_line
-from experiments.build import TASKS, build, save_config
-from experiments.evaluate import draw_samples, generate, save_result
+from experiments.build import TASKS, build
+from experiments.evaluate import generate, sample, skipped
 from experiments.likelihood import compare_dequantizations
 from experiments.noise_level import measure
+from experiments.outcome import Job, conclude
 from experiments.pretrained import names
+from experiments.record import Record, save_config
 from experiments.resume import find_start
 from experiments.split import check_settings, score_split
-from experiments.train import make_loggers, train
+from experiments.train import make_loggers, save_curve, train
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def run(cfg: DictConfig) -> None:
-    """One run, in one folder of its own."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    choices = HydraConfig.get().runtime.choices
-    begun = time.perf_counter()
-    with command_line.one_sentence_errors(folder, cfg):
-        parts = build(cfg)
-        start = find_start(parts, folder)
-        if cfg.task == "likelihood" and start is not None:
-            check_settings(parts, start.path, folder)
-        save_config(cfg, folder)
-    result = {group: choices[group] for group in TASKS[cfg.task]}
+    """One run, in one folder of its own; its errors end in one sentence."""
+    conclude(cfg, steps)
+
+
+def steps(cfg: DictConfig, job: Job) -> None:
+    """What a run does, one after the other."""
+    folder, choices, begun = job.folder, HydraConfig.get().runtime.choices, time.perf_counter()
+    parts = build(cfg)
+    start = find_start(parts, folder)
+    if cfg.task == "likelihood" and start is not None:
+        check_settings(parts, start.path, folder)
+    save_config(cfg, folder)
+    entries = {group: choices[group] for group in TASKS[cfg.task]}
     if parts.pretrained is not None:
-        result |= names(parts.pretrained) | {"checkpoint": cfg.checkpoint}
-    result["run_dir"] = str(folder)
-    print(" · ".join(result.values()), flush=True)
+        entries |= names(parts.pretrained) | {"checkpoint": cfg.checkpoint}
+    entries["run_dir"] = str(folder)
+    print(" · ".join(entries.values()), flush=True)
+    left_out = skipped(parts)
+    record = Record(folder, entries | ({"skipped": left_out} if left_out else {}))
+    job.ending.callback(record.close)
     # Scoring a split may end early, and has nothing to log before its end.
-    loggers = [] if cfg.task == "likelihood" else make_loggers(parts, folder, start)
-    model, training = train(parts, folder, start, loggers)
-    if cfg.task == "noise_estimator":
-        result |= measure(parts, model, folder)
-    elif cfg.task == "dequantizer":
-        result |= compare_dequantizations(parts, model)
-    elif cfg.task == "likelihood":
-        result |= score_split(parts, model, folder)
-        if "missing" in result:
-            print(f"{result['missing']} parts are left to other shards", flush=True)
+    if cfg.task != "likelihood":
+        record.loggers = make_loggers(parts, folder, start)
+    job.built()
+    model, training = train(parts, folder, start, record.loggers)
+    if cfg.task == "likelihood":
+        if not score_split(parts, model, record, job.claim):
             return
-        loggers = make_loggers(parts, folder, start)
+        record.loggers = make_loggers(parts, folder, start)
+    record.add({"seconds": {"train": training}})
+    if cfg.checkpoint is None:
+        record.attempt("pictures", lambda: save_curve(folder))
+    if cfg.task == "noise_estimator":
+        measure(parts, model, record)
+    elif cfg.task == "dequantizer":
+        record.add(compare_dequantizations(parts, model))
     elif cfg.task == "generate":
-        result |= generate(parts, model, folder)
+        generate(parts, model, record)
     if cfg.task == "sample" or cfg.draw:
-        result |= draw_samples(parts, model, folder, result)
-    result["seconds"] |= {"train": training, "total": time.perf_counter() - begun}
-    save_result(result, folder, loggers)
-    print(f"\n{result_table(result)}", flush=True)
+        sample(parts, model, record)
+    record.add({"seconds": {"total": time.perf_counter() - begun}})
+    record.finish()
+    print(f"\n{result_table(record.entries)}", flush=True)

@@ -130,7 +130,7 @@ class Evaluator:
 def compare_dequantizations(
     parts: Parts[DequantizationFlow], flow: DequantizationFlow
 ) -> dict[str, Any]:
-    """The end of a run of task=dequantizer: bits/dim by its flow, beside uniform dequantization."""
+    """The end of a run of task=dequantizer: bits/dim by its flow, and by uniform dequantization."""
     loss, cfg = parts.loss, parts.cfg.evaluate
     assert isinstance(loss, DequantizationLoss)
     raw = getattr(parts.data, cfg.split)[: cfg.likelihood_samples]
@@ -141,7 +141,7 @@ def compare_dequantizations(
         evaluator.dequantization = rule
         found[rule.name] = evaluator(raw, list(range(len(raw))), progress=True).summary()
     uniform = {key: found["uniform"][key] for key in ("bits_per_dim", "bits_per_dim_error")}
-    return found["variational"] | {"uniform": uniform, "seconds": {}}
+    return found["variational"] | {"uniform": uniform}
 
 
 def _control(parts: Parts) -> GaussianControl | None:

@@ -14,14 +14,15 @@ from models import NoiseLevelEstimator
 from training import NoiseLevelLoss
 
 from .build import Parts
+from .record import Record
 
 BINS = 5  # equal parts of [λ(T), λ(ε)]
 
 
 @torch.no_grad()
 def measure(
-    parts: Parts[NoiseLevelEstimator], estimator: NoiseLevelEstimator, folder: Path
-) -> dict[str, Any]:
+    parts: Parts[NoiseLevelEstimator], estimator: NoiseLevelEstimator, record: Record
+) -> None:
     """Errors of λ̂ on noisy test samples as entries of result.json, and noise_level.png.
 
     λ is stratified, so that each of the bins, equal parts of its range, holds as many samples.
@@ -36,7 +37,6 @@ def measure(
         x0, share.to(parts.device), parts.generator("noise level")
     )
     estimates = torch.cat([estimator(batch) for batch in x.split(cfg.batch_size)])
-    save_estimates(lam, estimates, folder / "noise_level.png", "log(α/σ)")
     squares = (estimates - lam).square()
     ends = torch.linspace(*estimator.bounds, BINS + 1, dtype=torch.float64).tolist()
     bins = squares.reshape(BINS, -1).mean(1).sqrt().tolist()
@@ -47,10 +47,14 @@ def measure(
             for low, high, rmse in zip(ends, ends[1:], bins, strict=False)
         ],
         "estimates": n,
-        "seconds": {},
     }
-    print(_summary(result, folder), flush=True)
-    return result
+    record.add(result)
+    print(_summary(result, record.folder), flush=True)
+
+    def draw() -> None:
+        save_estimates(lam, estimates, record.folder / "noise_level.png", "log(α/σ)")
+
+    record.attempt("pictures", draw)
 
 
 def _summary(result: dict[str, Any], folder: Path) -> str:

@@ -21,6 +21,7 @@ PATHS = (
     "checkpoint",
     "checkpoint_config",
     "resume",
+    "from",
     "estimator",
     "dequantizer",
     "score",

@@ -9,6 +9,10 @@ from training import checkpoint
 
 from . import pretrained
 from .build import Parts
+from .claim import check_free
+from .identity import data_difference
+from .record import complete, finished
+from .resumption import resumption
 
 Sections = dict[str, tuple[str, ...]]
 # What makes a network the score, or the estimator, that it is.
@@ -57,9 +61,9 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
         folder: Folder of this run.
 
     Raises:
-        ValueError: The checkpoint is of another process, network or data, cannot be read, or this
-            folder already holds a run that nobody asked to continue; or transfer=true where no
-            network can be taken over.
+        ValueError: The checkpoint is of another process, network or data, cannot be read, or is of
+            a run that another process is at; this folder already holds a run that nobody asked to
+            continue; or transfer=true where no network can be taken over.
         FileNotFoundError: There is no such checkpoint.
     """
     cfg = parts.cfg
@@ -68,24 +72,25 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
             "transfer=true takes the edm network of another process: it needs checkpoint=RUN, "
             "model.parameterization=edm, and task=generate or likelihood"
         )
-    start = None
+    start, asked = None, resumption(cfg)
     if parts.pretrained is not None:
         start = Start(pretrained.state(parts.pretrained), Path(cfg.checkpoint))
     elif cfg.checkpoint is not None:
         start = _named(Path(cfg.checkpoint), parts, ANY_PROCESS if cfg.transfer else MODEL)
         _say_untrained(start.state["config"], parts)
-    elif cfg.resume == "auto":
+    elif asked.start == "auto":
         start = _newest(parts, folder)
-    elif cfg.resume is not None:
-        start = _named(Path(cfg.resume), parts, TRAINING)
-    continues = cfg.resume is not None and start is not None and _same(start.run, folder)
-    held = (folder / "result.json").exists() or checkpoint.available(folder / "checkpoints")
-    if held and cfg.task == "likelihood":
+    elif asked.start is not None:
+        start = _named(Path(asked.start), parts, TRAINING)
+    continues = asked.start is not None and start is not None and _same(start.run, folder)
+    trained = bool(checkpoint.available(folder / "checkpoints"))
+    held = trained or finished(folder) is not None
+    if cfg.task == "likelihood" and (trained or complete(folder)):
         raise ValueError(
             f"{folder} already holds a result.json or checkpoints; if its likelihoods are done, "
             "read them there, else use another hydra.run.dir"
         )
-    if held and not continues:
+    if held and not continues and cfg.task != "likelihood":
         raise ValueError(
             f"{folder} already holds a run; use resume=auto to continue it, "
             "or another hydra.run.dir"
@@ -93,6 +98,9 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
     if start is not None:
         start = _fitted(start, parts)
         _check_fits(start, parts)
+        if cfg.checkpoint is None and not _same(start.run, folder):
+            check_free(start.run)
+        _compare_data(start, parts)
     return start
 
 
@@ -107,6 +115,25 @@ def _fitted(start: Start, parts: Parts) -> Start:
     chosen = average["model"] if parts.cfg.checkpoint_ema else raw
     average = average | {"model": fitted(chosen, wanted)}
     return replace(start, state=start.state | {"model": fitted(raw, wanted), "ema": average})
+
+
+def _compare_data(start: Start, parts: Parts) -> None:
+    """Refuse to go on with a training on other data unless that is allowed; else say so."""
+    different = data_difference(start.state.get("data"), parts.data)
+    if different is None:
+        return
+    if parts.cfg.checkpoint is not None:
+        print(
+            f"warning: {different}; what is held out now may have been trained on ({start.path})",
+            flush=True,
+        )
+    elif "data" in resumption(parts.cfg).allow:
+        print(f"warning: {different}; goes on with these, as resume.allow=data says", flush=True)
+    else:
+        raise ValueError(
+            f"{different} ({start.path}); give the same data, go on with these by "
+            "resume.allow=data, or leave resume out to train anew"
+        )
 
 
 def _transfers(parts: Parts) -> bool:
@@ -140,25 +167,30 @@ def _say_untrained(saved: dict[str, Any], parts: Parts) -> None:
 
 
 def _newest(parts: Parts, folder: Path) -> Start | None:
-    """The newest run of this configuration: this folder's own, or one beside it."""
+    """The newest run of this configuration, if possible on these data: here, or next to it."""
     if checkpoint.available(folder / "checkpoints"):
         return _named(folder, parts, TRAINING)
     runs = {path.parent.parent for path in folder.parent.glob("*/checkpoints/step_*.pt")}
+    other = None
     for run in sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True):
         try:
             found = checkpoint.newest(run / "checkpoints")
-        except ValueError:  # said already; another run beside it may be whole
+        except ValueError:  # said already; another run next to it may be whole
             continue
         if found is not None and _difference(found[1]["config"], parts, TRAINING) is None:
-            return Start(found[1], found[0])
-    print(f"resume=auto: no run of this configuration under {folder.parent}", flush=True)
-    return None
+            start = Start(found[1], found[0])
+            if data_difference(start.state.get("data"), parts.data) is None:
+                return start
+            other = other or start
+    if other is None:
+        print(f"resume=auto: no run of this configuration under {folder.parent}", flush=True)
+    return other
 
 
 def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str | None:
     """One sentence about what differs in the task's sections, or None."""
     task = USES.get(parts.cfg.task, parts.cfg.task)
-    was = saved.get("task", "generate")  # which runs did not always name
+    was = saved.get("task", "generate")  # old runs have no `task` entry
     if task != was:
         return f"checkpoint is of task={was}, requested task={task}"
     old, new = _flat(saved), _flat(parts.config)
@@ -184,7 +216,10 @@ def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str 
 
 
 def _check_fits(start: Start, parts: Parts) -> None:
-    """Refuse weights of other shapes, a training on another device, and one that went further."""
+    """Refuse weights of other shapes or not finite, another device, and one that went further."""
+    problem = checkpoint.not_finite(start.state["model"])
+    if problem is not None:
+        raise ValueError(f"{start.path} holds weights that are not finite ({problem})")
     weights, wanted = start.state["model"], parts.model.state_dict()
     for name in sorted(weights.keys() | wanted.keys()):
         was, asked = (tuple(s[name].shape) if name in s else None for s in (weights, wanted))

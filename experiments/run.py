@@ -10,14 +10,16 @@ if __name__ == "__main__":  # run as a script, from any folder: find the package
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import command_line
+from experiments.interruption import exit_code
 
 
 def main() -> None:
-    """Check the command line, then run; a wrong command ends with exit code 2 and one sentence."""
-    sys.argv[1:] = command_line.check(sys.argv[1:])
-    from experiments.job import run  # torch and the toolkit, which take seconds to import
+    """Check the command line, then run; experiments/outcome.py lists the exit codes."""
+    with exit_code():
+        sys.argv[1:] = command_line.check(command_line.named(sys.argv[1:]))
+        from experiments.job import run  # torch and the toolkit, which take seconds to import
 
-    run()
+        run()
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ from models import ScoreModel
 from training import checkpoint
 
 from .build import Parts
+from .claim import Claim
+from .identity import data_identity
 from .likelihood import Evaluator
 from .pretrained import digest
+from .record import Record, complete, save_arrays
 
 # Settings that change no part; the bounds are computed anew each time.
 FREE = (
@@ -37,12 +40,13 @@ FREE = (
 COLUMNS = ("log_prob", "nfe", "solver_error", "probe_error", "dequantization_error")
 
 
-def score_split(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]:
-    """Score what is missing of the split, and join it; entries of result.json.
+def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -> bool:
+    """Score what is missing of the split, and join it into entries of result.json.
 
     Returns:
-        With `missing` > 0, the number of parts that other shards have still to do, no likelihood.
+        Whether this process wrote the result; else other shards have parts to do, or are at it.
     """
+    folder = record.folder
     own = _Split(parts, model, folder / "likelihood", getattr(parts.data, parts.cfg.evaluate.split))
     splits = [own]
     if parts.against is not None:
@@ -52,21 +56,31 @@ def score_split(parts: Parts, model: ScoreModel, folder: Path) -> dict[str, Any]
         split.work()
     missing = sum(len(split.missing()) for split in splits)
     if missing:
-        return {"missing": missing, "seconds": {}}
+        print(f"{missing} parts are left to other shards", flush=True)
+        return False
+    if not claim.alone("likelihood/.join") or complete(folder):
+        print("all parts are there, and another shard writes the result", flush=True)
+        return False
     likelihood, *others = [split.join() for split in splits]
-    result = likelihood.summary() | {"seconds": {}}
-    result |= own.evaluator.bounds(own.raw, list(range(len(own.raw))))
+    _save(likelihood, folder / "likelihood.npz")
+    result = likelihood.summary()
+    if parts.against is not None:
+        result["against"] = _compare(likelihood, others[0], parts.against.name)
+    record.add(result)
+    bounds = own.evaluator.bounds
+    record.attempt("bounds", lambda: bounds(own.raw, list(range(len(own.raw)))))
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
     names = [parts.data.name, *(split.name for split in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)
-    _save(likelihood, folder / "likelihood.npz")
     values = {name: _values(one)[one.log_prob.isfinite()] for name, one in shown}
-    if lost := [name for name, known in values.items() if len(known) == 0]:
-        raise RuntimeError(f"no sample of {lost[0]} has a likelihood: the model is finite on none")
-    plots.save_histograms(values, folder / "likelihood.png", unit)
-    if parts.against is not None:
-        result["against"] = _compare(likelihood, others[0], parts.against.name)
-    return result
+
+    def draw() -> None:
+        if lost := [name for name, known in values.items() if len(known) == 0]:
+            raise RuntimeError(f"no sample of {lost[0]} has a likelihood: the model is not finite")
+        plots.save_histograms(values, folder / "likelihood.png", unit)
+
+    record.attempt("pictures", draw)
+    return True
 
 
 class _Split:
@@ -145,12 +159,7 @@ def _save(likelihood: Likelihood, path: Path) -> None:
     known = {field.name for field in fields(Likelihood)} - {*COLUMNS, "latent", "cells"}
     facts = json.dumps({name: getattr(likelihood, name) for name in sorted(known)})
     index = np.arange(first, first + len(likelihood.log_prob))
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, index=index, facts=np.array(facts), **columns)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    save_arrays(path, index=index, facts=np.array(facts), **columns)
 
 
 def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
@@ -174,18 +183,25 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     mine |= {key: whole[key] for key in ("sde", "model", "data", "against", "seed")}
     if not whole["checkpoint_ema"]:  # one file has both sets of weights
         mine["checkpoint_ema"] = False
+    # Their content: files may have come or gone under the same settings.
+    mine["samples"] = data_identity(parts.data)
+    if parts.against is not None:
+        mine["samples against"] = data_identity(parts.against)
     path = folder / "likelihood" / "settings.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".settings.{uuid4().hex}.tmp"
-    temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
     try:
+        temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
         os.link(temporary, path)  # whole, and by the first of several shards alone
     except FileExistsError:
         pass
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     theirs, own = json.loads(path.read_text()), json.loads(json.dumps(mine))
-    different = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
+    known = own.keys() | theirs.keys()
+    if "samples" not in theirs:  # of a time when nobody noted them
+        known -= {"samples", "samples against"}
+    different = sorted(k for k in known if own.get(k) != theirs.get(k))
     if different:
         raise ValueError(
             f"{folder} holds likelihoods by other settings ({', '.join(different)}); "

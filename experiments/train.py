@@ -3,6 +3,8 @@
 import csv
 import shutil
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -12,13 +14,15 @@ from tqdm import tqdm
 
 from evaluation.plots import save_loss_curve
 from training import Step, checkpoint, fit
-from training.loggers import CSVLogger, Logger
+from training.loggers import CSVLogger, Guarded, Logger
 
 from .build import Model, Parts
+from .identity import data_identity
+from .interruption import Deferred, Interrupted, handled
 from .resume import Start
 
 
-def make_loggers(parts: Parts, folder: Path, start: Start | None) -> list[Logger]:
+def make_loggers(parts: Parts, folder: Path, start: Start | None) -> list[Guarded]:
     """The loggers chosen, and metrics.csv whatever is chosen."""
     done = 0
     if start is not None and parts.cfg.checkpoint is None:
@@ -32,13 +36,15 @@ def make_loggers(parts: Parts, folder: Path, start: Start | None) -> list[Logger
     ]
     if not any(isinstance(logger, CSVLogger) for logger in chosen):
         chosen.append(CSVLogger(folder, done))
-    return chosen
+    return [Guarded(logger) for logger in chosen]
 
 
 def train(
-    parts: Parts[Model], folder: Path, start: Start | None, loggers: list[Logger]
+    parts: Parts[Model], folder: Path, start: Start | None, loggers: Sequence[Logger]
 ) -> tuple[Model, float]:
     """Train from a start, or only take its weights where `checkpoint` is given.
+
+    A signal to end is heeded after the step, whose state is saved.
 
     Args:
         parts: Parts of the run.
@@ -48,6 +54,11 @@ def train(
 
     Returns:
         The averaged model, and the seconds that training took.
+
+    Raises:
+        Interrupted: A signal asked to end.
+        FloatingPointError: Gradients or weights are not finite.
+        OSError: A checkpoint cannot be written.
     """
     cfg, model, ema = parts.cfg.train, parts.model, parts.ema
     if parts.cfg.checkpoint is not None and start is not None:
@@ -64,7 +75,9 @@ def train(
 
     begun = time.perf_counter()
     records = _Records(parts, done, loggers)
-    for step in fit(
+    identity = data_identity(parts.data)
+    signals = Deferred()
+    steps = fit(
         model,
         parts.loss,
         batches,
@@ -75,20 +88,23 @@ def train(
         schedule=parts.schedule,
         grad_clip=cfg.grad_clip,
         generator=generator,
-    ):
-        records.add(step)
-        if step.step % cfg.checkpoint_every == 0 or step.step == cfg.steps:
-            state = (model, ema, parts.optimizer, generator, parts.config)
-            checkpoint.save(folder / "checkpoints", step.step, *state, keep=cfg.keep)
-    records.bar.close()
-    _save_curve(folder)
+    )
+    with handled(signals), closing(records.bar):
+        for step in steps:
+            records.add(step)
+            if step.step % cfg.checkpoint_every == 0 or step.step == cfg.steps or signals.asked:
+                state = (model, ema, parts.optimizer, generator, parts.config)
+                kept = {"keep": cfg.keep, "data": identity}
+                checkpoint.save(folder / "checkpoints", step.step, *state, **kept)
+            if signals.asked:
+                raise Interrupted(signals.asked)
     return ema.model, time.perf_counter() - begun
 
 
 class _Records:
     """The bar and the numbers of a training."""
 
-    def __init__(self, parts: Parts, done: int, loggers: list[Logger]) -> None:
+    def __init__(self, parts: Parts, done: int, loggers: Sequence[Logger]) -> None:
         cfg = parts.cfg.train
         self.every, self.steps, self.batch_size = cfg.log_every, cfg.steps, cfg.batch_size
         self.loggers, self.recent = loggers, list[Tensor]()
@@ -118,7 +134,7 @@ class _Records:
         self.recent, self.time = [], now
 
 
-def _save_curve(folder: Path) -> None:
+def save_curve(folder: Path) -> None:
     """Draw loss.png from metrics.csv, which also holds the steps of a run that was continued."""
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -42,6 +42,15 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs that draw no pictures of points, which take most of the time of small ones."""
+    from experiments import evaluate, run
+
+    monkeypatch.setattr(evaluate, "_save_points", lambda *_: None)
+    monkeypatch.setattr(run, "save_curve", lambda folder: None)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Print the measured orders after `pytest -m orders`."""
     if config.option.markexpr != "orders":

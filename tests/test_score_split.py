@@ -70,8 +70,9 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
 
     with monkeypatch.context() as patch:
         patch.setattr(split.Evaluator, "__call__", stops)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as stop:
             score(monkeypatch, digits, tmp_path / "run")
+    assert stop.value.code == 130
     assert not (tmp_path / "run" / "result.json").exists()
     # A part that was cut off in the middle is no part.
     path = tmp_path / "run" / "likelihood" / "0000002.npz"

@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from . import lock
 from .ema import EMA
 
 FORMAT = 1
@@ -23,6 +26,7 @@ def save(
     generator: torch.Generator,
     config: dict[str, Any],
     keep: int = 2,
+    data: dict[str, Any] | None = None,
 ) -> Path:
     """Write `step_N.pt` atomically, then drop all but the newest `keep` checkpoints.
 
@@ -35,10 +39,19 @@ def save(
         generator: Source of the loss's noise.
         config: Resolved configuration, of plain dicts, lists, strings and numbers.
         keep: How many checkpoints stay, ≥ 1.
+        data: What tells the data trained on from others, as plain values; None leaves it open.
 
     Raises:
+        FloatingPointError: Weights are not finite; what was there stays as it was.
         OSError: The disk is full or not writable; what was there stays as it was.
     """
+    for part in (model, ema.model):
+        problem = not_finite(part.state_dict())
+        if problem is not None:
+            raise FloatingPointError(
+                f"after step {step} the weights are not finite ({problem}), and are not saved; "
+                "lower train.optimizer.lr"
+            )
     rng = {"torch": torch.get_rng_state(), "generator": generator.get_state()}
     if generator.device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state(generator.device)
@@ -50,14 +63,16 @@ def save(
         "optimizer": optimizer.state_dict(),
         "rng": rng,
         "config": config,
+        "data": data,
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:09d}.pt"
-    for stray in folder.glob(".step_*.tmp"):  # of a process that was killed while it wrote
-        stray.unlink()
+    for stray in folder.glob(".step_*.tmp"):
+        if not lock.held(stray):  # of a process that was killed while it wrote
+            stray.unlink(missing_ok=True)
     _write(path, state)
     for old in [other for other in available(folder) if other != path][keep - 1 :]:
-        old.unlink()
+        old.unlink(missing_ok=True)
         _digest_of(old).unlink(missing_ok=True)
     return path
 
@@ -67,7 +82,8 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is truncated, or is not a checkpoint of this toolkit.
+        ValueError: The file is truncated, is not a checkpoint of this toolkit, or its weights are
+            not finite.
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
@@ -91,7 +107,22 @@ def load(path: Path) -> dict[str, Any]:
         )
     if state["format"] != FORMAT:
         raise ValueError(f"checkpoint {path} has format {state['format']}, expected {FORMAT}")
+    for weights in (state["model"], state["ema"]["model"]):
+        problem = not_finite(weights)
+        if problem is not None:
+            raise ValueError(
+                f"checkpoint {path} holds weights that are not finite ({problem}): its training "
+                "diverged; use an earlier one, or train again with a lower train.optimizer.lr"
+            )
     return state
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that holds NaN or infinity, and how many; None if all are finite."""
+    for name, values in weights.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            return f"{name}: {int((~values.isfinite()).sum())} of {values.numel()} values"
+    return None
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -128,6 +159,8 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except ValueError as error:
             problems.append(str(error))
             print(f"warning: {error}; trying the one before", flush=True)
+        except FileNotFoundError:  # its run has gone on, and dropped it for a newer one
+            continue
     if problems:
         raise ValueError(f"no checkpoint under {folder} can be read: {problems[0]}")
     return None
@@ -166,20 +199,36 @@ def _sha256(path: Path) -> str:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write beside the target, reach the disk, note the checksum, then take the target's name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write under another name, reach the disk, take the target's name, then note the checksum."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with lock.create(temporary) as file:  # held, so that no other process takes it for a stray
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        _digest_of(path).write_text(_sha256(temporary) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
+            checksum = _sha256(temporary)
+            # A file without a checksum can be read, one with that of another cannot.
+            _digest_of(path).unlink(missing_ok=True)
+            os.replace(temporary, path)
+        temporary.write_text(checksum + "\n")
+        os.replace(temporary, _digest_of(path))
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        full = _disk_error(error, path)
+        if full is not None:
+            raise full from error
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # so that the new name survives a power cut as well
     finally:
         os.close(directory)
+
+
+def _disk_error(error: BaseException | None, path: Path) -> OSError | None:
+    """The error of the disk that torch's writer hides under one of its own."""
+    while isinstance(error, Exception):
+        if isinstance(error, OSError) and error.errno is not None:
+            return OSError(error.errno, error.strerror, str(path))
+        error = error.__cause__ or error.__context__
+    return None

@@ -4,8 +4,10 @@ import csv
 import importlib.util
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 
 class Logger(ABC):
@@ -53,7 +55,7 @@ class CSVLogger(Logger):
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
         self._fields: list[str] = []
         # The kept rows stay on the disk under the old name until they are under the new one.
-        temporary = self.path.with_suffix(".csv.tmp")
+        temporary = self.path.with_name(f".metrics.{uuid4().hex}.tmp")
         self._file = open(temporary, "w", newline="")  # noqa: SIM115 (closed by close())
         for row in kept:
             self._write(row)
@@ -180,6 +182,52 @@ class WandbLogger(Logger):
         self._run.finish()
         if self._mode == "offline":
             print(f"to upload this run: wandb sync {self._folder}/wandb/latest-run", flush=True)
+
+
+class Guarded(Logger):
+    """A logger whose failure costs a run nothing but what it would have logged from there on.
+
+    Args:
+        logger: The logger.
+
+    Attributes:
+        problem: Why it failed, or None.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger, self.name = logger, type(logger).__name__
+        self.problem: str | None = None
+
+    @classmethod
+    def check(cls, **settings: Any) -> None:
+        """Always works."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record numbers of a step, if it still works."""
+        self._try(lambda: self.logger.log(step, metrics))
+
+    def picture(self, name: str, path: Path) -> None:
+        """Record a picture, if it still works."""
+        self._try(lambda: self.logger.picture(name, path))
+
+    def summary(self, result: dict[str, Any]) -> None:
+        """Record the numbers at the end, if it still works."""
+        self._try(lambda: self.logger.summary(result))
+
+    def close(self) -> None:
+        """Finish, also where something failed before."""
+        failed, self.problem = self.problem, None
+        self._try(self.logger.close)
+        self.problem = failed or self.problem
+
+    def _try(self, what: Callable[[], None]) -> None:
+        if self.problem is not None:
+            return
+        try:
+            what()
+        except Exception as error:  # of any kind: no library that logs may end a training
+            self.problem = " ".join(str(error).split()) or type(error).__name__
+            print(f"warning: {self.name} failed, and logs no more: {self.problem}", flush=True)
 
 
 def numbers_of(result: dict[str, Any], prefix: str = "") -> dict[str, float]:

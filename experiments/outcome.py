@@ -1,0 +1,158 @@
+"""What becomes of a run: a folder of its own, and for every error one sentence and an exit code.
+
+Exit codes: 0 when all was done; 2 for refused input; 1 for a failure after everything was built,
+and for a sweep with failed jobs; 130 after Ctrl-C, 143 after SIGTERM. SCORE_SDE_TRACEBACK=1 shows
+where an error came from.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from training import checkpoint
+
+from . import sweep
+from .claim import Claim, claim_new
+from .interruption import Interrupted, at_once, handled
+from .wording import as_typed
+
+# What wrong input raises while a run is built.
+REFUSED = (
+    *(ValueError, TypeError, OSError, ImportError),
+    *(InstantiationException, OmegaConfBaseException),
+)
+# Whose text is a sentence that needs no name before it.
+SENTENCES = (*REFUSED, ArithmeticError, RuntimeError)
+LONGEST = 600  # characters of a message; some of torch's have whole listings
+OUT_OF_MEMORY = "use a smaller train.batch_size or evaluate.batch_size, or a smaller model"
+
+
+class Job:
+    """One run and its folder.
+
+    Attributes:
+        claim: The claim on the folder.
+        folder: The folder.
+        ready: Whether everything is built, so that errors are failures rather than refusals.
+        ending: What is called at the end, however it comes; the claim is let go of last.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim, self.folder, self.ready = claim, claim.folder, False
+        self.ending = ExitStack()
+        self.ending.callback(claim.release)
+
+    def built(self) -> None:
+        """Say that everything is built and nothing refused."""
+        self.ready = True
+        self.claim.tidy()
+
+
+def conclude(cfg: DictConfig, body: Callable[[DictConfig, Job], None]) -> None:
+    """Do a run in a folder of its own, and end the process after an error as the module says.
+
+    A job of a sweep never ends the process: its failure is noted, and the others go on.
+
+    Args:
+        cfg: Configuration of the run.
+        body: The run itself.
+
+    Raises:
+        Interrupted: A signal ended it, which has been said.
+    """
+    job = None
+    try:
+        with handled(at_once):
+            job = Job(_claim(cfg))
+            body(cfg, job)
+    except Exception as error:
+        ready = job is not None and job.ready
+        _end(job, sentence(error, cfg), 2 if isinstance(error, REFUSED) and not ready else 1)
+    except KeyboardInterrupt as error:
+        if job is not None:
+            job.ending.close()
+        _say(f"interrupted; {_kept(job)}")
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(number) from error
+    finally:
+        if job is not None:
+            job.ending.close()
+
+
+def sentence(error: BaseException, cfg: DictConfig | None = None) -> str:
+    """What an error says, in one line, in the words of the command line.
+
+    Args:
+        error: What a run raised.
+        cfg: Configuration of the run, whose keys are named.
+    """
+    if os.environ.get("SCORE_SDE_TRACEBACK"):
+        traceback.print_exception(error)
+    text = _line(as_typed(error, cfg))
+    cause = error.__cause__ if isinstance(error, InstantiationException) else None
+    error = cause or error  # Hydra wraps what a constructor raised
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "t allocate memory" in text:
+        return f"out of memory: {text or 'nothing more can be allocated'}; {OUT_OF_MEMORY}"
+    if not isinstance(error, SENTENCES) or isinstance(error, UnicodeError) or not text:
+        return f"{name}: {text} (SCORE_SDE_TRACEBACK=1 shows where)"
+    return text
+
+
+def _claim(cfg: DictConfig) -> Claim:
+    """The folder that Hydra made, or one next to it where it is named by the time and taken."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    named = OmegaConf.to_container(hydra.run, resolve=False)
+    assert isinstance(named, dict)
+    tasks = cfg.task if OmegaConf.is_list(cfg.task) else [cfg.task]
+    if "likelihood" in tasks and cfg.evaluate.shards != 1:
+        return Claim(folder, shared=True)
+    if hydra.mode != RunMode.RUN or not sweep.by_time(named["dir"]):
+        return Claim(folder)
+    claim = claim_new(folder)
+    runtime: Any = hydra.runtime
+    with read_write(runtime):
+        runtime.output_dir = str(claim.folder)
+    return claim
+
+
+def _end(job: Job | None, said: str, code: int) -> None:
+    """Leave a single run with its exit code; note the failure of a job of a sweep."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.RUN:
+        _say(said if code == 2 else f"{said} ({_kept(job)})")
+        sys.exit(code)
+    number = int(hydra.job.num)
+    _say(f"job {number} failed: {said}")
+    sweep.note(Path(hydra.sweep.dir), number, list(hydra.overrides.task), said, code)
+
+
+def _kept(job: Job | None) -> str:
+    """What an interrupted run leaves."""
+    if job is None or not job.folder.exists():
+        return "nothing was written"
+    kept = f"what was done is in {job.folder}"
+    if checkpoint.available(job.folder / "checkpoints"):
+        kept += ", and resume=auto goes on from its checkpoint"
+    return kept
+
+
+def _say(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _line(text: object) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

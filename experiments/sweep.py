@@ -1,0 +1,98 @@
+"""What Hydra calls around a sweep: its folder is its own, and failed jobs are listed at its end."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from .claim import Claim, claim_new
+from .command_line import fail
+
+FAILURES = "failures.jsonl"
+
+
+def by_time(folder: Any) -> bool:
+    """Whether a folder is named by the time, so that nobody has chosen this one of its names."""
+    return "${now:" in str(folder)
+
+
+def note(folder: Path, number: int, overrides: list[str], sentence: str, code: int) -> None:
+    """Add a failed job to the sweep's list; jobs may do so at the same time.
+
+    Args:
+        folder: Folder of the sweep.
+        number: Number of the job.
+        overrides: What the command line asked of it.
+        sentence: Why it failed.
+        code: Exit code that a run of its own would have ended with.
+    """
+    entry = {"job": number, "overrides": overrides, "error": sentence, "code": code}
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    file = os.open(folder / FAILURES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(file, line.encode())  # at once, so that no two lines mix
+    finally:
+        os.close(file)
+
+
+class Sweep(Callback):
+    """What Hydra calls before the first job of a sweep and after the last, and before a single run.
+
+    Hydra turns what these raise into warnings, so that they leave the process themselves.
+    """
+
+    _claim: Claim | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: a job in another process has no part in the claim on the sweep's folder."""
+        return {}
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a folder that cannot be made, as Hydra is about to."""
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # the folder may be named by the choices
+        try:
+            folder = Path(config.hydra.run.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"hydra.run.dir cannot be made: {error}")
+        finally:
+            HydraConfig.instance().cfg = before
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the sweep's folder, or refuse one that another process holds."""
+        named = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        assert isinstance(named, dict)
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            self._claim = claim_new(folder) if by_time(named["dir"]) else Claim(folder)
+        except (ValueError, OSError) as error:
+            fail(str(error).replace("hydra.run.dir", "hydra.sweep.dir"))
+        if self._claim.folder != folder:
+            quoted = str(self._claim.folder).replace("\\", "\\\\").replace("'", "\\'")
+            with read_write(config), open_dict(config):
+                config.hydra.sweep.dir = str(self._claim.folder)
+                # Each job composes its configuration anew.
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+        (self._claim.folder / FAILURES).unlink(missing_ok=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """List the jobs that failed, each with its sentence, and leave with exit code 1."""
+        assert self._claim is not None
+        self._claim.release()
+        try:
+            lines = (self._claim.folder / FAILURES).read_text().splitlines()
+        except FileNotFoundError:
+            return
+        failed = sorted((json.loads(line) for line in lines), key=lambda one: one["job"])
+        print(f"\nerror: {len(failed)} of the sweep's jobs failed:", file=sys.stderr)
+        for one in failed:
+            asked = " ".join(one["overrides"])
+            print(f"  job {one['job']} ({asked}): {one['error']}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.exit(1)
