@@ -14,7 +14,7 @@ from scipy import ndimage
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from .cost import block_side, copies_of
+from .cost import MAX_IMAGES, block_side, copies_of
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,6 @@ PATHS = (
     "root",
     "checkpoint",
     "checkpoint_config",
-    "resume",
     "from",
     "estimator",
     "dequantizer",

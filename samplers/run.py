@@ -68,7 +68,7 @@ class Run:
         if steps is not None and self.keep > steps + 1:
             raise ValueError(
                 f"trajectory={self.keep} asks for more states than the {steps + 1} that {steps} "
-                f"steps have; use trajectory={steps + 1}, or more steps"
+                f"steps have; keep {steps + 1} at most, or take more steps"
             )
         steps = 100 if steps is None else steps
         # disable=None: no bar where no terminal shows it.

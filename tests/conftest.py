@@ -45,10 +45,10 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs that draw no pictures of points, which take most of the time of small ones."""
-    from experiments import evaluate, run
+    from experiments import evaluate, job
 
     monkeypatch.setattr(evaluate, "_save_points", lambda *_: None)
-    monkeypatch.setattr(run, "save_curve", lambda folder: None)
+    monkeypatch.setattr(job, "save_curve", lambda folder: None)
 
 
 def pytest_terminal_summary(terminalreporter, config):

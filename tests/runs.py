@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from PIL import Image
 
-from experiments import run
+from experiments import job, run
 from experiments.command_line import named
 from experiments.interruption import exit_code
 from experiments.outcome import conclude
@@ -42,7 +42,7 @@ def start(folder, *arguments):
     HydraConfig.instance().set_config(whole)
     try:
         with exit_code():
-            conclude(cfg, run.steps)
+            conclude(cfg, job.steps)
     finally:
         HydraConfig.instance().cfg = None
     return json.loads((folder / "result.json").read_text())

@@ -92,7 +92,7 @@ def test_home_is_expanded_in_every_path_and_nowhere_else(monkeypatch):
         "data.root",
         "against.root",
         "checkpoint",
-        "resume",
+        "resume.from",
         "checkpoint_config",
         "sampler.estimator",
         "dequantizer.score",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from data import Folder
 from evaluation.features import class_problem, stratified_halves
-from experiments import evaluate, run
+from experiments import evaluate, job
 from experiments.outcome import sentence
 from experiments.record import Record, complete, finished
 from training import checkpoint
@@ -56,7 +57,7 @@ def test_every_error_is_one_sentence(error, said):
 )
 def test_exit_codes(tmp_path, monkeypatch, capsys, place, error, code):
     """2 while a run is built and input can be wrong, 1 after; a traceback only if asked for."""
-    monkeypatch.setattr(run, place, raises(error))
+    monkeypatch.setattr(job, place, raises(error))
     got, said = ends(capsys, tmp_path / "run", *RUN)
     assert got == code and " ".join(str(error).split()) in said
     assert (tmp_path / "run").exists() == (place != "build")
@@ -81,7 +82,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys, place, error, code):
 @pytest.mark.usefixtures("undrawn")
 def test_training_that_is_not_finite_is_not_saved(tmp_path, monkeypatch, capsys):
     """Weights overflow in step 2, which only its checkpoint would notice."""
-    build = run.build
+    build = job.build
 
     def overflows(cfg):
         parts, done = build(cfg), []
@@ -94,7 +95,7 @@ def test_training_that_is_not_finite_is_not_saved(tmp_path, monkeypatch, capsys)
         parts.optimizer.register_step_post_hook(fill)
         return parts
 
-    monkeypatch.setattr(run, "build", overflows)
+    monkeypatch.setattr(job, "build", overflows)
     steps = ["train.steps=4", "train.checkpoint_every=1"]
     code, said = ends(capsys, tmp_path / "run", *RUN, *steps)
     assert code == 1 and "after step 2 the weights are not finite" in said
@@ -146,7 +147,7 @@ def test_an_interrupted_training_is_saved_at_its_step(tmp_path, monkeypatch, cap
     """The signal comes in the middle of step 2 of 4; resumed, the weights are bitwise the same."""
     steps = ["train.steps=4", "train.checkpoint_every=4"]
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    build = run.build
+    build = job.build
 
     def interrupted(cfg):
         parts = build(cfg)
@@ -161,7 +162,7 @@ def test_an_interrupted_training_is_saved_at_its_step(tmp_path, monkeypatch, cap
         return parts
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "build", interrupted)
+        patch.setattr(job, "build", interrupted)
         code, said = ends(capsys, tmp_path / "run", *RUN, *steps)
     assert code == 128 + number and "resume=auto goes on from its checkpoint" in said
     assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
@@ -174,7 +175,8 @@ def test_an_interrupted_training_is_saved_at_its_step(tmp_path, monkeypatch, cap
 
 
 def test_a_class_of_one_picture_is_said_before_training(tmp_path, monkeypatch, capsys):
-    settings = images(tmp_path / "data", 11, 1)
+    monkeypatch.setattr(Folder, "quality", "classifier")
+    settings = [*images(tmp_path / "data", 11, 1), "data.labels=folders"]
     result = start(tmp_path / "run", *settings)
     assert "got {0: 11, 1: 1}" in result["skipped"]["quality"]
     assert "quality" not in result and "failed" not in result and result["nfe"] > 0
@@ -183,7 +185,8 @@ def test_a_class_of_one_picture_is_said_before_training(tmp_path, monkeypatch, c
 
 
 def test_optional_parts_do_not_cost_the_result(tmp_path, monkeypatch, capsys):
-    settings = images(tmp_path / "data", 6, 6)
+    monkeypatch.setattr(Folder, "quality", "classifier")
+    settings = [*images(tmp_path / "data", 6, 6), "data.labels=folders"]
     monkeypatch.setattr(evaluate, "sample_quality", raises(np.linalg.LinAlgError("SVD")))
     monkeypatch.setattr(evaluate, "_save_pictures", raises(OSError(errno.ENOSPC, "full")))
     monkeypatch.setattr(evaluate.Evaluator, "bounds", raises(RuntimeError("bound")))

@@ -270,8 +270,8 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         (["evaluate.eps=7"], "eps must be in (0, T=1.0), got 7"),
         (["evaluate.vlb=1"], "evaluate.vlb must be an integer ≥ 2, got 1"),
         (["loss=hybrid"], "loss=hybrid trains a variance; add model.learned_variance=true"),
-        (["evaluate.dequantization=variational"], "needs evaluate.dequantizer=RUN, got None"),
-        (["task=dequantizer"], "trains beside a score; add dequantizer.score=RUN, got None"),
+        (["evaluate.dequantization=variational"], "needs evaluate.dequantizer=RUN, got null"),
+        (["task=dequantizer"], "trains beside a score; add dequantizer.score=RUN, got null"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from experiments import run, sweep
+from experiments import job, sweep
 from experiments.claim import LOCK, Claim
 from experiments.sweep import FAILURES, Sweep
 
@@ -24,7 +24,7 @@ def test_failed_jobs_stop_no_others(tmp_path, monkeypatch, capsys):
     """
     (tmp_path / YEAR).mkdir()
     (tmp_path / YEAR / "multirun.yaml").write_text("of another sweep")
-    before, trained, train = files(tmp_path), [], run.train
+    before, trained, train = files(tmp_path), [], job.train
 
     def fails_once(*arguments):
         trained.append(arguments)
@@ -32,7 +32,7 @@ def test_failed_jobs_stop_no_others(tmp_path, monkeypatch, capsys):
             raise KeyError("layer")
         return train(*arguments)
 
-    monkeypatch.setattr(run, "train", fails_once)
+    monkeypatch.setattr(job, "train", fails_once)
     sizes = "train.batch_size=99999,8,4"
     assert swept(monkeypatch, tmp_path / "${now:%Y}", sizes) == 1
     own = tmp_path / f"{YEAR}_1"
