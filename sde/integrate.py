@@ -20,10 +20,36 @@ Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """field(t, y, index) = dy/dt for the samples `index` (A,) at times t (A,), y and dy/dt (A, D)."""
 
 LocalError = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""size(t, y, slope, error) of the estimated error of a step to (t, y), each (A, D) but t → (A,)."""
+"""parts(t, y, slope, error) of what the estimated error of a step to (t, y) does to a number.
+
+All are (A, D) but t, which is (A,); the result is (A, P), to be summed over the parts.
+"""
 
 ErrorNorm = Callable[[Tensor, Tensor, Tensor], Tensor]
 """norm(error, y, y_next) of each sample, (A, D) each → (A,): a step is accepted up to 1."""
+
+
+@dataclass(frozen=True)
+class _Gauge:
+    """How estimated errors are judged: by their norm, and by the size of what follows from them."""
+
+    norm: ErrorNorm
+    local_error: LocalError | None
+    local_tol: float | None
+
+    def __call__(
+        self, error: Tensor, y: Tensor, t_next: Tensor, y_next: Tensor, slope: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Norm of the error of a step from y, accepted up to 1, and size of its effect; (A,)."""
+        norm = self.norm(error, y, y_next).detach().double()
+        if self.local_error is None:
+            return norm, torch.zeros_like(norm)
+        parts = self.local_error(t_next, y_next, slope, error).detach().double()
+        size = parts.sum(1).abs()
+        if self.local_tol is None:
+            return norm, size
+        # Their length, since a sum is small wherever parts happen to cancel, as norms are not.
+        return torch.maximum(norm, parts.norm(dim=1) / self.local_tol), size
 
 
 @dataclass(frozen=True)
@@ -96,6 +122,7 @@ def integrate(
     save_at: Tensor | None = None,
     max_steps: int = 10_000,
     local_error: LocalError | None = None,
+    local_tol: float | None = None,
     on_step: Callable[[float], None] | None = None,
     time_of: Callable[[Tensor], Tensor] | None = None,
     cause: Cause | None = None,
@@ -117,7 +144,10 @@ def integrate(
         tableau: Embedded pair, one of `sde.tableau`.
         save_at: Times between t0 and t1 at which states are kept, shape (K,).
         max_steps: Most steps, accepted or not, before giving up.
-        local_error: Size of the error of a step, to be summed over the steps of each sample.
+        local_error: What the error of a step does to a number, in parts; the sizes of their sums
+            are added up over the steps of each sample.
+        local_tol: Most > 0 that the length of these parts may be in a step, next to the norm; None
+            for no such bound.
         on_step: Called after each round with the share of the way that all samples have gone.
         time_of: Time of the process at the variable of the integration, in which errors are told.
         cause: What is not finite where a sample stopped, for the error.
@@ -133,6 +163,7 @@ def integrate(
     if y0.ndim != 2:
         raise ValueError(f"y0 must have shape (B, D), got {tuple(y0.shape)}")
     norm = norm or error_norm(rtol, atol)
+    gauge = _Gauge(norm, local_error, local_tol)
 
     def checked(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
         return like(y, field(t, y, index), "the field")
@@ -151,10 +182,8 @@ def integrate(
         if len(state.index) == 0:
             return Solution(result, nfe, errors, frames)
         nfe[state.index] += len(tableau.c)
-        before, accepted, slopes = state.step(checked, norm, tableau)
-        if local_error is not None:
-            size = local_error(state.t, state.y, state.slope, state.last_error)
-            errors[state.index] += torch.where(accepted, size.double(), 0)
+        before, accepted, slopes = state.step(checked, gauge, tableau)
+        errors[state.index] += torch.where(accepted, state.size, 0)
         if save_at is not None and frames is not None:
             times = save_at.to(before.t)
             shown = _interpolate(checked, tableau, frames, times, before, state, slopes)
@@ -193,7 +222,7 @@ class _State:
         slope: dy/dt.
         h: Next steps.
         error: Norms of the last errors.
-        last_error: Estimated errors of the last steps.
+        size: What the last errors do, by `local_error`.
         t1: Where they are going.
     """
 
@@ -204,7 +233,7 @@ class _State:
     slope: Tensor
     h: Tensor
     error: Tensor
-    last_error: Tensor
+    size: Tensor
     t1: float
 
     @classmethod
@@ -231,17 +260,17 @@ class _State:
         trial = torch.where(bend.isfinite(), trial, 1e-3 * h.abs())
         h = torch.copysign(torch.minimum(100 * h.abs(), trial).clamp(max=abs(way)), h).detach()
         none = torch.zeros_like(y0)
-        return cls(index, t, y0, none, slope, h, torch.full_like(h, 1e-4), none, t1)
+        return cls(index, t, y0, none, slope, h, torch.full_like(h, 1e-4), torch.zeros_like(h), t1)
 
     def keep(self, mask: Tensor) -> "_State":
         """The samples of a mask."""
         if bool(mask.all()):
             return self
         index, t, y, lost = self.index[mask], self.t[mask], self.y[mask], self.lost[mask]
-        slope, h, last = self.slope[mask], self.h[mask], self.last_error[mask]
-        return _State(index, t, y, lost, slope, h, self.error[mask], last, self.t1)
+        slope, h, size = self.slope[mask], self.h[mask], self.size[mask]
+        return _State(index, t, y, lost, slope, h, self.error[mask], size, self.t1)
 
-    def step(self, field: Field, norm: ErrorNorm, tableau: Tableau) -> _Trial:
+    def step(self, field: Field, gauge: _Gauge, tableau: Tableau) -> _Trial:
         """Try one step for each sample; return the state before, who accepted, and the slopes."""
         before = replace(self)
         last, h = self.length()
@@ -249,11 +278,10 @@ class _State:
         step, slopes = _stages(field, self, length, tableau)
         step = step + self.lost
         y_next = self.y + step
-        self.last_error = (length * _combine(tableau.e, slopes)).detach()
-        error = _error(norm, tableau, slopes, length, self.last_error, self.y, y_next).double()
+        t_next = torch.where(last, torch.full_like(self.t, self.t1), self.t + h)
+        error, self.size = _error(gauge, tableau, slopes, length, self.y, t_next, y_next)
         error = torch.where(error.isfinite(), error, torch.inf).clamp(min=1e-10)
         accepted = error <= 1
-        t_next = torch.where(last, torch.full_like(self.t, self.t1), self.t + h)
         row = accepted[:, None]
         self.t = torch.where(accepted, t_next, self.t)
         self.y = torch.where(row, y_next, self.y)
@@ -293,25 +321,26 @@ def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def _error(
-    norm: ErrorNorm,
+    gauge: _Gauge,
     tableau: Tableau,
     slopes: list[Tensor],
     h: Tensor,
-    error: Tensor,
     y: Tensor,
+    t_next: Tensor,
     y_next: Tensor,
-) -> Tensor:
-    """Norm of the estimated error of a step, (A,).
+) -> tuple[Tensor, Tensor]:
+    """Norm and size of the estimated error of a step, (A,) each.
 
-    Where there are two companions it is e · e/√(e² + 0.01 e_coarse²), which is close to e while
-    the steps are too long for the powers of h to count (Hairer et al. 1993, II.10).
+    Where there are two companions the norm is e · e/√(e² + 0.01 e_coarse²), which is close to e
+    while the steps are too long for the powers of h to count (Hairer et al. 1993, II.10).
     """
-    fine = norm(error, y, y_next).detach()
+    step = y, t_next, y_next, slopes[-1]
+    fine, size = gauge(_combine(tableau.e, slopes).detach() * h, *step)
     if not tableau.e_coarse:
-        return fine
-    coarse = norm(_combine(tableau.e_coarse, slopes) * h, y, y_next).detach()
+        return fine, size
+    coarse, _ = gauge(_combine(tableau.e_coarse, slopes).detach() * h, *step)
     # Where both vanish the step is exact; 0/0 would refuse it.
-    return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30)
+    return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30), size
 
 
 def _stages(
