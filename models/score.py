@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sde import SDE, Described, construct, describe, expand
 from sde.base import widened
+from sde.score import like
 
 from . import file
 from .checks import check_choice
@@ -195,8 +196,11 @@ class ScoreModel(nn.Module):
         if self.features is not None:
             noise, scale = expand(sigma / alpha, x), expand(alpha, x)
             seen = torch.cat([seen, self.features(centred / scale, noise)], 1)
-        raw = self.net(seen.to(own), c_noise).to(x.dtype)
+        raw = self.net(seen.to(own), c_noise)
         raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
+        # Next to skip · x̂ an output of another shape would be broadcast to one that fits.
+        raw = like(x, raw, "the network's output")
+        variance = variance if variance is None else like(x, variance, "the network's variance")
         return expand(skip, x) * centred + expand(out, x) * raw, variance
 
     def _own_type(self, default: torch.dtype) -> torch.dtype:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluation import Cells, elbo, log_likelihood, variational_bound
-from models import GaussianScore, NoiseLevelEstimator
+from models import GaussianScore, NoiseLevelEstimator, ScoreModel
 from samplers import (
     DDIM,
     AdaptiveSDE,
@@ -140,3 +140,22 @@ def test_samples_that_are_not_finite_are_told(sde):
     with pytest.warns(UserWarning, match="2 of 4 samples hold NaN or Inf, the first.* sample 1"):
         samples = sampler(sde, score, (4, 2))
     assert samples.x[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("parameterization", ["noise", "score", "data", "v", "edm"])
+def test_an_output_of_a_network_that_would_be_broadcast_is_refused(parameterization):
+    """Next to the state, which data, v and edm networks are added to, it would have its shape."""
+
+    class Narrow(torch.nn.Module):
+        def forward(self, x, c_noise):
+            return x[:, :1]
+
+    model = ScoreModel(Narrow(), SDE, parameterization)
+    with pytest.raises(
+        ValueError, match=r"network's output must have shape \(3, 2\), got \(3, 1\)"
+    ):
+        model(torch.zeros(3, 2), torch.tensor(0.5))
+    learned = ScoreModel(torch.nn.Identity(), SDE, parameterization, learned_variance=True)
+    learned.net.forward = lambda x, c_noise: x
+    with pytest.raises(ValueError, match="the network's output must have shape"):
+        learned.noise_and_share(torch.zeros(3, 2), torch.tensor(0.5))

@@ -11,6 +11,7 @@ from PIL import Image
 from evaluation.plots import save_histograms
 from evaluation.typicality import auroc, typicality
 from experiments import split
+from models import ScoreModel
 from sde import VP
 
 from .test_run import POINTS, call, fails
@@ -294,3 +295,33 @@ def test_histograms_refuse_what_they_cannot_show(tmp_path):
     with pytest.raises(ValueError, match="one to three sets"):
         save_histograms({}, tmp_path / "a.png", "bits/dim")
     assert not list(tmp_path.iterdir())
+
+
+def test_samples_of_a_seed_do_not_depend_on_the_batch(tmp_path, monkeypatch, digits):
+    """Six samples with noise, in batches of 2 and of 6: the same levels of grey."""
+    settings = ["task=sample", "evaluate.samples=6", "evaluate.pictures=2", "sampler.steps=3"]
+    drawn = []
+    for size in (2, 6):
+        folder = tmp_path / f"{size}"
+        call(monkeypatch, folder, f"checkpoint={digits}", *settings, f"evaluate.batch_size={size}")
+        with np.load(folder / "samples.npz", allow_pickle=False) as file:
+            drawn.append(file["samples"])
+    np.testing.assert_array_equal(*drawn)
+    assert len(np.unique(drawn[0], axis=0)) == 6
+
+
+def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
+    """Where the model is NaN for one of six images, five are scored, and the sixth is counted."""
+    evaluate = ScoreModel.score
+
+    def spoiled(self, x, t):
+        s = evaluate(self, x, t)
+        return torch.where((x[:, :, 3:5, 3:5].mean((1, 2, 3), keepdim=True) > 0.9), torch.nan, s)
+
+    monkeypatch.setattr(ScoreModel, "score", spoiled)
+    with pytest.warns(UserWarning, match="of 2 samples have no likelihood, the first of them sam"):
+        result = score(monkeypatch, digits, tmp_path / "run")
+    lost = int((~np.isfinite(saved(tmp_path / "run")["log_prob"])).sum())
+    assert 0 < lost < 6
+    assert result["likelihood_failed"] == lost and result["likelihood_samples"] == 6 - lost
+    assert math.isfinite(result["bits_per_dim"])
