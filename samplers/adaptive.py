@@ -17,9 +17,12 @@ from sde.integrate import check_resolution
 from sde.stopping import not_finite
 
 from .base import Sampler
-from .grid import last_time
+from .grid import BELOW_TOP, last_time
 from .run import Run
 from .wiener import WienerPaths
+
+SHORTEST = 1e-10
+"""Shortest step, as a part of T, below which a score is taken not to be smooth."""
 
 
 class AdaptiveSDE(Sampler):
@@ -84,9 +87,17 @@ class AdaptiveSDE(Sampler):
         self.eps, self.denoise, self.max_steps = eps, denoise, check_steps(max_steps, "max_steps")
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
+        """Raise ValueError if eps is not in (0, T), or a step cannot be as short as it must be."""
         last_time(sde, self.eps)
         check_resolution(self.rtol, dtype)
+        top = torch.tensor(sde.T, dtype=torch.float64)
+        longest = 2 * (sde.sigma(top) / sde.g(top)).square().item()  # of a stable step at T
+        if longest < SHORTEST * sde.T:
+            raise ValueError(
+                f"steps from T={sde.T:g} must be shorter than {longest:.1e} on "
+                f"{type(sde).__name__}, and an adaptive step is at least {SHORTEST * sde.T:.1e}; "
+                f"use PredictorCorrector() with {BELOW_TOP}"
+            )
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to eps, each sample with its own steps."""
@@ -165,7 +176,7 @@ class AdaptiveSDE(Sampler):
 
     @staticmethod
     def _check_resolved(way: "_Way", flow: ReverseSDE) -> None:
-        lost = way.h < 1e-10 * flow.sde.T
+        lost = way.h < SHORTEST * flow.sde.T
         if bool(lost.any()):
             row, why = int(lost.nonzero()[0]), None
             # At the last point or just after it, where the last steps were tried.

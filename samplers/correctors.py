@@ -12,6 +12,9 @@ from sde.base import check_steps, widened
 
 from .solver import Noise
 
+VANISHING = 1e10
+"""Most that ‖z‖²/(σ ‖s‖)² means anything in: a score 10⁵ times smaller than that of noise."""
+
 
 class Level(NamedTuple):
     """A time at which a corrector works.
@@ -30,12 +33,17 @@ class Level(NamedTuple):
 class Corrector(ABC):
     """Unadjusted Langevin dynamics at a time t, x ← x + δ s(x, t) + √(2δ) z, with a rule for δ.
 
+    Attributes:
+        snr: r of a rule by which δ = 2 (a r σ)² on noise alone, where s = −z/σ; None for others.
+
     Args:
         n_steps: Langevin steps at each time, ≥ 1.
 
     Raises:
         ValueError: n_steps is not an integer ≥ 1.
     """
+
+    snr: float | None = None
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps = check_steps(n_steps, "n_steps")
@@ -93,22 +101,26 @@ class Langevin(Corrector):
 
         δ = 2 a² (r ‖z‖/‖s‖)²
 
-    A sample's own norms keep it independent of its neighbours, but make δ depend on the state,
+    On noise alone, s = −x/σ², a step multiplies an error by 1 − 2 a² r², so that r < 1. A sample's
+    own norms keep it independent of its neighbours, but make δ depend on the state,
     which inflates the variance of the law by about 4/D in D coordinates, whatever r is: nothing
     for images, too much for points. With `sample`, the ratio q = ‖z‖²/(σ ‖s‖)² therefore stays in
     [1/w, w] with w = 1 + (D/32)²: for points δ is 2 (a r σ)², for images the window is wide open.
 
     Args:
-        snr: r > 0; 0.16 on CIFAR-10.
+        snr: r in (0, 1); 0.16 on CIFAR-10.
         n_steps: Langevin steps at each time, ≥ 1.
         norm: `sample` takes each sample's own norms; `batch` their means over the batch and no
-            window, as the published numbers were made, which ties a sample to its neighbours.
+            window, as the published numbers were made, which ties a sample to its neighbours. Only
+            where the score vanishes, so that no size follows from it, is q = w here too.
 
     Raises:
-        ValueError: snr is not > 0, n_steps is not an integer ≥ 1, or another norm.
+        ValueError: snr is not in (0, 1), n_steps is not an integer ≥ 1, or another norm.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (algorithms 4 and 5, appendix G).
     """
+
+    snr: float
 
     def __init__(self, snr: float = 0.16, n_steps: int = 1, norm: str = "sample") -> None:
         super().__init__(n_steps)
@@ -121,11 +133,14 @@ class Langevin(Corrector):
         """δ of each sample (B,), or of the batch (); see `Corrector.step_size`."""
         size, pull = z.flatten(1).norm(dim=1), s.flatten(1).norm(dim=1)
         scale = 2 * (level.a * self.snr) ** 2
-        if self.norm == "batch":
-            return scale * (size.mean() / pull.mean()).square()
         window = 1 + (z[0].numel() / 32) ** 2
-        ratio = (size / (level.sigma * pull)).square().clamp(1 / window, window)
-        return scale * level.sigma**2 * ratio
+        if self.norm == "batch":
+            delta = scale * (size.mean() / pull.mean()).square()
+            unit = scale * level.sigma**2
+            return torch.where(delta <= VANISHING * unit, delta, window * unit)
+        # 0/0 of a score and a noise that are both 0, as at temperature 0, is no ratio.
+        ratio = (size / (level.sigma * pull)).square().nan_to_num(1.0)
+        return scale * level.sigma**2 * ratio.clamp(1 / window, window)
 
 
 class AnnealedLangevinStep(Corrector):
@@ -134,14 +149,17 @@ class AnnealedLangevinStep(Corrector):
         δ = 2 a² (r σ(t))²
 
     Args:
-        snr: r > 0; 0.176 for NCSNv2 on CIFAR-10.
+        snr: r in (0, 1); 0.176 for NCSNv2 on CIFAR-10. On noise alone a step multiplies an error
+            by 1 − 2 a² r².
         n_steps: Langevin steps at each time, ≥ 1.
 
     Raises:
-        ValueError: snr is not > 0, or n_steps is not an integer ≥ 1.
+        ValueError: snr is not in (0, 1), or n_steps is not an integer ≥ 1.
 
     Reference: Song & Ermon 2020, arXiv:2006.09011 (algorithm 1).
     """
+
+    snr: float
 
     def __init__(self, snr: float = 0.16, n_steps: int = 1) -> None:
         super().__init__(n_steps)
@@ -153,6 +171,11 @@ class AnnealedLangevinStep(Corrector):
 
 
 def _check_snr(snr: float) -> float:
-    if not 0 < snr < math.inf:
+    if not snr > 0:
         raise ValueError(f"snr must be > 0, got {snr}")
+    if snr >= 1:
+        raise ValueError(
+            f"snr must be < 1, got {snr}: where there is only noise, a Langevin step multiplies an "
+            f"error by |1 − 2 snr²| = {abs(1 - 2 * snr**2):.3g}; published values are 0.075 to 0.4"
+        )
     return snr

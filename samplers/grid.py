@@ -9,6 +9,12 @@ from torch import Tensor
 from sde import SDE
 from sde.base import check_steps, check_switch, powers
 
+BELOW_TOP = (
+    "a grid that begins where the data can be seen, such as KarrasGrid(sigma_max=1000) "
+    "(sampler/grid=karras sampler.grid.sigma_max=1000)"
+)
+"""What to use where α(T) is so small that steps from T cannot be told apart or computed."""
+
 
 class Grid(ABC):
     """A rule that places steps + 1 decreasing times on a process."""
@@ -30,12 +36,14 @@ class Grid(ABC):
             ValueError: steps is not an integer ≥ 1, the grid ends outside (0, T), or the process
                 has too few levels for so many different times.
         """
-        times = self.place(sde, check_steps(steps))
+        check_steps(steps)
+        sde.check_range()
+        times = self.place(sde, steps)
         sde.check_time(times)
         if not (times.diff() < 0).all():
             raise ValueError(
                 f"a grid of {steps} steps has duplicate or rising times on this process; "
-                "use fewer steps, or another grid"
+                f"use fewer steps, UniformGrid() (sampler/grid=uniform), or {BELOW_TOP}"
             )
         return times
 

@@ -15,6 +15,7 @@ from .grid import Grid, UniformGrid
 from .predictors import Predictor
 from .run import Run
 from .solver import NotCalibrated, draws_noise
+from .stability import check_plan
 
 Estimator = Callable[[Tensor], Tensor]
 """estimator(x) → λ̂, half the log signal-to-noise ratio of each state, shape (B,)."""
@@ -89,7 +90,7 @@ class NoiseAdaptive(Sampler):
         """Raise ValueError if the grid does not fit on the process, or the predictor not on it."""
         times = self.grid(sde, self.steps)
         with suppress(NotCalibrated):
-            self.predictor.plan(sde, times)
+            check_plan(sde, self.predictor.plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int:
         """How many states a run passes through: one more than its steps."""
@@ -103,7 +104,9 @@ class NoiseAdaptive(Sampler):
                 "cannot encode; use ProbabilityFlowODE, or PredictorCorrector(DDIM())"
             )
         times = self.grid(sde, self.steps)
-        noisy = draws_noise(self.predictor.plan(sde, times))
+        steps = self.predictor.plan(sde, times)
+        check_plan(sde, steps, x.dtype)
+        noisy = draws_noise(steps)
         clock = _Clock(sde, times, x.device)
         lam = torch.full((len(x),), clock.first, dtype=torch.float64, device=x.device)
         own, began, mean, t_next = lam, lam, x, lam

@@ -25,6 +25,7 @@ from .solver import (
     is_multistep,
     tabulate,
 )
+from .stability import check_plan
 
 _Levels = list[Level | None]
 
@@ -92,7 +93,7 @@ class PredictorCorrector(Sampler):
         """Raise ValueError if the grid does not fit on the process, or the solver not on it."""
         times = self.grid(sde, self.steps)
         with suppress(NotCalibrated):  # what it misses it gets from data, before the run
-            self._plan(sde, times)
+            self._check_steps(sde, self._plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int:
         """How many states a run passes through: one more than the steps of the plan."""
@@ -104,8 +105,8 @@ class PredictorCorrector(Sampler):
         if run.drawn:
             _check_prior(sde, times[0])
         steps = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
+        before, after = self._check_steps(sde, steps, x.dtype)
         steps = fold(steps if run.watched else merge(steps))
-        before, after = self._levels(sde, steps)
         memory, mean, spare = deque[Tensor](maxlen=depth(steps)), x, None
         run.begin(len(steps), x)
         for i, step in enumerate(steps):
@@ -121,6 +122,16 @@ class PredictorCorrector(Sampler):
                 x = run.constrain(x, step.t_next)
             run.visit(i + 1, step.t_next, x)
         return run.constrain(mean, steps[-1].t_next) if self.denoise else x
+
+    def _check_steps(
+        self, sde: SDE, steps: list[Step], dtype: torch.dtype
+    ) -> tuple[_Levels, _Levels]:
+        """Where the corrector works; ValueError if a state would not survive these steps."""
+        before, after = self._levels(sde, steps)
+        check_plan(
+            sde, steps, dtype, self.corrector, [b or a for b, a in zip(before, after, strict=True)]
+        )
+        return before, after
 
     def _plan(self, sde: SDE, times: Tensor) -> list[Step]:
         """The predictor's steps, or empty ones."""

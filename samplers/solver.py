@@ -91,7 +91,9 @@ def tabulate(times: Tensor, *stages: Stage) -> list[Step]:
         if not all(_finite(row) for row in rows):
             raise ValueError(
                 f"this solver has no step from t={t.item():g} to t={t_next.item():g}: "
-                "its weights are not finite there; use another grid, or a smaller T"
+                "its weights are not finite there; use another solver, such as DDIM() "
+                "(sampler/predictor=ddim), or a grid that begins below T, such as "
+                "KarrasGrid(sigma_max=1000) (sampler/grid=karras sampler.grid.sigma_max=1000)"
             )
         steps.append(Step(t, t_next, rows))
     return steps

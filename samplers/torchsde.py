@@ -20,7 +20,9 @@ from sde.stopping import refuse_not_finite
 from .base import Sampler
 from .brownian import BrownianPaths
 from .grid import last_time
+from .predictors import EulerMaruyama
 from .run import Run
+from .stability import check_plan
 
 # Whether a solver is one for Itô's calculus or Stratonovich's, which agree where the diffusion does
 # not depend on the state. There log_ode is midpoint with an area of (B, D, D) numbers multiplied
@@ -101,6 +103,15 @@ class TorchSDE(Sampler):
         last_time(sde, self.eps)
         if self.adaptive:
             check_resolution(self.rtol, dtype)
+            return
+        # Its methods are stable about as far as Euler's, whose steps in t these are in λ too.
+        times = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
+        if self.variable == "log_snr":
+            times = sde.log_snr(times)
+        first, last = times.tolist()
+        times = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
+        times = sde.time_of_log_snr(times) if self.variable == "log_snr" else times
+        check_plan(sde, EulerMaruyama().plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int | None:
         """How many states a run passes through; any number can be kept of adaptive steps."""

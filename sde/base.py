@@ -9,6 +9,7 @@ Conventions of the whole toolkit, stated once:
 - Times and coefficients are float64; a state keeps its own dtype.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from numbers import Integral
@@ -148,15 +149,18 @@ class SDE(Described, ABC):
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Invert λ: the time t with log_snr(t) = λ, in float64.
 
-        Newton's method on λ′ = −g²/(2σ²), which holds for every process, kept inside a bracket
-        that bisection shrinks, so that it cannot run away.
+        Newton's method on λ′ = −g²/(2σ²), which holds for every process, kept inside a bracket.
+        Where it does not halve the error, or λ is flat or falls without bound, the bracket is
+        halved instead, so that every search ends: at the latest with two neighbouring times, of
+        which no other number of float64 lies closer.
 
         Args:
             log_snr: λ between λ(T) and λ(0), any shape.
 
         Raises:
-            ValueError: A value lies outside the range of the process.
+            ValueError: A value lies outside the range of the process, or the process has no λ.
         """
+        self.check_range()
         lam = log_snr.double()
         low, high = torch.zeros_like(lam), torch.full_like(lam, self.T)
         first, last = self.log_snr(low), self.log_snr(high)
@@ -170,18 +174,37 @@ class SDE(Described, ABC):
                 f"[{last.min().item():.6g}, {first.max().item():.6g}], "
                 f"the range of {type(self).__name__} on [0, T={self.T}]"
             )
-        start, t = low, 0.5 * (low + high)
+        start, t, excess = low, 0.5 * (low + high), torch.zeros_like(lam)
         rounding = 16 * torch.finfo(lam.dtype).eps * (1 + lam.abs())
-        for _ in range(200):
+        before = torch.full_like(lam, torch.inf)
+        for _ in range(3000):  # more than to halve [0, T] down to the smallest number, twice
             excess = self.log_snr(t) - lam  # > 0 where t is too early
-            # Past this Newton's method would only go to and fro between neighbouring numbers.
-            if (excess.abs() <= rounding).all():
-                break
+            if excess.isnan().any():
+                where = t[excess.isnan()][0].item()
+                raise ValueError(
+                    f"{type(self).__name__} has no log-SNR at t={where:g}, inside [0, T={self.T}]; "
+                    "its alpha(t) and sigma(t) must be > 0 there"
+                )
             low, high = torch.where(excess >= 0, t, low), torch.where(excess <= 0, t, high)
-            newton = t + 2 * excess * (self.sigma(t) / self.g(t)) ** 2
-            inside = (newton >= low) & (newton <= high)
-            t = torch.where(inside, newton, 0.5 * (low + high))
+            newton, middle = self._newton(t, excess), 0.5 * (low + high)
+            # Past this Newton's method would only go to and fro between neighbouring numbers.
+            found = (excess.abs() <= rounding) | (middle <= low) | (middle >= high)
+            found = found | (lam == first)
+            if found.all():
+                break
+            inside = (newton > low) & (newton < high) & (excess.abs() <= 0.5 * before)
+            before = torch.where(inside, excess.abs(), torch.inf)
+            t = torch.where(found, t, torch.where(inside, newton, middle))
+        if (excess.abs() > rounding).any():
+            # Where neighbouring times are too far apart in λ, the nearer of the two.
+            for end in (low, high):
+                gap = self.log_snr(end) - lam
+                t = torch.where(gap.abs() < excess.abs(), end, t)
+                excess = torch.where(gap.abs() < excess.abs(), gap, excess)
         return torch.where(lam == first, start, t)  # λ may be ∞ at the data
+
+    def _newton(self, t: Tensor, excess: Tensor) -> Tensor:
+        return t + 2 * excess * (self.sigma(t) / self.g(t)) ** 2
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of the kernel between two times, x_t = a x_s + b z for s ≤ t.
@@ -237,13 +260,36 @@ class SDE(Described, ABC):
         return self.to_grid(powers(self.T, last, self.rho, steps))
 
     def check_end(self, eps: float) -> float:
-        """Return a last time of a path towards the data, refusing one that is not in (0, T)."""
+        """Return a last time of a path towards the data, refusing one that is not in (0, T).
+
+        Raises:
+            ValueError: eps lies elsewhere, or the process has no λ at T.
+        """
+        self.check_range()
         if not 0 < eps < self.T:
             early = "the score is singular at t=0"
             late = f"the path ends there, and begins at T={self.T}; choose eps below T"
             why = late if eps >= self.T else early
             raise ValueError(f"eps must be in (0, T={self.T}), got {eps:g}: {why}")
         return eps
+
+    def check_range(self) -> None:
+        """Refuse a process whose λ(T) is not finite: α(T) or σ(T) is 0, or not a number.
+
+        Raises:
+            ValueError: It is; what α(T) and σ(T) are, and what to change.
+        """
+        alpha, sigma = (
+            c(torch.tensor(self.T, dtype=torch.float64)).item() for c in (self.alpha, self.sigma)
+        )
+        smallest = torch.finfo(torch.float64).tiny
+        if not (smallest <= alpha < math.inf and smallest <= sigma < math.inf):
+            raise ValueError(
+                f"{type(self).__name__} has alpha = {alpha:g} and sigma = {sigma:g} at T={self.T:g}"
+                f", where both must be finite and at least {smallest:.3g} for log(alpha/sigma) to "
+                "exist; use a smaller T or less noise (on VP and SubVP a smaller beta_max, or "
+                "schedule=CosineSchedule(); on a chain more levels)"
+            )
 
     def check_time(self, t: Tensor) -> None:
         """Refuse a time that is not a number of [0, T].

@@ -37,7 +37,7 @@ class Discretized(SDE):
         self.base, self.steps = base, int(steps)
         self.T, self.data_range = base.T, base.data_range
         self.eps = self.sampling_eps = base.sampling_eps
-        self.alphas, self.sigmas = base.levels(steps)
+        self.alphas, self.sigmas = _checked(base, steps)
         self.times = torch.linspace(self.eps, self.T, steps, dtype=torch.float64)
         self._log_alpha = _MonotoneCubic(self.times, self.alphas.log())
         self._log_sigma = _MonotoneCubic(self.times, self.sigmas.log())
@@ -122,6 +122,38 @@ class Discretized(SDE):
     def _times_of(self, level: Tensor) -> Tensor:
         times = self.times.to(level.device)
         return torch.where(level < 0, torch.zeros_like(times[0]), times[level.clamp(min=0)])
+
+
+def _checked(base: SDE, steps: int) -> tuple[Tensor, Tensor]:
+    """The base's table, in which each level has a λ = log(α/σ), lower than the one before.
+
+    Raises:
+        ValueError: A level has none; it is named, with a chain of this base that works, if any.
+    """
+    table = base.levels(steps)
+    level = _first_bad(*table)
+    if level is None:
+        return table
+    alpha, sigma = (column[level].item() for column in table)
+    more = (steps * 2**k for k in range(1, 7))
+    works = next((n for n in more if _first_bad(*base.levels(n)) is None), None)
+    instead = (
+        f"use discretize({works})" if works else "end its table with the last level that has both"
+    )
+    raise ValueError(
+        f"level {level} of this chain of {steps} levels has alpha = {alpha:g} and sigma = "
+        f"{sigma:g}; both must be finite and > 0, and alpha/sigma must fall from level to level "
+        f"(no level may be noise alone); {instead}"
+    )
+
+
+def _first_bad(alphas: Tensor, sigmas: Tensor) -> int | None:
+    """Number of the first level that has no α, no σ or no λ below the one before it."""
+    smallest = torch.finfo(torch.float64).tiny
+    good = (alphas >= smallest) & (sigmas >= smallest) & alphas.isfinite() & sigmas.isfinite()
+    falls = (alphas.log() - sigmas.log()).diff() < 0
+    good = good & torch.cat([torch.ones_like(falls[:1]), falls])
+    return None if bool(good.all()) else int((~good).nonzero()[0])
 
 
 class _MonotoneCubic:

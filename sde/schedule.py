@@ -8,6 +8,9 @@ from torch import Tensor
 
 from .description import Described
 
+MOST_NOISE = -2 * math.log(torch.finfo(torch.float64).tiny)
+"""Largest B(T) = −2 log α(T) for which α(T) is a normal number of float64: 1416.79."""
+
 
 class Schedule(Described, ABC):
     """A rate β(t) > 0 on [0, T], with B(t) = ∫₀ᵗ β(s) ds, so that α(t) = exp(−B(t)/2).
@@ -29,6 +32,35 @@ class Schedule(Described, ABC):
     @abstractmethod
     def betas(self, steps: int) -> Tensor:
         """Variances β_i ∈ (0, 1) of the chain with this schedule; float64, shape (steps,)."""
+
+    def check(self) -> None:
+        """Refuse a schedule whose α(T) = exp(−B(T)/2) float64 has no normal number for.
+
+        Raises:
+            ValueError: B(T) or β(T) is not finite, or B(T) is too large; the largest T that works.
+        """
+        if self._fits(self.T):
+            return
+        low, high = 0.0, self.T if 0 < self.T < math.inf else 0.0
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self._fits(middle) else (low, middle)
+        largest = math.floor(low * 1e4) / 1e4
+        raise ValueError(self._too_noisy() + f"; set T of {type(self).__name__} to {largest:g}")
+
+    def _fits(self, t: float) -> bool:
+        """Whether the process could end at t."""
+        time = torch.tensor(t, dtype=torch.float64)
+        return 0 < t < math.inf and (
+            0 < self.integral(time).item() <= MOST_NOISE and 0 < self.beta(time).item() < math.inf
+        )
+
+    def _too_noisy(self) -> str:
+        noise = self.integral(torch.tensor(self.T, dtype=torch.float64)).item()
+        return (
+            f"the integral of beta up to T={self.T:g} is {noise:.6g}, and must be in "
+            f"(0, {MOST_NOISE:.6g}], beyond which alpha(T) is 0 in float64"
+        )
 
     def log_alpha_levels(self, steps: int) -> Tensor:
         """log α_i = ½ Σ_{j ≤ i} log(1 − β_j) of the chain; float64, shape (steps,)."""
@@ -66,6 +98,24 @@ class LinearSchedule(Schedule):
     def integral(self, t: Tensor) -> Tensor:
         """t β_min + ½ t² (β_max − β_min)."""
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def check(self) -> None:
+        """Refuse constants for which α(T) is 0 in float64; see `Schedule.check`.
+
+        Raises:
+            ValueError: B(T) is too large; the largest beta_max that works.
+        """
+        if self._fits(self.T):
+            return
+        rest = MOST_NOISE - self.T * self.beta_min
+        largest = math.floor(10 * (self.beta_min + 2 * rest / self.T**2)) / 10
+        if largest < self.beta_min:
+            largest = math.floor(10 * MOST_NOISE / self.T) / 10
+            raise ValueError(f"{self._too_noisy()}; use beta_min and beta_max ≤ {largest:g}")
+        raise ValueError(
+            f"{self._too_noisy()}; with beta_min={self.beta_min:g} use beta_max ≤ {largest:g}, "
+            f"got {self.beta_max:g}"
+        )
 
     def betas(self, steps: int) -> Tensor:
         """β_i = linspace(β_min/N, β_max/N, N), DDPM's table for N = 1000.
@@ -110,15 +160,22 @@ class CosineSchedule(Schedule):
         self._rate = 0.5 * math.pi / (1 + self.s)
         self._start = self._rate * self.s  # c(0)
 
+    def _angle(self, t: Tensor) -> Tensor:
+        """c(t), which no rounding takes past π/2: where T = 1, α(T) stays above 0, at 6e-17."""
+        return 0.5 * math.pi * ((t + self.s) / (1 + self.s))
+
     def beta(self, t: Tensor) -> Tensor:
         """2 c′ tan c(t)."""
-        return 2 * self._rate * torch.tan(self._start + self._rate * t)
+        return 2 * self._rate * torch.tan(self._angle(t))
 
     def integral(self, t: Tensor) -> Tensor:
         """−2 log(cos c(t)/cos c(0)), by a product of sines that does not cancel at small t."""
         half = 0.5 * self._rate * t
         drop = 2 * torch.sin(half) * torch.sin(half + self._start) / math.cos(self._start)
-        return -2 * torch.log1p(-drop)
+        early = torch.log1p(-drop.clamp(max=0.5))
+        # Where little is left of the cosine it is the difference 1 − drop that cancels.
+        late = torch.log(torch.cos(self._angle(t)) / math.cos(self._start))
+        return -2 * torch.where(drop < 0.5, early, late)
 
     def betas(self, steps: int) -> Tensor:
         """β_i = 1 − (α_{i+1}/α_i)², at most 0.999, on N equal intervals of [0, 1]."""
@@ -134,15 +191,16 @@ def choose_schedule(
     """The linear schedule of two constants (0.1 and 20 where not given), or the schedule given.
 
     Raises:
-        ValueError: Both a schedule and a constant of the linear one are given.
+        ValueError: Both a schedule and a constant of the linear one are given, or α(T) is 0.
     """
     if schedule is None:
-        return LinearSchedule(
+        schedule = LinearSchedule(
             0.1 if beta_min is None else beta_min, 20.0 if beta_max is None else beta_max
         )
-    if beta_min is not None or beta_max is not None:
+    elif beta_min is not None or beta_max is not None:
         raise ValueError(
             "got both schedule and beta_min/beta_max, which are constants of the linear schedule; "
             "give one of them"
         )
+    schedule.check()
     return schedule

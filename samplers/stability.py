@@ -1,0 +1,128 @@
+"""Plans that cannot be carried out: steps that blow noise up, or whose terms cancel in rounding.
+
+A step is linear in the state and the scores, and on data N(0, I) the score is −x/(α² + σ²): what a
+plan does to a state is then known, in plain numbers, before the first evaluation.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+
+from .correctors import Corrector, Level
+from .grid import BELOW_TOP
+from .solver import Step, depth
+
+MOST_GROWTH = 1e3
+"""Widest state, in widths of the process, that a plan may lead through.
+
+The coarsest plans of methods in use, of one to five steps, reach 150; those whose steps are too
+long for a process multiply states by more than 1 in every step, and pass any bound."""
+
+MOST_ROUNDING = 0.01
+"""Largest error of rounding, in widths of the process, that the terms of a step may leave."""
+
+
+def check_plan(
+    sde: SDE,
+    steps: Sequence[Step],
+    dtype: torch.dtype,
+    corrector: Corrector | None = None,
+    levels: Sequence[Level | None] = (),
+    tolerance: float = 0.0,
+) -> None:
+    """Refuse a plan that no state would survive.
+
+    Args:
+        sde: Process.
+        steps: Plan.
+        dtype: Type of the states.
+        corrector: Corrector that works between the steps.
+        levels: Where it works, one for each step.
+        tolerance: Error of states, in widths of the process, that is not worked off; the terms of
+            a step may multiply it by ten.
+
+    Raises:
+        ValueError: A step leads to states far wider than the process has, or multiplies rounding
+            errors until nothing else is left.
+    """
+    # Where states are coarser than float32, their own rounding is what was asked for.
+    rounding = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    rounding = max(rounding, 0.1 * MOST_ROUNDING * tolerance)
+    factors = _contractions(sde, corrector, levels) if corrector else [1.0] * len(steps)
+    for step, (width, terms) in zip(steps, _widths(sde, steps, factors), strict=True):
+        if width <= MOST_GROWTH and terms * rounding <= MOST_ROUNDING:
+            continue
+        way = f"the step from t={step.t.item():g} to t={step.t_next.item():g}"
+        name = type(sde).__name__
+        if width <= MOST_GROWTH:
+            kind = str(dtype).removeprefix("torch.")
+            wrong = (
+                f"{way} multiplies errors, those of {kind}'s rounding too, by {terms:.1e} on {name}"
+            )
+        else:
+            wrong = f"{way} is too long for this method on {name}: states become {width:.1e} times "
+            wrong += "as wide as the process"
+        raise ValueError(f"{wrong}; {_instead(sde, step)}")
+
+
+def _instead(sde: SDE, step: Step) -> str:
+    """What can be done about a step."""
+    # Only where next to nothing is left of the data does a grid lose by beginning at T.
+    if sde.log_snr(step.t).item() < -10:
+        return f"use {BELOW_TOP}"
+    return "use more steps, or DDIM() (sampler/predictor=ddim), whose steps may be long"
+
+
+def _widths(
+    sde: SDE, steps: Sequence[Step], factors: Sequence[float]
+) -> Iterator[tuple[float, float]]:
+    """Widths of the state after each step, and of all its terms without their signs."""
+    evaluated = [row.t for step in steps for row in step.rows if row.t is not None]
+    spreads = iter(_spread(sde, evaluated).tolist() if evaluated else [])
+    ends = _spread(sde, [steps[0].t, *(step.t_next for step in steps)]).sqrt()
+    y, scale = ends[0].item(), ends.max().item()
+    memory = deque[tuple[float, float]](maxlen=depth(steps))
+    for step, factor in zip(steps, factors, strict=True):
+        x = y = y * factor
+        terms = abs(y)
+        for row in step.rows:
+            if row.t is not None:
+                pull = row.q / next(spreads)
+                memory.appendleft(((row.p - pull) * y, (abs(row.p) + abs(pull)) * abs(y)))
+            y = row.x * x + sum(w * memory[lag][0] for lag, w in row.k)
+            terms = max(terms, abs(row.x * x) + sum(abs(w) * memory[lag][1] for lag, w in row.k))
+        yield abs(y) / scale, terms / scale
+
+
+def _spread(sde: SDE, times: Sequence[Tensor]) -> Tensor:
+    """α² + σ², the variance of data N(0, I)."""
+    t = torch.stack(list(times))
+    return sde.alpha(t).square() + sde.sigma(t).square()
+
+
+def _contractions(sde: SDE, corrector: Corrector, levels: Sequence[Level | None]) -> list[float]:
+    """(1 − δ/(α² + σ²))ⁿ of each level, by which n Langevin steps multiply a state.
+
+    Raises:
+        ValueError: It is a growth, as a r > 1 where α grows with time.
+    """
+    if corrector.snr is None or not any(levels):
+        return [1.0] * len(levels)
+    times = [level.t.cpu() for level in levels if level]
+    spreads, factors = iter(_spread(sde, times).tolist()), list[float]()
+    for level in levels:
+        if level is None:
+            factors.append(1.0)
+            continue
+        factor = 1 - 2 * (level.a * corrector.snr * level.sigma) ** 2 / next(spreads)
+        if abs(factor) > 1:
+            raise ValueError(
+                f"a Langevin step at t={level.t.item():g} multiplies an error by {abs(factor):.3g} "
+                f"on {type(sde).__name__}; use snr < {1 / level.a:.3g}"
+            )
+        factors.append(factor**corrector.n_steps)
+    return factors
