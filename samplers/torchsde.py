@@ -105,10 +105,8 @@ class TorchSDE(Sampler):
             check_resolution(self.rtol, dtype)
             return
         # Its methods are stable about as far as Euler's, whose steps in t these are in λ too.
-        times = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
-        if self.variable == "log_snr":
-            times = sde.log_snr(times)
-        first, last = times.tolist()
+        ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
+        first, last = (sde.log_snr(ends) if self.variable == "log_snr" else ends).tolist()
         times = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
         times = sde.time_of_log_snr(times) if self.variable == "log_snr" else times
         check_plan(sde, EulerMaruyama().plan(sde, times), dtype)

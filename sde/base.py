@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .description import Described
+from .inversion import invert_log_snr
 from .prior import Prior
 from .score import Score, like
 
@@ -149,10 +150,7 @@ class SDE(Described, ABC):
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Invert λ: the time t with log_snr(t) = λ, in float64.
 
-        Newton's method on λ′ = −g²/(2σ²), which holds for every process, kept inside a bracket.
-        Where it does not halve the error, or λ is flat or falls without bound, the bracket is
-        halved instead, so that every search ends: at the latest with two neighbouring times, of
-        which no other number of float64 lies closer.
+        `inversion.py` says how; the search always ends, at the time closest in λ.
 
         Args:
             log_snr: λ between λ(T) and λ(0), any shape.
@@ -160,51 +158,7 @@ class SDE(Described, ABC):
         Raises:
             ValueError: A value lies outside the range of the process, or the process has no λ.
         """
-        self.check_range()
-        lam = log_snr.double()
-        low, high = torch.zeros_like(lam), torch.full_like(lam, self.T)
-        first, last = self.log_snr(low), self.log_snr(high)
-        # The slack is for the rounding of a λ that was computed from t = 0 or t = T.
-        early = lam > first + 1e-9 * (1 + first.abs())
-        late = lam < last - 1e-9 * (1 + last.abs())
-        outside = early | late | lam.isnan()
-        if outside.any():
-            raise ValueError(
-                f"log_snr {lam[outside][0].item():.6g} lies outside "
-                f"[{last.min().item():.6g}, {first.max().item():.6g}], "
-                f"the range of {type(self).__name__} on [0, T={self.T}]"
-            )
-        start, t, excess = low, 0.5 * (low + high), torch.zeros_like(lam)
-        rounding = 16 * torch.finfo(lam.dtype).eps * (1 + lam.abs())
-        before = torch.full_like(lam, torch.inf)
-        for _ in range(3000):  # more than to halve [0, T] down to the smallest number, twice
-            excess = self.log_snr(t) - lam  # > 0 where t is too early
-            if excess.isnan().any():
-                where = t[excess.isnan()][0].item()
-                raise ValueError(
-                    f"{type(self).__name__} has no log-SNR at t={where:g}, inside [0, T={self.T}]; "
-                    "its alpha(t) and sigma(t) must be > 0 there"
-                )
-            low, high = torch.where(excess >= 0, t, low), torch.where(excess <= 0, t, high)
-            newton, middle = self._newton(t, excess), 0.5 * (low + high)
-            # Past this Newton's method would only go to and fro between neighbouring numbers.
-            found = (excess.abs() <= rounding) | (middle <= low) | (middle >= high)
-            found = found | (lam == first)
-            if found.all():
-                break
-            inside = (newton > low) & (newton < high) & (excess.abs() <= 0.5 * before)
-            before = torch.where(inside, excess.abs(), torch.inf)
-            t = torch.where(found, t, torch.where(inside, newton, middle))
-        if (excess.abs() > rounding).any():
-            # Where neighbouring times are too far apart in λ, the nearer of the two.
-            for end in (low, high):
-                gap = self.log_snr(end) - lam
-                t = torch.where(gap.abs() < excess.abs(), end, t)
-                excess = torch.where(gap.abs() < excess.abs(), gap, excess)
-        return torch.where(lam == first, start, t)  # λ may be ∞ at the data
-
-    def _newton(self, t: Tensor, excess: Tensor) -> Tensor:
-        return t + 2 * excess * (self.sigma(t) / self.g(t)) ** 2
+        return invert_log_snr(self, log_snr)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of the kernel between two times, x_t = a x_s + b z for s ≤ t.
