@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from evaluation.cost import block_side, copies_of, cost
 from evaluation.features import DigitClassifier
-from experiments.evaluate import evaluate
+from experiments.evaluate import _quality
 
 from .test_data import Grey, noise
 
@@ -62,9 +62,9 @@ def test_only_data_that_ask_are_read_by_the_classifier(asked, monkeypatch, capsy
         raise InterruptedError("trained")
 
     if asked is None:
-        assert "quality" not in evaluate(parts, None, samples) and not told
+        assert _quality(parts, samples) is None and not told
         assert capsys.readouterr().out == ""
     else:
         with pytest.raises(InterruptedError):
-            evaluate(parts, None, samples)
+            _quality(parts, samples)
         assert capsys.readouterr().out.startswith("quality: a classifier trains on 50 images (450")
