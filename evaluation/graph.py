@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sde import Score
-from sde.cautions import caution
+from sde.cautions import check_graph
 from sde.precision import module_of
 
 
@@ -39,16 +39,7 @@ def check_differentiable(score: Score, x: Tensor, kept: bool) -> None:
         ValueError: A graph is to be kept within inference mode, or the network's weights were made
             within it.
     """
-    if kept and torch.is_inference_mode_enabled():
-        raise ValueError(
-            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
-            "call it outside"
-        )
-    if x.requires_grad and torch.is_grad_enabled() and not kept:
-        caution(
-            "x requires a gradient, and the likelihood drops the graph; use differentiable=True "
-            "to keep it, or detach() to say that none is needed"
-        )
+    check_graph("x", x, kept, "the likelihood drops", "call it")
     module = module_of(score)
     if module is not None and any(
         tensor.is_inference() for tensor in chain(module.parameters(), module.buffers())

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sde import SDE, Evaluations, Score
 from sde.base import check_floating, check_steps, widened
-from sde.cautions import caution_training, silent
+from sde.cautions import caution_training, check_graph, silent
 from sde.precision import check_range, computing_dtype
 from sde.prior import Randomness
 from sde.stopping import first_not_finite
 
-from .carrying import asked_in, check_graph, obeyed_in, told_in
+from .carrying import asked_in, obeyed_in, told_in
 from .run import Callback, Constraint, Run
 from .solver import Noise
 
@@ -204,7 +204,8 @@ class Sampler(ABC):
         """Run from x, counting the evaluations."""
         dtype = x.dtype
         caution_training(score)
-        check_graph("x0" if run.encode else "x_init", x, run.differentiable)
+        start = "x0" if run.encode else "x_init"
+        check_graph(start, x, run.differentiable, "samplers drop", "sample")
         run.dtype = computing_dtype(score, x)
         if widened(x) is not x:
             score = asked_in(score, dtype)

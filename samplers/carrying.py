@@ -1,4 +1,4 @@
-"""What a run carries from step to step: a state of float32 at least, and a graph where asked for.
+"""What a run carries from step to step: a state of float32 at least.
 
 The weights of a step grow like σ², which float16 does not hold, and a step adds little to a state,
 which bfloat16 forgets below 0.4 %. So a run carries its state in float32 at least, while the score,
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from sde import Score
-from sde.cautions import caution
 from sde.score import like
 
 
@@ -40,26 +39,3 @@ def told_in(
 ) -> Callable[[int, Tensor, Tensor], None] | None:
     """A callback, if there is one, that sees states in another type than the run's."""
     return callback and (lambda step, t, x: callback(step, t, x.to(dtype)))
-
-
-def check_graph(name: str, x: Tensor, kept: bool) -> None:
-    """Say where a graph is dropped, and refuse to keep one where torch keeps none.
-
-    Args:
-        name: Name of the first state.
-        x: First state.
-        kept: Whether the caller wants the graph.
-
-    Raises:
-        ValueError: A graph was asked for within `torch.inference_mode()`.
-    """
-    if kept and torch.is_inference_mode_enabled():
-        raise ValueError(
-            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
-            "sample outside it"
-        )
-    if x.requires_grad and torch.is_grad_enabled() and not kept:
-        caution(
-            f"{name} requires a gradient, and samplers drop the graph; use differentiable=True to "
-            "keep it, or detach() to say that none is needed"
-        )

@@ -97,6 +97,31 @@ def caution_width(sde: SDE, x0: Tensor) -> None:
     )
 
 
+def check_graph(name: str, x: Tensor, kept: bool, drops: str, act: str) -> None:
+    """Say where a graph is dropped, and refuse to keep one where torch keeps none.
+
+    Args:
+        name: Name of the tensor by whose gradient the caller may want one.
+        x: That tensor.
+        kept: Whether the caller wants the graph.
+        drops: Who drops it otherwise, and that they do.
+        act: What is to be done outside inference mode.
+
+    Raises:
+        ValueError: A graph was asked for within `torch.inference_mode()`.
+    """
+    if kept and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "differentiable=True needs a graph, and torch.inference_mode() keeps none; "
+            f"{act} outside it"
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not kept:
+        caution(
+            f"{name} requires a gradient, and {drops} the graph; use differentiable=True to keep "
+            "it, or detach() to say that none is needed"
+        )
+
+
 def prior_cost(sde: SDE, x0: Tensor) -> float:
     """The divergence of `caution_width` for each coordinate, in nats.
 
