@@ -13,7 +13,7 @@ import argparse
 if __name__ == "__main__":  # --help is answered before torch is imported
     argparse.ArgumentParser(description=__doc__).parse_args()
 
-import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +31,7 @@ from samplers import (
 )
 from samplers.presets import PRESETS
 
-logging.disable(logging.WARNING)
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it tells of its own deprecations
 
 Theirs = Callable[[int], Any]
 

@@ -75,9 +75,7 @@ class ParallelPicard(Sampler):
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver draws noise."""
-        check_plan(
-            sde, self._plan(sde, self.grid(sde, self.steps)).steps, dtype, tolerance=self.tolerance
-        )
+        check_plan(sde, self._plan(sde, self.grid(sde, self.steps)).steps, dtype)
 
     def states(self, sde: SDE) -> int:
         """How many states a run passes through: one more than the steps of the plan."""
@@ -92,7 +90,7 @@ class ParallelPicard(Sampler):
             )
         times = self.grid(sde, self.steps)
         plan = self._plan(sde, times[sde.sigma(times) > 0].flip(0) if run.encode else times)
-        check_plan(sde, plan.steps, x.dtype, tolerance=self.tolerance)
+        check_plan(sde, plan.steps, x.dtype)
         run.begin(len(plan.steps), x)
         iteration = _Iteration(sde, plan, x, self.window, self.tolerance)
         self.rounds, done = 0, 0

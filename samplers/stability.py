@@ -32,7 +32,6 @@ def check_plan(
     dtype: torch.dtype,
     corrector: Corrector | None = None,
     levels: Sequence[Level | None] = (),
-    tolerance: float = 0.0,
 ) -> None:
     """Refuse a plan that no state would survive.
 
@@ -42,8 +41,6 @@ def check_plan(
         dtype: Type of the states.
         corrector: Corrector that works between the steps.
         levels: Where it works, one for each step.
-        tolerance: Error of states, in widths of the process, that is not worked off; the terms of
-            a step may multiply it by ten.
 
     Raises:
         ValueError: A step leads to states far wider than the process has, or multiplies rounding
@@ -51,7 +48,6 @@ def check_plan(
     """
     # Where states are coarser than float32, their own rounding is what was asked for.
     rounding = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-    rounding = max(rounding, 0.1 * MOST_ROUNDING * tolerance)
     factors = _contractions(sde, corrector, levels) if corrector else [1.0] * len(steps)
     for step, (width, terms) in zip(steps, _widths(sde, steps, factors), strict=True):
         if width <= MOST_GROWTH and terms * rounding <= MOST_ROUNDING:

@@ -241,8 +241,8 @@ class SDE(Described, ABC):
             raise ValueError(
                 f"{type(self).__name__} has alpha = {alpha:g} and sigma = {sigma:g} at T={self.T:g}"
                 f", where both must be finite and at least {smallest:.3g} for log(alpha/sigma) to "
-                "exist; use a smaller T or less noise (on VP and SubVP a smaller beta_max, or "
-                "schedule=CosineSchedule(); on a chain more levels)"
+                "exist; make T or the noise smaller (on VP and SubVP a smaller beta_max, or the "
+                "cosine schedule, sde=vp_cosine; on a chain more levels)"
             )
 
     def check_time(self, t: Tensor) -> None:

@@ -140,7 +140,7 @@ def test_a_process_that_reaches_noise_alone_is_refused_wherever_a_path_begins():
             return 1 - t
 
     sde = Straight()
-    sentence = r"Straight has alpha = 0 and sigma = 50 at T=1, .*; use a smaller T"
+    sentence = r"Straight has alpha = 0 and sigma = 50 at T=1, .*; make T or the noise smaller"
     for act in (
         lambda: log_likelihood(sde, lambda x, t: -x, torch.zeros(1, 2), clock="log_snr"),
         lambda: LogSNRGrid()(sde, 5),

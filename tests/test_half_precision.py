@@ -148,7 +148,7 @@ def test_steps_taken_by_themselves_fit_float16(process):
     x = sde.sigma(t) * torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     x = x.half().float()
     z = torch.randn(4, 2, generator=torch.Generator().manual_seed(1)).half().float()
-    predictor, langevin = ReverseDiffusion(), AnnealedLangevinStep(1.0)
+    predictor, langevin = ReverseDiffusion(), AnnealedLangevinStep(0.9)
     (level,) = langevin.levels(sde, t[None], s[None])
 
     def results(x):
