@@ -170,9 +170,10 @@ def _newest(parts: Parts, folder: Path) -> Start | None:
     """The newest run of this configuration, if possible on these data: here, or next to it."""
     if checkpoint.available(folder / "checkpoints"):
         return _named(folder, parts, TRAINING)
-    runs = {path.parent.parent for path in folder.parent.glob("*/checkpoints/step_*.pt")}
+    files = folder.parent.glob("*/checkpoints/step_*.pt")
+    newest_first = sorted(((_written(path), path.parent.parent) for path in files), reverse=True)
     other = None
-    for run in sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True):
+    for run in dict.fromkeys(run for _, run in newest_first):
         try:
             found = checkpoint.newest(run / "checkpoints")
         except ValueError:  # said already; another run next to it may be whole
@@ -185,6 +186,14 @@ def _newest(parts: Parts, folder: Path) -> Start | None:
     if other is None:
         print(f"resume=auto: no run of this configuration under {folder.parent}", flush=True)
     return other
+
+
+def _written(path: Path) -> int:
+    """When a checkpoint was written: the folder's time also changes where one is refused."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # dropped by its run for a newer one
+        return 0
 
 
 def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str | None:

@@ -110,9 +110,9 @@ def test_a_folder_named_by_the_time_is_not_used_twice(tmp_path, monkeypatch, cap
     result = json.loads((tmp_path / f"{year}_1" / "result.json").read_text())
     assert result["run_dir"] == str(tmp_path / f"{year}_1")
     assert not list(tmp_path.rglob(LOCK))
-    code, sentence = ends(capsys, tmp_path / str(year), *RUN)
-    assert code == 2 and "already holds a run" in sentence
     claim = Claim(tmp_path / f"{year}_1")
+    code, sentence = ends(capsys, tmp_path / str(year), *RUN)  # which makes it no newer
+    assert code == 2 and "already holds a run" in sentence
     code, sentence = ends(capsys, tmp_path / "new", *RUN, "resume=auto")
     assert code == 2 and f"{year}_1 is in use by process {os.getpid()}" in sentence
     claim.release()
