@@ -18,6 +18,7 @@ from evaluation.variational import VARIANCES
 from models import DequantizationFlow, ScoreModel
 from samplers import Sampler
 from sde import SDE
+from sde.base import check_count
 from sde.integrate import check_resolution
 from sde.tableau import PAIRS
 from training import EMA, NoiseLevelLoss, Warmup
@@ -246,27 +247,27 @@ def _check_numbers(cfg: DictConfig) -> None:
     """Refuse settings of the run itself that are not numbers of their kind."""
     train, evaluate = cfg.train, cfg.evaluate
     for name in ("steps", "batch_size", "checkpoint_every", "log_every", "keep"):
-        _check_count(f"train.{name}", train[name], 1)
-    _check_count("train.warmup", train.warmup, 0)
+        check_count(f"train.{name}", train[name], 1)
+    check_count("train.warmup", train.warmup, 0)
     _check_positive("train.grad_clip", train.grad_clip)  # inf for none
     _check_positive("train.optimizer.lr", train.optimizer.lr)
     for name, least in (("samples", 2), ("batch_size", 1), ("pictures", 1), ("frames", 2)):
-        _check_count(f"evaluate.{name}", evaluate[name], least)
+        check_count(f"evaluate.{name}", evaluate[name], least)
     if evaluate.likelihood_samples is not None:
-        _check_count("evaluate.likelihood_samples", evaluate.likelihood_samples, 1)
+        check_count("evaluate.likelihood_samples", evaluate.likelihood_samples, 1)
     for name in ("rtol", "atol"):
         _check_positive(f"evaluate.{name}", evaluate[name])
     for name in ("draws", "terms", "shards"):
-        _check_count(f"evaluate.{name}", evaluate[name], 1)
+        check_count(f"evaluate.{name}", evaluate[name], 1)
     if evaluate.probes is not None:
-        _check_count("evaluate.probes", evaluate.probes, 1)
-    _check_count("evaluate.shard", evaluate.shard, 0)
+        check_count("evaluate.probes", evaluate.probes, 1)
+    check_count("evaluate.shard", evaluate.shard, 0)
     if evaluate.shard >= evaluate.shards:
         raise ValueError(
             f"evaluate.shard must be below evaluate.shards={evaluate.shards}, got {evaluate.shard}"
         )
     if evaluate.vlb is not None:
-        _check_count("evaluate.vlb", evaluate.vlb, 2)
+        check_count("evaluate.vlb", evaluate.vlb, 2)
     for name in ("eps", "log_prob_tol"):
         if evaluate[name] is not None:
             _check_positive(f"evaluate.{name}", evaluate[name])
@@ -282,19 +283,14 @@ def _check_numbers(cfg: DictConfig) -> None:
             raise ValueError(f"{name} must be true or false, got {value!r}")
     for name in ("width", "depth"):
         for network in ("estimator", "dequantizer"):
-            _check_count(f"{network}.{name}", cfg[network][name], 1)
-    _check_count("seed", cfg.seed, 0)
+            check_count(f"{network}.{name}", cfg[network][name], 1)
+    check_count("seed", cfg.seed, 0)
     if cfg.seed >= 2**32:  # what every library that draws numbers takes
         raise ValueError(f"seed must be below 2^32, got {cfg.seed}")
     resumption(cfg)
     for name in ("checkpoint", "checkpoint_config"):
         if not isinstance(cfg[name], str | None):
             raise ValueError(f"{name} must be a path, got {cfg[name]!r}")
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -25,9 +25,9 @@ from .record import Record, save_arrays
 def skipped(parts: Parts) -> dict[str, str]:
     """What this run will leave out, with the reason, said before it trains."""
     reasons = {}
-    images = _labelled(parts)
-    if parts.cfg.task == "generate" and images is not None:
-        problem = class_problem(images[1].numpy(), len(images[0]))
+    labels = _labels(parts)
+    if parts.cfg.task == "generate" and labels is not None:
+        problem = class_problem(labels.numpy(), len(labels))
         if problem is not None:
             reasons["quality"] = problem
     for name, reason in reasons.items():
@@ -84,24 +84,25 @@ def sample(parts: Parts, model: ScoreModel, record: Record) -> Samples:
     return samples
 
 
-def _labelled(parts: Parts) -> tuple[Tensor, Tensor] | None:
-    """All images and their labels, for the quality metric; None where it is not for these data."""
+def _labels(parts: Parts) -> Tensor | None:
+    """Labels of all images, for the quality metric; None where it is not for these data."""
     data = parts.data
     if not (parts.cfg.evaluate.quality and data.quality == "classifier" and data.levels):
         return None
     if data.train_labels is None or data.test_labels is None:
         return None
-    return torch.cat([data.train, data.test]), torch.cat([data.train_labels, data.test_labels])
+    return torch.cat([data.train_labels, data.test_labels])
 
 
 def _quality(parts: Parts, samples: Samples) -> dict[str, Any] | None:
     """Quality of the samples by a classifier of the data, where they have labels."""
-    images = _labelled(parts)
-    if images is None or parts.data.levels is None:
+    labels = _labels(parts)
+    if labels is None or parts.data.levels is None:
         return None
-    print(f"quality: {cost(len(samples.x), len(images[0]), parts.data.shape)}", flush=True)
+    images = torch.cat([parts.data.train, parts.data.test])
+    print(f"quality: {cost(len(samples.x), len(images), parts.data.shape)}", flush=True)
     drawn = parts.data.quantize(samples.x.cpu())
-    quality = sample_quality(drawn, *images, parts.data.levels, seed=parts.cfg.seed)
+    quality = sample_quality(drawn, images, labels, parts.data.levels, seed=parts.cfg.seed)
     return {"quality": asdict(quality)}
 
 

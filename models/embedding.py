@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sde.base import is_integer
+
 from .layers import dense
 
 
@@ -141,9 +143,9 @@ class FourierFeatures(nn.Module):
     def __init__(self, exponents: Sequence[int] = ()) -> None:
         super().__init__()
         for n in exponents:
-            if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            if not is_integer(n) or n < 0:
                 raise ValueError(f"fourier_features must be integers ≥ 0, got {list(exponents)}")
-        self.exponents = tuple(exponents)
+        self.exponents = tuple(int(n) for n in exponents)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Features of x = data + σ z, shape (B, C, *), as (B, 2 N C, *); σ has shape (B, 1, …)."""
