@@ -13,7 +13,13 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# A type checker follows no installation from a source tree: links stand for the packages.
+LINKS := $(VENV)/typing/scoresde
+PACKAGES := sde samplers models training evaluation interop data experiments
+
 lint: $(INSTALLED)
+	mkdir -p $(LINKS)
+	ln -sfn $(foreach p,$(PACKAGES),$(CURDIR)/$(p)) $(LINKS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

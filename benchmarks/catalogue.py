@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from samplers import (
+from scoresde.samplers import (
     DDIM,
     SRA1,
     Ancestral,
@@ -21,8 +21,8 @@ from samplers import (
     Solver,
     StochasticHeun,
 )
-from samplers.optimized import MOST_STEPS
-from samplers.presets import PRESETS
+from scoresde.samplers.optimized import MOST_STEPS
+from scoresde.samplers.presets import PRESETS
 
 
 @dataclass(frozen=True)

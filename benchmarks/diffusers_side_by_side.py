@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.problem import Problem, mixture
-from samplers import (
+from scoresde.samplers import (
     ExponentialMultistep,
     Grid,
     KarrasGrid,
@@ -29,7 +29,7 @@ from samplers import (
     PredictorCorrector,
     UniformGrid,
 )
-from samplers.presets import PRESETS
+from scoresde.samplers.presets import PRESETS
 
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it tells of its own deprecations
 

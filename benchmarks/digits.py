@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from evaluation.features import DigitClassifier
-from evaluation.metrics import frechet_distance, stratified_halves
-from experiments.build import build
-from experiments.resume import find_start
-from experiments.train import train
-from samplers import Sampler, draw
+from scoresde.evaluation.features import DigitClassifier
+from scoresde.evaluation.metrics import frechet_distance, stratified_halves
+from scoresde.experiments.build import build
+from scoresde.experiments.resume import find_start
+from scoresde.experiments.train import train
+from scoresde.samplers import Sampler, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = 500

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.problem import Problem, mixture
-from models import GaussianScore
-from samplers import Grid, LogSNRGrid, PredictorCorrector, Solver
-from samplers.solver import Noise
-from sde import EDM, SDE, VE, VP, CosineSchedule, Score, SubVP
+from scoresde.models import GaussianScore
+from scoresde.samplers import Grid, LogSNRGrid, PredictorCorrector, Solver
+from scoresde.samplers.solver import Noise
+from scoresde.sde import EDM, SDE, VE, VP, CosineSchedule, Score, SubVP
 
 PROCESSES: dict[str, SDE] = {
     "vp": VP(),

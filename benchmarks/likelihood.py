@@ -36,10 +36,10 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.digits import Digits, train_digits
-from evaluation import GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
-from evaluation.divergence import Divergence, score_and_divergence
-from evaluation.seeding import Draws
-from sde import SDE, Score
+from scoresde.evaluation import GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
+from scoresde.evaluation.divergence import Divergence, score_and_divergence
+from scoresde.evaluation.seeding import Draws
+from scoresde.sde import SDE, Score
 
 TIMED = ("reference", "the same tolerance", "as `evaluate` has it")
 RTOL = 1e-5  # the reference's

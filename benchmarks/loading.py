@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.likelihood import median_seconds
-from interop import load, save_score_sde
-from models import ScoreModel, UNet
-from sde import VE
+from scoresde.interop import load, save_score_sde
+from scoresde.models import ScoreModel, UNet
+from scoresde.sde import VE
 
 ROUNDS = 9
 NCSNPP = {
@@ -38,7 +38,7 @@ NCSNPP = {
 }
 PEAK = """
 import sys, warnings
-from interop import load
+from scoresde.interop import load
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line)
 warnings.simplefilter("ignore")

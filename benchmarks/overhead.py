@@ -19,11 +19,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from samplers import LogSNRGrid, ReverseDiffusion, Solver
-from samplers.folding import fold, merge
-from samplers.presets import PRESETS
-from samplers.solver import advance, depth
-from sde import VP
+from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
+from scoresde.samplers.folding import fold, merge
+from scoresde.samplers.presets import PRESETS
+from scoresde.samplers.solver import advance, depth
+from scoresde.sde import VP
 
 STEPS, ROUNDS = 200, 11
 SOLVERS: dict[str, Callable[[], Solver]] = {

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models import GaussianMixtureScore
-from samplers import ProbabilityFlowODE
-from sde import SDE, VP
+from scoresde.models import GaussianMixtureScore
+from scoresde.samplers import ProbabilityFlowODE
+from scoresde.sde import SDE, VP
 
 WEIGHTS = [0.5, 0.3, 0.2]
 MEANS = [[-1.0, 0.5], [1.0, 0.3], [0.2, -1.2]]

@@ -37,7 +37,7 @@ from benchmarks.laws import run, slopes, weak_error
 from benchmarks.plot import plot_errors
 from benchmarks.problem import Problem, mixture
 from benchmarks.report import write_report
-from sde import VP
+from scoresde.sde import VP
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (5, 10, 20, 50, 100)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.checks import cell_and_margin, check_finite, check_levels, check_split, interval
+from .checks import cell_and_margin, check_finite, check_levels, check_split, interval
 
 _CHUNK = 2**22  # bytes that are hashed at a time
 

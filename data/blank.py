@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from data.base import Dataset, Split
+from .base import Dataset, Split
 
 
 class Blank(Dataset):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from data.base import Dataset, Split
-from data.batches import Batch, binary_batch, python_batch
-from data.listing import listing, root_path
-from data.reading import fill, images_of
+from .base import Dataset, Split
+from .batches import Batch, binary_batch, python_batch
+from .listing import listing, root_path
+from .reading import fill, images_of
 
 SITE = "download CIFAR-10 from www.cs.toronto.edu/~kriz/cifar.html and set data.root=DIR"
 CLASSES = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from data.base import Dataset, Split, stream
-from data.split import check_fraction, held_out
+from .base import Dataset, Split, stream
+from .split import check_fraction, held_out
 
 
 class Digits(Dataset):

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.base import Dataset, Split, stream
-from data.files import ACCEPTED, PICTURES
-from data.labels import classes_of, label_folders, label_listed, read_label_file
-from data.listing import Listing, listing, root_path
-from data.reading import Images, fill, images_of
-from data.split import Parting, check_fraction, held_out, part_by_name
+from .base import Dataset, Split, stream
+from .files import ACCEPTED, PICTURES
+from .labels import classes_of, label_folders, label_listed, read_label_file
+from .listing import Listing, listing, root_path
+from .reading import Images, fill, images_of
+from .split import Parting, check_fraction, held_out, part_by_name
 
 _FOLDERS, _NUMBERED, _LISTED = "folders", "numbered_folders", "dataset.json"
 

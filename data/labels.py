@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.files import File
-from data.listing import LABEL_FILE
+from .files import File
+from .listing import LABEL_FILE
 
 # FFHQ and EDM deal images out to 00000, 01000, … so that no folder grows too large.
 _CHUNK = re.compile(r"\d{4,}")

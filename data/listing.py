@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.files import ACCEPTED, STACKS, TABLES, File, broken_zip
-from data.output import is_hidden, is_output
-from data.zips import check_zip, unzip
+from .files import ACCEPTED, STACKS, TABLES, File, broken_zip
+from .output import is_hidden, is_output
+from .zips import check_zip, unzip
 
 LABEL_FILE = "dataset.json"
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.base import Dataset, Split
-from data.listing import root_path
+from .base import Dataset, Split
+from .listing import root_path
 
 # Where torchvision keeps the files below its root; MNIST's relatives are named after themselves.
 _BELOW = (".", "raw", "MNIST/raw")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.files import File, image_kind
+from .files import File, image_kind
 
 # Naming the decoders keeps Pillow from handing a renamed file to another one, e.g. PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")

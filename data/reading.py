@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data.files import PICTURES, TABLES, File
-from data.picture import Picture, channels_of, pixels
-from data.stack import Stack
-from data.table import Table
+from .files import PICTURES, TABLES, File
+from .picture import Picture, channels_of, pixels
+from .stack import Stack
+from .table import Table
 
 
 class Images(Protocol):

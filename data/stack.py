@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.files import File
+from .files import File
 
 _EXPECTED = (
     "expected one uint8 image (H, W), (H, W, C) or (C, H, W), or a stack (N, H, W, C) or "

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.files import File
-from data.picture import decode
+from .files import File
+from .picture import decode
 
 _ROWS = 32  # decoded at a time
 

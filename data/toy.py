@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from data.base import Dataset, Split, stream
+from .base import Dataset, Split, stream
 
 Draw = Callable[[int, torch.Generator], Tensor]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data.files import STACKS, TABLES, File, broken_zip, image_kind
-from data.output import is_hidden, is_output
+from .files import STACKS, TABLES, File, broken_zip, image_kind
+from .output import is_hidden, is_output
 
 _FOLDER = "set data.root to the directory that holds the images, or to a zip of them"
 

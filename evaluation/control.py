@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 CONTROL_LIMIT = 4096  # coordinates; the eigenvectors of more take gigabytes
 

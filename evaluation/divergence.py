@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sde import Score
-from sde.base import check_count, widened
+from scoresde.sde import Score
+from scoresde.sde.base import check_count, widened
 
 from .graph import derivatives_allowed, ordinary
 from .seeding import Draws

@@ -7,9 +7,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from sde import Score
-from sde.cautions import check_graph
-from sde.precision import module_of
+from scoresde.sde import Score
+from scoresde.sde.cautions import check_graph
+from scoresde.sde.precision import module_of
 
 
 @contextmanager

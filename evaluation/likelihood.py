@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sde import SDE, Evaluations, Score, expand, integrate
-from sde.base import check_floating, check_steps, widened
-from sde.cautions import caution_training, caution_width
-from sde.integrate import Solution, check_resolution, error_norm
-from sde.precision import check_range, computing_dtype
-from sde.stopping import not_finite
-from sde.tableau import PAIRS, Tableau
+from scoresde.sde import SDE, Evaluations, Score, expand, integrate
+from scoresde.sde.base import check_floating, check_steps, widened
+from scoresde.sde.cautions import caution_training, caution_width
+from scoresde.sde.integrate import Solution, check_resolution, error_norm
+from scoresde.sde.precision import check_range, computing_dtype
+from scoresde.sde.stopping import not_finite
+from scoresde.sde.tableau import PAIRS, Tableau
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
 from .graph import check_differentiable, derivatives_allowed, ordinary

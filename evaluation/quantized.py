@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
-from sde.base import check_count
-from sde.cautions import silent
+from scoresde.sde import SDE, Score
+from scoresde.sde.base import check_count
+from scoresde.sde.cautions import silent
 
 from .dequantization import Cells, Dequantization, choose_dequantization
 from .divergence import choose_divergence

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sde import SDE, Evaluations, Score, expand
-from sde.base import check_count, widened
-from sde.cautions import caution_training, caution_width
-from sde.posterior import log_cell_probability, normal_kl, posterior
-from sde.precision import check_range
-from sde.score import like
+from scoresde.sde import SDE, Evaluations, Score, expand
+from scoresde.sde.base import check_count, widened
+from scoresde.sde.cautions import caution_training, caution_width
+from scoresde.sde.posterior import log_cell_probability, normal_kl, posterior
+from scoresde.sde.precision import check_range
+from scoresde.sde.score import like
 
 from .dequantization import Cells
 from .result import tell_failed

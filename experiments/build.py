@@ -9,20 +9,20 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from data import Dataset
-from data.base import stream
-from evaluation.dequantization import DEQUANTIZATIONS
-from evaluation.divergence import DIVERGENCES, Divergence
-from evaluation.likelihood import CLOCKS
-from evaluation.variational import VARIANCES
-from models import DequantizationFlow, ScoreModel
-from samplers import Sampler
-from sde import SDE
-from sde.base import check_count
-from sde.integrate import check_resolution
-from sde.tableau import PAIRS
-from training import EMA, NoiseLevelLoss, Warmup
-from training.loop import Loss
+from scoresde.data import Dataset
+from scoresde.data.base import stream
+from scoresde.evaluation.dequantization import DEQUANTIZATIONS
+from scoresde.evaluation.divergence import DIVERGENCES, Divergence
+from scoresde.evaluation.likelihood import CLOCKS
+from scoresde.evaluation.variational import VARIANCES
+from scoresde.models import DequantizationFlow, ScoreModel
+from scoresde.samplers import Sampler
+from scoresde.sde import SDE
+from scoresde.sde.base import check_count
+from scoresde.sde.integrate import check_resolution
+from scoresde.sde.tableau import PAIRS
+from scoresde.training import EMA, NoiseLevelLoss, Warmup
+from scoresde.training.loop import Loss
 
 from .cautions import caution_data
 from .dequantizer import load_dequantizer, new_dequantizer

@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from data import Dataset
-from sde import SDE
-from sde.cautions import caution_width
+from scoresde.data import Dataset
+from scoresde.sde import SDE
+from scoresde.sde.cautions import caution_width
 
 SAMPLES = 1000  # training samples that are looked at, if they are small
 NUMBERS = 4_000_000  # and how many numbers of larger ones

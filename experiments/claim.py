@@ -4,7 +4,7 @@ import itertools
 from contextlib import suppress
 from pathlib import Path
 
-from training import lock
+from scoresde.training import lock
 
 LOCK = ".lock"
 # Files on their way to their names, which a process that was killed leaves behind.

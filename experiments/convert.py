@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.command_line import fail
+from scoresde.experiments.command_line import fail
 
 if TYPE_CHECKING:  # torch and the toolkit take seconds, and --help needs none of them
-    from models import ScoreModel
+    from scoresde.models import ScoreModel
 
 FORMATS = ("score_sde", "diffusers", "native")
 
@@ -51,8 +51,8 @@ def _path(text: str) -> Path:
 
 
 def _read(path: Path, config: Path | None, ema: bool) -> "ScoreModel":
-    from experiments.model import load_trained
-    from interop import format_of, load
+    from scoresde.experiments.model import load_trained
+    from scoresde.interop import format_of, load
 
     if format_of(path) == "training":
         if config is not None:
@@ -62,7 +62,7 @@ def _read(path: Path, config: Path | None, ema: bool) -> "ScoreModel":
 
 
 def _write(model: "ScoreModel", path: Path, kind: str) -> Path:
-    from interop import save_diffusers, save_score_sde
+    from scoresde.interop import save_diffusers, save_score_sde
 
     if kind == "native":
         return model.save(path)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from data import Dataset
-from models import DequantizationFlow, ScoreModel
-from sde import SDE
-from training import DequantizationLoss, checkpoint
+from scoresde.data import Dataset
+from scoresde.models import DequantizationFlow, ScoreModel
+from scoresde.sde import SDE
+from scoresde.training import DequantizationLoss, checkpoint
 
 from .model import fill
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from models import NoiseLevelEstimator
-from sde import SDE
-from training import checkpoint
+from scoresde.models import NoiseLevelEstimator
+from scoresde.sde import SDE
+from scoresde.training import checkpoint
 
 from .model import fill
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.base import stream
-from evaluation import log_likelihood, plots
-from evaluation.cost import cost
-from evaluation.features import class_problem
-from evaluation.metrics import sample_quality
-from models import ScoreModel
-from samplers import ProbabilityFlowODE, Samples, draw
-from sde.cautions import silent
+from scoresde.data.base import stream
+from scoresde.evaluation import log_likelihood, plots
+from scoresde.evaluation.cost import cost
+from scoresde.evaluation.features import class_problem
+from scoresde.evaluation.metrics import sample_quality
+from scoresde.models import ScoreModel
+from scoresde.samplers import ProbabilityFlowODE, Samples, draw
+from scoresde.sde.cautions import silent
 
 from .build import Parts
 from .likelihood import Evaluator

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data import Dataset
+from scoresde.data import Dataset
 
 
 def data_identity(data: Dataset) -> dict[str, Any]:

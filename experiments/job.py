@@ -6,17 +6,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from evaluation.report import result_table
-from experiments.build import TASKS, build
-from experiments.evaluate import generate, sample, skipped
-from experiments.likelihood import compare_dequantizations
-from experiments.noise_level import measure
-from experiments.outcome import Job, conclude
-from experiments.pretrained import names
-from experiments.record import Record, save_config
-from experiments.resume import find_start
-from experiments.split import check_settings, score_split
-from experiments.train import make_loggers, save_curve, train
+from scoresde.evaluation.report import result_table
+
+from .build import TASKS, build
+from .evaluate import generate, sample, skipped
+from .likelihood import compare_dequantizations
+from .noise_level import measure
+from .outcome import Job, conclude
+from .pretrained import names
+from .record import Record, save_config
+from .resume import find_start
+from .split import check_settings, score_split
+from .train import make_loggers, save_curve, train
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")

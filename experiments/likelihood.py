@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation import (
+from scoresde.evaluation import (
     Cells,
     GaussianControl,
     Likelihood,
@@ -18,13 +18,13 @@ from evaluation import (
     quantized_likelihood,
     variational_bound,
 )
-from evaluation.control import CONTROL_LIMIT
-from evaluation.dequantization import Dequantization
-from evaluation.variational import VariationalBound, join_bounds
-from models import DequantizationFlow
-from sde import Score
-from sde.cautions import silent
-from training import DequantizationLoss
+from scoresde.evaluation.control import CONTROL_LIMIT
+from scoresde.evaluation.dequantization import Dequantization
+from scoresde.evaluation.variational import VariationalBound, join_bounds
+from scoresde.models import DequantizationFlow
+from scoresde.sde import Score
+from scoresde.sde.cautions import silent
+from scoresde.training import DequantizationLoss
 
 from .build import Parts, choose_divergence
 

@@ -8,16 +8,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from models import ScoreModel
-from models.file import whole
-from models.names import fitted
-from sde import SDE
-from training import checkpoint
+from scoresde.models import ScoreModel
+from scoresde.models.file import whole
+from scoresde.models.names import fitted
+from scoresde.sde import SDE, current_names
+from scoresde.training import checkpoint
 
 
 def make(leaf: DictConfig, **wires: Any) -> Any:
     """Instantiate a leaf of the configuration, with plain lists and dicts as arguments."""
-    return instantiate(leaf, _convert_="all", **wires)
+    plain = current_names(OmegaConf.to_container(leaf, resolve=True, throw_on_missing=True))
+    return instantiate(plain, _convert_="all", **wires)
 
 
 def score_model(

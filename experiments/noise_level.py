@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from data.base import stream
-from evaluation.plots import save_estimates
-from models import NoiseLevelEstimator
-from training import NoiseLevelLoss
+from scoresde.data.base import stream
+from scoresde.evaluation.plots import save_estimates
+from scoresde.models import NoiseLevelEstimator
+from scoresde.training import NoiseLevelLoss
 
 from .build import Parts
 from .record import Record

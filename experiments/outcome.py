@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from training import checkpoint
+from scoresde.training import checkpoint
 
 from . import sweep
 from .claim import Claim, claim_new

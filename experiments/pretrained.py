@@ -8,10 +8,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from interop import format_of, load
-from models import ScoreModel
-from sde import construct, describe
-from training import checkpoint
+from scoresde.interop import format_of, load
+from scoresde.models import ScoreModel
+from scoresde.sde import construct, describe
+from scoresde.training import checkpoint
 
 from .model import load_trained
 
@@ -55,7 +55,7 @@ def load_pretrained(cfg: DictConfig) -> ScoreModel | None:
         span = description.pop("data_range")
         cfg.model = description
         if cfg.task == "sample":
-            levels = {"_target_": "data.Blank", "shape": _shape(cfg, model), "levels": 256}
+            levels = {"_target_": "scoresde.data.Blank", "shape": _shape(cfg, model), "levels": 256}
             cfg.data = levels | {"range": span or list(model.sde.data_range)}
         elif "range" in cfg.data and span is not None:
             if cfg.data.range is not None and list(cfg.data.range) != span:

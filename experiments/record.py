@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from training.loggers import Guarded
+from scoresde.training.loggers import Guarded
 
 from .outcome import sentence
 

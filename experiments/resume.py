@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.names import fitted
-from training import checkpoint
+from scoresde.models.names import fitted
+from scoresde.training import checkpoint
 
 from . import pretrained
 from .build import Parts

@@ -9,15 +9,17 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import command_line
-from experiments.interruption import exit_code
+from scoresde.experiments import command_line
+from scoresde.experiments.interruption import exit_code
 
 
 def main() -> None:
     """Check the command line, then run; experiments/outcome.py lists the exit codes."""
     with exit_code():
         sys.argv[1:] = command_line.check(command_line.named(sys.argv[1:]))
-        from experiments.job import run  # torch and the toolkit, which take seconds to import
+        from scoresde.experiments.job import (
+            run,  # torch and the toolkit, which take seconds to import
+        )
 
         run()
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation import Likelihood, plots
-from evaluation.result import join
-from evaluation.typicality import auroc, typicality
-from models import ScoreModel
-from training import checkpoint
+from scoresde.evaluation import Likelihood, plots
+from scoresde.evaluation.result import join
+from scoresde.evaluation.typicality import auroc, typicality
+from scoresde.models import ScoreModel
+from scoresde.training import checkpoint
 
 from .build import Parts
 from .claim import Claim

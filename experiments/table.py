@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         except ValueError:
             print(f"error: {file} is not JSON; remove it or run again", file=sys.stderr)
             return 2
-    from evaluation.report import results_table  # torch comes with it, which takes seconds
+    from scoresde.evaluation.report import results_table  # torch comes with it, which takes seconds
 
     print(results_table(results), end="")
     return 0

@@ -12,9 +12,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.plots import save_loss_curve
-from training import Step, checkpoint, fit
-from training.loggers import CSVLogger, Guarded, Logger
+from scoresde.evaluation.plots import save_loss_curve
+from scoresde.training import Step, checkpoint, fit
+from scoresde.training.loggers import CSVLogger, Guarded, Logger
 
 from .build import Model, Parts
 from .identity import data_identity

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import RefineNet, ScoreModel, UNet
-from sde import SDE, VE, VP, SubVP, describe
+from scoresde.models import RefineNet, ScoreModel, UNet
+from scoresde.sde import SDE, VE, VP, SubVP, describe
 
 # Fields of the network that are called the same here.
 SAME = (
@@ -240,9 +240,13 @@ def _process_fields(model: ScoreModel) -> dict[str, Any]:
     base = described["base"] if steps is not None and "base" in described else described
     fields: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": steps or 1000}
     fields |= {"beta_min": 0.1, "beta_max": 20.0}
-    kinds = {"sde.VE": "vesde", "sde.VP": "vpsde", "sde.SubVP": "subvpsde"}
-    schedule = base.get("schedule") or {"_target_": "sde.LinearSchedule"}
-    if base["_target_"] not in kinds or schedule["_target_"] != "sde.LinearSchedule":
+    kinds = {
+        "scoresde.sde.VE": "vesde",
+        "scoresde.sde.VP": "vpsde",
+        "scoresde.sde.SubVP": "subvpsde",
+    }
+    schedule = base.get("schedule") or {"_target_": "scoresde.sde.LinearSchedule"}
+    if base["_target_"] not in kinds or schedule["_target_"] != "scoresde.sde.LinearSchedule":
         raise ValueError(f"score-SDE has VE, and VP and sub-VP with a linear β, not {described}")
     kind = kinds[base["_target_"]]
     constants = base if kind == "vesde" else schedule

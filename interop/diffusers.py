@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import ScoreModel, UNet
-from models.file import whole
-from models.layers import NIN
-from models.resample import InputSkip, OutputSkip
-from sde import SDE
+from scoresde.models import ScoreModel, UNet
+from scoresde.models.file import whole
+from scoresde.models.layers import NIN
+from scoresde.models.resample import InputSkip, OutputSkip
+from scoresde.sde import SDE
 
 from . import diffusers_network, diffusers_process
 from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_network, read_weights

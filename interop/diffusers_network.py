@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import ScoreModel, UNet
-from sde import describe
+from scoresde.models import ScoreModel, UNet
+from scoresde.sde import describe
 
 from .unet import parts
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models import ScoreModel
-from sde import SDE, VE, VP, CosineSchedule, ScaledLinearSchedule, describe
+from scoresde.models import ScoreModel
+from scoresde.sde import SDE, VE, VP, CosineSchedule, ScaledLinearSchedule, describe
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 VE_SCHEDULER = "ScoreSdeVeScheduler"
@@ -98,7 +98,7 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
     """
     described = describe(model.sde)
     fields: dict[str, Any] = {"_diffusers_version": "0.35.0"}
-    if described["_target_"] == "sde.VE":
+    if described["_target_"] == "scoresde.sde.VE":
         if model.parameterization != "score":
             raise ValueError(f"diffusers' networks of VE predict σ s, not {model.parameterization}")
         _check_range(model, (0.0, 1.0), (-1.0, 1.0))
@@ -109,7 +109,7 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
         return fields | ends | {"correct_steps": 1, "sampling_eps": 1e-5}, "ScoreSdeVePipeline"
     base = described.get("base", {})
     steps = model.sde.steps
-    if steps is None or base.get("_target_") != "sde.VP" or model.labels != "process":
+    if steps is None or base.get("_target_") != "scoresde.sde.VP" or model.labels != "process":
         raise ValueError(
             f"diffusers has chains of VP and the VE of continuous time, not {described}; "
             "sde=VP().discretize(1000) is DDPM's"
@@ -129,7 +129,10 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
     schedule = base["schedule"]
     if schedule == describe(CosineSchedule()):
         return fields | {"beta_schedule": "squaredcos_cap_v2"}, "DDPMPipeline"
-    names = {"sde.LinearSchedule": "linear", "sde.ScaledLinearSchedule": "scaled_linear"}
+    names = {
+        "scoresde.sde.LinearSchedule": "linear",
+        "scoresde.sde.ScaledLinearSchedule": "scaled_linear",
+    }
     if schedule["_target_"] not in names:
         raise ValueError(
             f"diffusers has linear, scaled linear and cosine schedules, not {schedule}"

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import ScoreModel, UNet
-from models.file import whole
-from models.layers import Attention, BigGANBlock
-from models.resample import InputSkip
-from sde import EDM, VE, VP
+from scoresde.models import ScoreModel, UNet
+from scoresde.models.file import whole
+from scoresde.models.layers import Attention, BigGANBlock
+from scoresde.models.resample import InputSkip
+from scoresde.sde import EDM, VE, VP
 
 from .edm_files import read_contents, settings_of
 from .fields import GIVE

@@ -18,10 +18,10 @@ from typing import Any, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
-from models import UNet
-from models.layers import NIN, BigGANBlock
-from models.names import WRAPPERS
-from models.resample import DownsampleConv2d, InputSkip, OutputSkip, UpsampleConv2d
+from scoresde.models import UNet
+from scoresde.models.layers import NIN, BigGANBlock
+from scoresde.models.names import WRAPPERS
+from scoresde.models.resample import DownsampleConv2d, InputSkip, OutputSkip, UpsampleConv2d
 
 from .msgpack import decode
 from .table import Row, transposed

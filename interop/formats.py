@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import ScoreModel
-from models.file import DOCUMENT, WEIGHTS
+from scoresde.models import ScoreModel
+from scoresde.models.file import DOCUMENT, WEIGHTS
 
 from . import flax
 from .diffusers import load_diffusers

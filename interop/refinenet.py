@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import RefineNet
-from models.refine import DilatedBlock, InstanceNormPlus, RefineBlock
+from scoresde.models import RefineNet
+from scoresde.models.refine import DilatedBlock, InstanceNormPlus, RefineBlock
 
 from .table import Row, layer
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import RefineNet, ScoreModel, UNet
-from models.file import whole
-from models.layers import NIN
-from models.resample import InputSkip, OutputSkip
+from scoresde.models import RefineNet, ScoreModel, UNet
+from scoresde.models.file import whole
+from scoresde.models.layers import NIN
+from scoresde.models.resample import InputSkip, OutputSkip
 
 from . import flax, refinenet
 from .configuration import configuration, meaning

@@ -7,7 +7,7 @@ names for the tensors of each kind of layer.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from models import UNet
+from scoresde.models import UNet
 
 
 class Part(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.names import bare, unwrapped
+from scoresde.models.names import bare, unwrapped
 
 RAW = "ema=False in Python, checkpoint_ema=false for run.py, --raw for convert.py"
 # Under what names files keep the weights that are trained.

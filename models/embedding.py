@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sde.base import is_integer
+from scoresde.sde.base import is_integer
 
 from .layers import dense
 

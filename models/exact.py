@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from sde import SDE, expand
-from sde.base import check_floating, widened
+from scoresde.sde import SDE, expand
+from scoresde.sde.base import check_floating, widened
 
 
 class GaussianMixtureScore:

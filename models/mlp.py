@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sde import Described
+from scoresde.sde import Described
 
 from .embedding import FourierEmbedding, SinusoidalEmbedding
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .layers import conv, dense
 

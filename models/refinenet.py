@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sde import Described
+from scoresde.sde import Described
 
 from .checks import check_input, check_sizes
 from .refine import DilatedBlock, RefineBlock, RefineOptions, conv3x3, in_turn

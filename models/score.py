@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sde import SDE, Described, construct, describe, expand
-from sde.base import widened
-from sde.score import like
+from scoresde.sde import SDE, Described, construct, describe, expand
+from scoresde.sde.base import widened
+from scoresde.sde.description import NAME, current_name
+from scoresde.sde.score import like
 
 from . import file
 from .checks import check_choice
@@ -301,7 +302,7 @@ class ScoreModel(nn.Module):
         with file.whole(Path(folder)):
             if net is None:
                 # Ours need no memory before they get their weights; of others nobody knows.
-                ours = str(described.get("_target_")).startswith("models.")
+                ours = current_name(str(described.get("_target_"))).startswith(f"{NAME}.")
                 with torch.device("meta") if ours else nullcontext():
                     net = construct(described)
             model = cls(net, construct(process) if sde is None else sde, **meaning)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sde import Described
+from scoresde.sde import Described
 
 from .checks import attended, check_choice, check_input, check_sizes
 from .embedding import NoiseEmbedding

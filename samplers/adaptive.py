@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
-from sde.base import ReverseSDE, check_steps, expand
-from sde.integrate import check_resolution
-from sde.stopping import not_finite
+from scoresde.sde import SDE, Score
+from scoresde.sde.base import ReverseSDE, check_steps, expand
+from scoresde.sde.integrate import check_resolution
+from scoresde.sde.stopping import not_finite
 
 from .base import Sampler
 from .grid import BELOW_TOP, last_time

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde import SDE, Evaluations, Score
-from sde.base import check_floating, check_steps, widened
-from sde.cautions import caution_training, check_graph, silent
-from sde.precision import check_range, computing_dtype
-from sde.prior import Randomness
-from sde.stopping import first_not_finite
+from scoresde.sde import SDE, Evaluations, Score
+from scoresde.sde.base import check_floating, check_steps, widened
+from scoresde.sde.cautions import caution_training, check_graph, silent
+from scoresde.sde.precision import check_range, computing_dtype
+from scoresde.sde.prior import Randomness
+from scoresde.sde.stopping import first_not_finite
 
 from .carrying import asked_in, obeyed_in, told_in
 from .run import Callback, Constraint, Run

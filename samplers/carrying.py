@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde import Score
-from sde.score import like
+from scoresde.sde import Score
+from scoresde.sde.score import like
 
 
 def asked_in(score: Score, dtype: torch.dtype) -> Score:

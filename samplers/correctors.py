@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde import SDE, Score, expand
-from sde.base import check_steps, widened
+from scoresde.sde import SDE, Score, expand
+from scoresde.sde.base import check_steps, widened
 
 from .solver import Noise
 

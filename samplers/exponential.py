@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sde import SDE
-from sde.base import check_count, check_switch, is_integer
+from scoresde.sde import SDE
+from scoresde.sde.base import check_count, check_switch, is_integer
 
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights

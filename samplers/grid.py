@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sde import SDE
-from sde.base import check_steps, check_switch, powers
+from scoresde.sde import SDE
+from scoresde.sde.base import check_steps, check_switch, powers
 
 BELOW_TOP = (
     "a grid that begins where the data can be seen, such as KarrasGrid(sigma_max=1000) "

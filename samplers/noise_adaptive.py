@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sde import SDE, Score, expand
-from sde.base import check_steps, check_switch
+from scoresde.sde import SDE, Score, expand
+from scoresde.sde.base import check_steps, check_switch
 
 from .base import Sampler
 from .grid import Grid, UniformGrid

@@ -9,10 +9,10 @@ from scipy.integrate import solve_ivp
 from scipy.sparse import identity, kron
 from torch import Tensor
 
-from sde import SDE, Score, integrate
-from sde.integrate import check_resolution, error_norm
-from sde.stopping import not_finite, refuse_not_finite
-from sde.tableau import PAIRS
+from scoresde.sde import SDE, Score, integrate
+from scoresde.sde.integrate import check_resolution, error_norm
+from scoresde.sde.stopping import not_finite, refuse_not_finite
+from scoresde.sde.tableau import PAIRS
 
 from .base import Sampler
 from .grid import last_time

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .folding import fold
 from .grid import Grid, last_time

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
-from sde.base import check_steps, expand
+from scoresde.sde import SDE, Score
+from scoresde.sde.base import check_steps, expand
 
 from .base import Sampler
 from .grid import Grid, UniformGrid

@@ -6,8 +6,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
-from sde.base import check_steps, check_switch
+from scoresde.sde import SDE, Score
+from scoresde.sde.base import check_steps, check_switch
 
 from .base import Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level

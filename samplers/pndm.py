@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .prediction import NoisePrediction
 from .runge_kutta import TABLEAUS

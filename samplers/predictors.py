@@ -9,10 +9,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from sde import SDE, Score, expand
-from sde.base import widened
-from sde.prior import standard_normal
-from sde.score import like
+from scoresde.sde import SDE, Score, expand
+from scoresde.sde.base import widened
+from scoresde.sde.prior import standard_normal
+from scoresde.sde.score import like
 
 from .solver import Noise, NotCalibrated, Solver, Stage, Step, tabulate
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
-from sde.base import check_steps
+from scoresde.sde import SDE, Score
+from scoresde.sde.base import check_steps
 
 from .solver import Solver, Stage, Step, draws_noise, tabulate
 

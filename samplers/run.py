@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sde.prior import Randomness, standard_normal
-from sde.score import like
+from scoresde.sde.prior import Randomness, standard_normal
+from scoresde.sde.score import like
 
 from .solver import Noise
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .segment import Nodes
 from .solver import Solver, Stage, Step, tabulate, up_to_data

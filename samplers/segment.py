@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .prediction import Prediction
 

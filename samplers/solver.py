@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
+from scoresde.sde import SDE, Score
 
 Noise = Callable[[Tensor], Tensor]
 """noise(x): a standard normal draw of x's shape."""

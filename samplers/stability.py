@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .correctors import Corrector, Level
 from .grid import BELOW_TOP

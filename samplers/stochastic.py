@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .solver import Solver, Stage, Step, tabulate, up_to_data
 

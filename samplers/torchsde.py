@@ -11,11 +11,11 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from sde import SDE, ReverseSDE, Score, expand
-from sde.base import check_steps
-from sde.integrate import check_resolution
-from sde.prior import Randomness
-from sde.stopping import refuse_not_finite
+from scoresde.sde import SDE, ReverseSDE, Score, expand
+from scoresde.sde.base import check_steps
+from scoresde.sde.integrate import check_resolution
+from scoresde.sde.prior import Randomness
+from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
 from .brownian import BrownianPaths

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde.base import expand
+from scoresde.sde.base import expand
 
 
 @dataclass

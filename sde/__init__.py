@@ -1,7 +1,7 @@
 """Forward processes, their reverse, their chains, and the integration of their ODEs."""
 
 from .base import SDE, ReverseSDE, expand
-from .description import Described, construct, describe
+from .description import Described, construct, current_names, describe
 from .discrete import Discretized
 from .edm import EDM
 from .integrate import integrate
@@ -30,6 +30,7 @@ __all__ = [
     "Score",
     "SubVP",
     "construct",
+    "current_names",
     "describe",
     "expand",
     "integrate",

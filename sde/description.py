@@ -2,18 +2,24 @@
 
 A description is a dict of the class's public name and of every argument, as JSON has them:
 
-    {"_target_": "sde.VP", "beta_min": 0.1, "beta_max": 20.0, "schedule": None}
+    {"_target_": "scoresde.sde.VP", "beta_min": 0.1, "beta_max": 20.0, "schedule": None}
 
-which is also what a leaf of the configuration looks like.
+which is also what a leaf of the configuration looks like. Files from before the packages had one
+name say `sde.VP`, and mean the same.
 """
 
 import copy
 import inspect
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Self
 
 Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+NAME = __name__.partition(".")[0]  # the one that all packages of the toolkit share
+# Packages that once had names of their own.
+FORMER = ("sde", "samplers", "models", "training", "evaluation", "interop", "data", "experiments")
 
 
 class Described:
@@ -47,7 +53,8 @@ def describe(thing: Described) -> dict[str, Any]:
     cls = type(thing)
     if not isinstance(thing, Described):
         raise TypeError(
-            f"{cls.__name__} does not say how it was made; derive it from sde.Described, "
+            f"{cls.__name__} does not say how it was made; derive it from "
+            "scoresde.sde.Described, "
             "or pass the object itself when loading"
         )
     if "<locals>" in cls.__qualname__:
@@ -82,6 +89,31 @@ def construct(description: Mapping[str, Any], **wires: Any) -> Any:
     return cls(**arguments)
 
 
+def current_name(target: str) -> str:
+    """The name of a class or function now, where it is an older name of one of this toolkit's.
+
+    Before, `scoresde.sde.VP` was `sde.VP`. A name that a package of a user's own has, or that the
+    toolkit has not, is left as it is.
+    """
+    module, _, name = target.rpartition(".")
+    if module.partition(".")[0] not in FORMER or hasattr(sys.modules.get(module), name):
+        return target
+    try:
+        ours = import_module(f"{NAME}.{module}")
+    except ImportError:
+        return target
+    return f"{NAME}.{target}" if hasattr(ours, name) else target
+
+
+def current_names(settings: Any) -> Any:
+    """A copy of nested lists and dicts in which every `_target_` has its name of now."""
+    if isinstance(settings, Mapping):
+        whole = {key: current_names(value) for key, value in settings.items()}
+        target = whole.get("_target_")
+        return whole | {"_target_": current_name(target)} if isinstance(target, str) else whole
+    return [current_names(one) for one in settings] if isinstance(settings, list) else settings
+
+
 def _copied(value: Any) -> Any:
     return copy.deepcopy(value) if isinstance(value, list | dict | tuple) else value
 
@@ -89,9 +121,11 @@ def _copied(value: Any) -> Any:
 def _flat(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
     kinds = bound.signature.parameters
     wide = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    if any(kinds[name].kind in wide for name in bound.arguments):
+    unnamed = [name for name in bound.arguments if kinds[name].kind in wide]
+    if any(bound.arguments[name] for name in unnamed):
         raise TypeError("a described class must name each of its arguments")
-    return list(bound.arguments.items())
+    # A class without a constructor of its own has them, and was given none.
+    return [(name, value) for name, value in bound.arguments.items() if name not in unnamed]
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -116,13 +150,14 @@ def _made(value: Any) -> Any:
 
 def _public_name(cls: type) -> str:
     """`package.Class` where the package offers the class, else its module's name and its own."""
-    package = cls.__module__.partition(".")[0]
+    parts = cls.__module__.split(".")
+    package = ".".join(parts[:2] if parts[0] == NAME else parts[:1])
     offered = getattr(sys.modules.get(package), cls.__name__, None) is cls
     return f"{package if offered else cls.__module__}.{cls.__qualname__}"
 
 
 def _find(target: Any) -> type:
-    module, _, name = str(target).rpartition(".")
+    module, _, name = current_name(str(target)).rpartition(".")
     cls = getattr(sys.modules.get(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, Described)) or cls is Described:
         raise ValueError(

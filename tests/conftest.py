@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sde import EDM, SDE, VE, VP, CosineSchedule, SubVP
+from scoresde.sde import EDM, SDE, VE, VP, CosineSchedule, SubVP
 
 torch.set_num_threads(1)
 
@@ -45,7 +45,7 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs that draw no pictures of points, which take most of the time of small ones."""
-    from experiments import evaluate, job
+    from scoresde.experiments import evaluate, job
 
     monkeypatch.setattr(evaluate, "_save_points", lambda *_: None)
     monkeypatch.setattr(job, "save_curve", lambda folder: None)

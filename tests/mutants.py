@@ -257,7 +257,7 @@ class _Mutated(MetaPathFinder, SourceFileLoader):
     """Finds one module in a source held in memory."""
 
     def __init__(self, file: str, source: str) -> None:
-        self.module = file.removesuffix(".py").replace("/", ".")
+        self.module = "scoresde." + file.removesuffix(".py").replace("/", ".")
         SourceFileLoader.__init__(self, self.module, str(ROOT / file))
         self.source = source
 

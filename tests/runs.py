@@ -12,10 +12,10 @@ from hydra.types import RunMode
 from omegaconf import open_dict, read_write
 from PIL import Image
 
-from experiments import job, run
-from experiments.command_line import named
-from experiments.interruption import exit_code
-from experiments.outcome import conclude
+from scoresde.experiments import job, run
+from scoresde.experiments.command_line import named
+from scoresde.experiments.interruption import exit_code
+from scoresde.experiments.outcome import conclude
 
 from .test_run import POINTS
 

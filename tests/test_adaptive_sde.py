@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from models import GaussianScore
-from samplers import AdaptiveSDE
-from samplers.base import Run
-from samplers.wiener import WienerPaths
-from sde import EDM, VE, VP, SubVP
+from scoresde.models import GaussianScore
+from scoresde.samplers import AdaptiveSDE
+from scoresde.samplers.base import Run
+from scoresde.samplers.wiener import WienerPaths
+from scoresde.sde import EDM, VE, VP, SubVP
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, STD = 0.3, 0.6

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from evaluation import Cells, Variational, quantized_likelihood
-from models import DequantizationFlow, GaussianScore, ScoreModel, UNet
-from sde import VE, VP, SubVP
-from sde.posterior import posterior
-from training import (
+from scoresde.evaluation import Cells, Variational, quantized_likelihood
+from scoresde.models import DequantizationFlow, GaussianScore, ScoreModel, UNet
+from scoresde.sde import VE, VP, SubVP
+from scoresde.sde.posterior import posterior
+from scoresde.training import (
     EMA,
     DenoisingScoreMatching,
     DequantizationLoss,

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from data import Mixture
-from evaluation import Cells, elbo, log_likelihood, quantized_likelihood, variational_bound
-from experiments.cautions import caution_data
-from models import GaussianScore, ScoreModel
-from samplers import DDIM, PredictorCorrector, ProbabilityFlowODE, draw
-from sde import EDM, VE, VP, CosineSchedule, SubVP
-from sde.cautions import COST, caution_training, caution_width, prior_cost, silent
+from scoresde.data import Mixture
+from scoresde.evaluation import Cells, elbo, log_likelihood, quantized_likelihood, variational_bound
+from scoresde.experiments.cautions import caution_data
+from scoresde.models import GaussianScore, ScoreModel
+from scoresde.samplers import DDIM, PredictorCorrector, ProbabilityFlowODE, draw
+from scoresde.sde import EDM, VE, VP, CosineSchedule, SubVP
+from scoresde.sde.cautions import COST, caution_training, caution_width, prior_cost, silent
 
 DEFAULTS = {
     "vp": VP(),

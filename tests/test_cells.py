@@ -9,8 +9,8 @@ import math
 import pytest
 import torch
 
-from models import GaussianScore
-from samplers import (
+from scoresde.models import GaussianScore
+from scoresde.samplers import (
     DDIM,
     SRA1,
     AdaptiveSDE,
@@ -36,8 +36,8 @@ from samplers import (
     StochasticHeun,
     TorchSDE,
 )
-from samplers.presets import PRESETS
-from sde import EDM, VE, VP, CosineSchedule, SubVP
+from scoresde.samplers.presets import PRESETS
+from scoresde.sde import EDM, VE, VP, CosineSchedule, SubVP
 
 MEAN, STD = 0.3, 0.6
 SHAPES = [(4000, 2), (200, 1, 8, 8)]

@@ -11,9 +11,9 @@ from datetime import datetime
 
 import pytest
 
-from experiments import run
-from experiments.claim import LOCK, Claim, check_free, claim_new
-from training import checkpoint, lock
+from scoresde.experiments import run
+from scoresde.experiments.claim import LOCK, Claim, check_free, claim_new
+from scoresde.training import checkpoint, lock
 
 from .runs import RUN, ends, files
 from .test_training import Training

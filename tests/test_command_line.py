@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from experiments import command_line, quoting, wording
-from experiments.choices import CONF, groups
-from experiments.kinds import check_kind
+from scoresde.experiments import command_line, quoting, wording
+from scoresde.experiments.choices import CONF, groups
+from scoresde.experiments.kinds import check_kind
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = [
@@ -277,7 +277,7 @@ def test_wrong_commands_and_help_import_nothing_heavy():
     """torch alone takes seconds; held by what is imported, in one process."""
     code = """
 import contextlib, io, runpy, sys
-from experiments import convert, run, table
+from scoresde.experiments import convert, run, table
 commands = [["--help"], ["-h", "sde=ve"], ["--hydra-help"], ["--cfg", "job"], ["sde=vpp"], ["x"],
             ["train.step=1"], ["data.flip=yes"], ["device=a=b"]]
 for command in commands:
@@ -289,12 +289,13 @@ for command in commands:
             code = stop.code
     print(code, end=" ")
 table.main([])
-for name in ("experiments.convert", "benchmarks.solvers", "benchmarks.overhead"):
+for name in ("scoresde.experiments.convert", "benchmarks.solvers", "benchmarks.overhead"):
     sys.argv = [name, "--help"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         runpy.run_module(name, run_name="__main__")
-heavy = ("torch numpy scipy sklearn matplotlib joblib wandb tensorboard diffusers sde models "
-         "samplers training evaluation interop data experiments.build experiments.job").split()
+heavy = "torch numpy scipy sklearn matplotlib joblib wandb tensorboard diffusers".split()
+ours = "sde models samplers training evaluation interop data experiments.build experiments.job"
+heavy += ["scoresde." + name for name in ours.split()]
 print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run(

@@ -9,8 +9,8 @@ import torch
 import yaml
 from scipy.stats import kstest
 
-import data
-from data import CIFAR10, MNIST, Dataset, Digits, Folder, Split
+from scoresde import data
+from scoresde.data import CIFAR10, MNIST, Dataset, Digits, Folder, Split
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -214,7 +214,7 @@ def test_broken_samples_are_named():
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "folder"])
 def test_configuration_lists_the_constructors_defaults(name):
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    build = getattr(data, settings.pop("_target_").removeprefix("data."))
+    build = getattr(data, settings.pop("_target_").removeprefix("scoresde.data."))
     expected = {key: p.default for key, p in inspect.signature(build).parameters.items()}
     assert expected["range"] == (-1.0, 1.0) and settings["range"] is None
     if "root" in expected:

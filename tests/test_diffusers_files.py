@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from interop.diffusers import load_diffusers, save_diffusers
-from interop.diffusers_process import process
-from models import MLP, ScoreModel, UNet
-from sde import EDM, VE, VP, CosineSchedule, SubVP
+from scoresde.interop.diffusers import load_diffusers, save_diffusers
+from scoresde.interop.diffusers_process import process
+from scoresde.models import MLP, ScoreModel, UNet
+from scoresde.sde import EDM, VE, VP, CosineSchedule, SubVP
 
 diffusers = pytest.importorskip("diffusers", reason="the oracle, of the extra `compare`")
 

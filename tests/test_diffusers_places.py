@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments import convert
-from interop import format_of, load, load_diffusers, save_diffusers
-from models import ScoreModel, UNet
-from sde import VP, CosineSchedule, ScaledLinearSchedule, describe
+from scoresde.experiments import convert
+from scoresde.interop import format_of, load, load_diffusers, save_diffusers
+from scoresde.models import ScoreModel, UNet
+from scoresde.sde import VP, CosineSchedule, ScaledLinearSchedule, describe
 
 SHAPE = (1, 8, 8)
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1, "attn_up": "each"}
@@ -223,7 +223,7 @@ def test_the_scaled_linear_schedule_is_one_formula():
         schedule.betas(4000).sum(), schedule.integral(t.detach())[-1], rtol=1e-3, atol=0
     )
     described = describe(VP(schedule=schedule))["schedule"]
-    assert described["_target_"] == "sde.ScaledLinearSchedule"
+    assert described["_target_"] == "scoresde.sde.ScaledLinearSchedule"
     for wrong in ((0.0, 1.0), (2.0, 1.0), (1.0, float("inf"))):
         with pytest.raises(ValueError, match="beta_max"):
             ScaledLinearSchedule(*wrong)

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from evaluation import Exact, GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
-from evaluation.divergence import score_and_divergence
-from evaluation.seeding import Draws
-from models import MLP, GaussianScore, ScoreModel, UNet
-from sde import VP
+from scoresde.evaluation import Exact, GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
+from scoresde.evaluation.divergence import score_and_divergence
+from scoresde.evaluation.seeding import Draws
+from scoresde.models import MLP, GaussianScore, ScoreModel, UNet
+from scoresde.sde import VP
 
 from .conftest import PROCESSES
 

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
-from models import GaussianScore, ScoreModel
-from sde import EDM, VE, VP, expand
-from training import DenoisingScoreMatching, LogNormalTimes
+from scoresde.models import GaussianScore, ScoreModel
+from scoresde.sde import EDM, VE, VP, expand
+from scoresde.training import DenoisingScoreMatching, LogNormalTimes
 
 from .conftest import CHAINS, PROCESSES
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interop.edm import load_edm, rows
-from interop.table import write
-from models import ScoreModel
-from sde import EDM, VE, VP
+from scoresde.interop.edm import load_edm, rows
+from scoresde.interop.table import write
+from scoresde.models import ScoreModel
+from scoresde.sde import EDM, VE, VP
 
 NF, SIZE, BLOCKS, ATTEND = 16, 16, 1, 8
 MULT = (1, 2, 3)

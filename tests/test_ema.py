@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import MLP, ScoreModel
-from samplers import DDIM, PredictorCorrector
-from sde import VP
-from training import EMA
+from scoresde.models import MLP, ScoreModel
+from scoresde.samplers import DDIM, PredictorCorrector
+from scoresde.sde import VP
+from scoresde.training import EMA
 
 HALVES = [torch.bfloat16, torch.float16]
 

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from evaluation import log_likelihood
-from models import GaussianScore
-from samplers import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
-from sde import VE, VP, CosineSchedule, LinearSchedule, Schedule, SubVP
+from scoresde.evaluation import log_likelihood
+from scoresde.models import GaussianScore
+from scoresde.samplers import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from scoresde.sde import VE, VP, CosineSchedule, LinearSchedule, Schedule, SubVP
 
 DOUBLE = {"dtype": torch.float64}
 

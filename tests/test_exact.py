@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models import GaussianMixtureScore, GaussianScore
+from scoresde.models import GaussianMixtureScore, GaussianScore
 
 DOUBLE = {"dtype": torch.float64}
 WEIGHTS = torch.tensor([0.3, 0.5, 0.2], **DOUBLE)
@@ -118,7 +118,7 @@ def test_flow_maps_the_marginals_onto_each_other(sde):
 
 
 def _any_process():
-    from sde import VP
+    from scoresde.sde import VP
 
     return VP()
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from data import Folder
-from evaluation.features import class_problem, stratified_halves
-from experiments import evaluate, job
-from experiments.outcome import sentence
-from experiments.record import Record, complete, finished
-from training import checkpoint
-from training.loggers import CSVLogger, Guarded
+from scoresde.data import Folder
+from scoresde.evaluation.features import class_problem, stratified_halves
+from scoresde.experiments import evaluate, job
+from scoresde.experiments.outcome import sentence
+from scoresde.experiments.record import Record, complete, finished
+from scoresde.training import checkpoint
+from scoresde.training.loggers import CSVLogger, Guarded
 
 from .runs import RUN, ends, images, raises, start
 from .test_run import weights

@@ -18,11 +18,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from interop.flax import flatten, is_flax, read_flax, rows
-from interop.msgpack import DTYPES, MAX_DEPTH, Ext, decode
-from interop.table import read, write
-from models import UNet
-from sde import expand
+from scoresde.interop.flax import flatten, is_flax, read_flax, rows
+from scoresde.interop.msgpack import DTYPES, MAX_DEPTH, Ext, decode
+from scoresde.interop.table import read, write
+from scoresde.models import UNet
+from scoresde.sde import expand
 
 from .test_unet import CONF, GOLDEN, GOLDEN_NAMES, golden_net, needs_golden, tiny
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import CIFAR10, MNIST, Digits, Folder
-from data.split import part_by_name
+from scoresde.data import CIFAR10, MNIST, Digits, Folder
+from scoresde.data.split import part_by_name
 
 from .test_data import Grey, noise
 from .test_readers import npy, png, together, write_files, write_zip
@@ -278,7 +278,7 @@ def test_names_that_are_no_text_can_be_reported(tmp_path):
 def test_digest_tells_samples_shapes_labels_and_parts_apart(tmp_path, monkeypatch):
     digest = Grey(levels=256).digest
     assert len(digest) == 64 and Grey(levels=256).digest == digest
-    monkeypatch.setattr("data.base._CHUNK", 7)
+    monkeypatch.setattr("scoresde.data.base._CHUNK", 7)
     assert Grey(levels=256).digest == digest
     others = [Grey(levels=256) for _ in range(6)]
     others[0].train[17, 1, 2, 3] += 1

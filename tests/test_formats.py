@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import MNIST, Folder
+from scoresde.data import MNIST, Folder
 
 from .test_data import noise
 from .test_readers import (
@@ -117,7 +117,7 @@ def test_a_photograph_with_broken_exif_data_is_no_corrupt_photograph(tmp_path, m
     def fail(image):
         raise struct.error("required argument is not an integer")
 
-    monkeypatch.setattr("data.picture.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr("scoresde.data.picture.ImageOps.exif_transpose", fail)
     write_files(tmp_path, {f"{i}.png": png(noise(i, 8, 6)) for i in range(2)})
     folder = Folder(tmp_path)
     assert together(folder) == sorted(noise(i, 8, 6).ravel().tolist() for i in range(2))
@@ -223,7 +223,9 @@ def test_images_of_a_stack_are_read_one_by_one(tmp_path, monkeypatch):
         tmp_path, {"a.npz": npz(noise(0, 50, 16, 16, 3)), "b.npy": npy(noise(1, 9, 16, 16, 3))}
     )
     sizes = []
-    monkeypatch.setattr("data.stack._exactly", lambda stream, n: sizes.append(n) or stream.read(n))
+    monkeypatch.setattr(
+        "scoresde.data.stack._exactly", lambda stream, n: sizes.append(n) or stream.read(n)
+    )
     assert len(Folder(tmp_path).train) == 53
     assert sizes == [16 * 16 * 3] * 59
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.exact import GaussianScore
-from samplers import (
+from scoresde.models.exact import GaussianScore
+from scoresde.samplers import (
     Ancestral,
     AnnealedLangevinStep,
     Langevin,
@@ -15,7 +15,7 @@ from samplers import (
     ProbabilityFlowODE,
     ReverseDiffusion,
 )
-from sde import VE, VP, SubVP
+from scoresde.sde import VE, VP, SubVP
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "golden" / "sampler_traces.npz"
 pytestmark = pytest.mark.skipif(not TRACES.exists(), reason="golden sampler traces are absent")

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from evaluation import (
+from scoresde.evaluation import (
     Cells,
     GaussianControl,
     HutchPlusPlus,
@@ -13,9 +13,9 @@ from evaluation import (
     log_likelihood,
     quantized_likelihood,
 )
-from evaluation.divergence import score_and_divergence
-from models import MLP, GaussianMixtureScore, GaussianScore, ScoreModel
-from samplers import (
+from scoresde.evaluation.divergence import score_and_divergence
+from scoresde.models import MLP, GaussianMixtureScore, GaussianScore, ScoreModel
+from scoresde.samplers import (
     DDIM,
     SRA1,
     AdaptiveSDE,
@@ -30,7 +30,7 @@ from samplers import (
     ReverseDiffusion,
     TorchSDE,
 )
-from sde import VE, VP
+from scoresde.sde import VE, VP
 
 DOUBLE = {"dtype": torch.float64}
 SAMPLERS = {

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from samplers import KarrasGrid, QuadraticGrid
-from sde import EDM, VE, VP
+from scoresde.samplers import KarrasGrid, QuadraticGrid
+from scoresde.sde import EDM, VE, VP
 
 DOUBLE = {"dtype": torch.float64}
 

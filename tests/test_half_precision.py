@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation import Cells, elbo, log_likelihood, quantized_likelihood, variational_bound
-from evaluation.divergence import choose_divergence, score_and_divergence
-from evaluation.seeding import Draws
-from models import MLP, GaussianScore, ScoreModel, UNet
-from samplers import (
+from scoresde.evaluation import Cells, elbo, log_likelihood, quantized_likelihood, variational_bound
+from scoresde.evaluation.divergence import choose_divergence, score_and_divergence
+from scoresde.evaluation.seeding import Draws
+from scoresde.models import MLP, GaussianScore, ScoreModel, UNet
+from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
     Ancestral,
@@ -28,10 +28,10 @@ from samplers import (
     RungeKutta,
     TorchSDE,
 )
-from samplers.presets import unipc
-from sde import EDM, VE, VP
-from sde.precision import computing_dtype
-from training import DenoisingScoreMatching
+from scoresde.samplers.presets import unipc
+from scoresde.sde import EDM, VE, VP
+from scoresde.sde.precision import computing_dtype
+from scoresde.training import DenoisingScoreMatching
 
 from .conftest import CHAINS, PROCESSES
 

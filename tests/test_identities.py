@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.laws import PROCESSES, gaussian, problem, run
-from samplers import (
+from scoresde.samplers import (
     DDIM,
     SRA1,
     Ancestral,
@@ -23,10 +23,10 @@ from samplers import (
     UniformGrid,
     interpolate,
 )
-from samplers.folding import merge
-from samplers.presets import PRESETS
-from samplers.solver import depth
-from sde import VP
+from scoresde.samplers.folding import merge
+from scoresde.samplers.presets import PRESETS
+from scoresde.samplers.solver import depth
+from scoresde.sde import VP
 from tests.conftest import CHAINS
 
 SDES = PROCESSES | CHAINS

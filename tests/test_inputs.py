@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import Cells, Hutchinson, elbo, log_likelihood, quantized_likelihood
-from models import GaussianScore
-from samplers import (
+from scoresde.evaluation import Cells, Hutchinson, elbo, log_likelihood, quantized_likelihood
+from scoresde.models import GaussianScore
+from scoresde.samplers import (
     DDIM,
     AnnealedLangevin,
     ExponentialMultistep,
@@ -19,8 +19,8 @@ from samplers import (
     TorchSDE,
     draw,
 )
-from samplers.presets import deis
-from sde import VE, VP
+from scoresde.samplers.presets import deis
+from scoresde.sde import VE, VP
 
 SDE = VP()
 EXACT = GaussianScore(SDE, torch.zeros(2).double(), torch.full((2,), 0.25).double())

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from models import GaussianScore
-from sde import VE, VP, integrate
-from sde.tableau import PAIRS
+from scoresde.models import GaussianScore
+from scoresde.sde import VE, VP, integrate
+from scoresde.sde.tableau import PAIRS
 
 DOUBLE = {"dtype": torch.float64}
 

@@ -6,10 +6,10 @@ The maximum mean discrepancy of 5000 samples must lie within twice that of two e
 import pytest
 import torch
 
-from data import Mixture
-from evaluation.metrics import maximum_mean_discrepancy, mmd_noise_floor
-from models import GaussianMixtureScore
-from samplers import (
+from scoresde.data import Mixture
+from scoresde.evaluation.metrics import maximum_mean_discrepancy, mmd_noise_floor
+from scoresde.models import GaussianMixtureScore
+from scoresde.samplers import (
     AnnealedLangevin,
     Langevin,
     LogSNRGrid,
@@ -17,7 +17,7 @@ from samplers import (
     ProbabilityFlowODE,
     ReverseDiffusion,
 )
-from sde import VE, VP, SubVP
+from scoresde.sde import VE, VP, SubVP
 
 N = 5000
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from data import EightGaussians, Mixture
-from evaluation import log_likelihood
-from models import MLP, GaussianMixtureScore, GaussianScore, ScoreModel, UNet
-from samplers import ProbabilityFlowODE
-from sde import VE, VP, SubVP, expand
+from scoresde.data import EightGaussians, Mixture
+from scoresde.evaluation import log_likelihood
+from scoresde.models import MLP, GaussianMixtureScore, GaussianScore, ScoreModel, UNet
+from scoresde.samplers import ProbabilityFlowODE
+from scoresde.sde import VE, VP, SubVP, expand
 
 from .conftest import PROCESSES
 

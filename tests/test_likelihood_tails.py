@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from evaluation import log_likelihood
-from models import GaussianMixtureScore
-from sde import VE, integrate
+from scoresde.evaluation import log_likelihood
+from scoresde.models import GaussianMixtureScore
+from scoresde.sde import VE, integrate
 
 from .conftest import PROCESSES
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from evaluation.features import DigitClassifier, stratified_halves
-from evaluation.metrics import (
+from scoresde.evaluation.features import DigitClassifier, stratified_halves
+from scoresde.evaluation.metrics import (
     SampleQuality,
     class_coverage,
     confident_share,

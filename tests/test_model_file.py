@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import sde as processes
-from models import MLP, RefineNet, ScoreModel, UNet
-from sde import EDM, VE, VP, CosineSchedule, Described, SubVP, construct, describe
+from scoresde import sde as processes
+from scoresde.models import MLP, RefineNet, ScoreModel, UNet
+from scoresde.sde import EDM, VE, VP, CosineSchedule, Described, SubVP, construct, describe
 
 PROCESSES = [
     VP(),
@@ -132,7 +132,7 @@ def test_other_programs_can_read_it(model_and_shape, tmp_path):
     assert document["format"] == "score-sde-model"
     assert document["version"] == 1
     assert set(document["model"]) >= {"sde", "net", "parameterization", "data_range"}
-    assert document["model"]["sde"]["_target_"] == "sde.VP"
+    assert document["model"]["sde"]["_target_"] == "scoresde.sde.VP"
     tensors = load_file(tmp_path / "model.safetensors")
     assert tensors.keys() == model.state_dict().keys()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
@@ -233,7 +233,7 @@ def test_halves_of_two_models_are_not_mixed(tmp_path):
 
 def edit(folder, **changes):
     """Change the JSON, with its digest in the weights, as a forger would."""
-    from models import file
+    from scoresde.models import file
 
     document, state = file.read(folder)
     described = document["model"] | changes
@@ -245,10 +245,13 @@ def edit(folder, **changes):
     [
         ({"sde": {"_target_": "os.system", "command": "touch ran"}}, "'os.system' is not a"),
         ({"sde": {"_target_": "builtins.exec"}}, "is not a described class"),
-        ({"sde": {"_target_": "models.UNet", "shape": [3, 8, 8]}}, "cannot be loaded"),
-        ({"sde": {"_target_": "sde.VPP"}}, "'sde.VPP' is not a described class"),
-        ({"sde": {"_target_": "sde.VP", "gamma": 1}}, "sde.VP takes no gamma; it takes"),
-        ({"net": {"_target_": "models.MLP", "shape": [3]}}, "size mismatch"),
+        ({"sde": {"_target_": "scoresde.models.UNet", "shape": [3, 8, 8]}}, "cannot be loaded"),
+        ({"sde": {"_target_": "scoresde.sde.VPP"}}, "'scoresde.sde.VPP' is not a described class"),
+        (
+            {"sde": {"_target_": "scoresde.sde.VP", "gamma": 1}},
+            "scoresde.sde.VP takes no gamma; it takes",
+        ),
+        ({"net": {"_target_": "scoresde.models.MLP", "shape": [3]}}, "size mismatch"),
         ({"net": {"_target_": "torch.nn.Linear"}}, "is not a described class"),
         ({"parameterization": "nois"}, "did you mean 'noise'"),
         ({"data_range": [1.0, 0.0]}, "data_range must be"),
@@ -287,7 +290,7 @@ def test_newer_damaged_and_missing_files_give_one_sentence(tmp_path):
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
-    from models import file
+    from scoresde.models import file
 
     model = ScoreModel(MLP((2,)), VP())
     model.save(tmp_path, step=1)

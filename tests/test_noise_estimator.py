@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.plots import save_estimates
-from models import GaussianScore, NoiseLevelEstimator
-from samplers import (
+from scoresde.evaluation.plots import save_estimates
+from scoresde.models import GaussianScore, NoiseLevelEstimator
+from scoresde.samplers import (
     DDIM,
     Ancestral,
     EulerMaruyama,
@@ -20,8 +20,8 @@ from samplers import (
     RungeKutta,
     UniformGrid,
 )
-from sde import VE, VP
-from training import EMA, NoiseLevelLoss, Warmup, checkpoint, fit
+from scoresde.sde import VE, VP
+from scoresde.training import EMA, NoiseLevelLoss, Warmup, checkpoint, fit
 
 from .conftest import CHAINS, PROCESSES
 from .test_run import POINTS, QUICK, call, fails
@@ -367,7 +367,11 @@ def test_a_wrong_file_is_named(trained, tmp_path, monkeypatch, capsys):
     wrong = message(*plane, f"{use[1]}{tmp_path / 'score'}")
     assert "is a checkpoint of task=generate; give one of task=noise_estimator" in wrong
     wrong = message(*plane, f"{use[1]}{trained}", "sde=ve")
-    assert "was trained with sde" in wrong and "sde.VP" in wrong and "sde.VE" in wrong
+    assert (
+        "was trained with sde" in wrong
+        and "scoresde.sde.VP" in wrong
+        and "scoresde.sde.VE" in wrong
+    )
     wrong = message(use[0], f"{use[1]}{trained}")
     assert "was trained with data.range None, requested [-1.0, 1.0]" in wrong
     wrong = message(*POINTS, f"checkpoint={trained}")

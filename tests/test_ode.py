@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models import GaussianScore
-from samplers import ProbabilityFlowODE
-from samplers.ode import IMPLICIT, METHODS
-from sde import VE, VP, SubVP
+from scoresde.models import GaussianScore
+from scoresde.samplers import ProbabilityFlowODE
+from scoresde.samplers.ode import IMPLICIT, METHODS
+from scoresde.sde import VE, VP, SubVP
 
 DOUBLE = {"dtype": torch.float64}
 LEVELS = [VP(), VE(), SubVP(), VP().discretize(1000)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import CIFAR10, MNIST
+from scoresde.data import CIFAR10, MNIST
 
 from .test_data import noise
 from .test_readers import FORMS, idx, write_cifar, write_mnist

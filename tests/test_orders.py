@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.laws import PROCESSES, gaussian, moments, problem, run, slopes, weak_error
-from samplers import (
+from scoresde.samplers import (
     DDIM,
     SRA1,
     Ancestral,
@@ -25,7 +25,7 @@ from samplers import (
     StochasticHeun,
     UniformGrid,
 )
-from samplers.presets import PRESETS, dpm_solver_pp
+from scoresde.samplers.presets import PRESETS, dpm_solver_pp
 
 pytestmark = pytest.mark.orders
 

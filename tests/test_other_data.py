@@ -4,10 +4,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from experiments.command_line import named
-from experiments.identity import data_difference, data_identity
-from experiments.resumption import Resumption, resumption
-from training import checkpoint
+from scoresde.experiments.command_line import named
+from scoresde.experiments.identity import data_difference, data_identity
+from scoresde.experiments.resumption import Resumption, resumption
+from scoresde.training import checkpoint
 
 from .runs import ends, images, start
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from data import Mixture
-from models import GaussianMixtureScore
-from samplers import (
+from scoresde.data import Mixture
+from scoresde.models import GaussianMixtureScore
+from scoresde.samplers import (
     DDIM,
     Ancestral,
     ExponentialMultistep,
@@ -17,8 +17,8 @@ from samplers import (
     RungeKutta,
     UniformGrid,
 )
-from samplers.predictors import Rescale
-from sde import EDM, VE, VP
+from scoresde.samplers.predictors import Rescale
+from scoresde.sde import EDM, VE, VP
 
 DOUBLE = {"dtype": torch.float64}
 SDES = {"vp": VP(), "ve": VE(), "edm": EDM(), "ddpm": VP().discretize(1000)}

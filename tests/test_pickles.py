@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from interop.pickles import Record, read_pickle, state_dict
+from scoresde.interop.pickles import Record, read_pickle, state_dict
 
 PERSISTENT = "torch_utils.persistence", "_reconstruct_persistent_obj"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from interop.fields import read_configuration
-from interop.files import read_fields
-from interop.plain_yaml import read_yaml
+from scoresde.interop.fields import read_configuration
+from scoresde.interop.files import read_fields
+from scoresde.interop.plain_yaml import read_yaml
 
 CONFIG = {
     "model": {"name": "ncsnpp", "nf": 8, "ch_mult": [1, 2], "sigma_max": 50.0},

@@ -5,9 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import plots
-from evaluation.plots import save_gif, save_grid, save_loss_curve, save_points, save_points_gif
-from evaluation.report import result_table, results_table
+from scoresde.evaluation import plots
+from scoresde.evaluation.plots import (
+    save_gif,
+    save_grid,
+    save_loss_curve,
+    save_points,
+    save_points_gif,
+)
+from scoresde.evaluation.report import result_table, results_table
 
 GROUND = plots._GROUND
 

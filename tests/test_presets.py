@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.laws import PROCESSES
 from benchmarks.problem import mixture
-from samplers import (
+from scoresde.samplers import (
     DDIM,
     EDMHeun,
     ExponentialMultistep,
@@ -23,10 +23,10 @@ from samplers import (
     RungeKutta,
     UniformGrid,
 )
-from samplers.presets import PRESETS, deis, dpm_solver_pp, unipc
-from samplers.segment import adams
-from samplers.solver import draws_noise, is_multistep
-from sde import VE, VP
+from scoresde.samplers.presets import PRESETS, deis, dpm_solver_pp, unipc
+from scoresde.samplers.segment import adams
+from scoresde.samplers.solver import draws_noise, is_multistep
+from scoresde.sde import VE, VP
 
 EXACT = {
     **{

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import convert
-from experiments.run import main
-from interop import format_of, load, save_diffusers, save_score_sde
-from models import ScoreModel, UNet
-from sde import VE, VP
+from scoresde.experiments import convert
+from scoresde.experiments.run import main
+from scoresde.interop import format_of, load, save_diffusers, save_score_sde
+from scoresde.models import ScoreModel, UNet
+from scoresde.sde import VE, VP
 
 SHAPE = (1, 8, 8)  # of data=digits
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}

@@ -10,10 +10,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments.build import _check_numbers
-from experiments.model import make, score_model
-from models import ScoreModel
-from samplers import (
+from scoresde.experiments.build import _check_numbers
+from scoresde.experiments.model import make, score_model
+from scoresde.models import ScoreModel
+from scoresde.samplers import (
     Ancestral,
     AnnealedLangevin,
     EulerMaruyama,
@@ -22,8 +22,8 @@ from samplers import (
     ReverseDiffusion,
     Sampler,
 )
-from sde import SDE
-from training import EMA, Warmup
+from scoresde.sde import SDE
+from scoresde.training import EMA, Warmup
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "conf" / "experiment"
@@ -344,9 +344,9 @@ def test_the_data(preset: Preset) -> None:
     data, size = preset.cfg.data, preset.published.size
     assert data.flip is True and data.dequantize is False and data.range is None
     if size == 32:
-        assert data._target_ == "data.CIFAR10"
+        assert data._target_ == "scoresde.data.CIFAR10"
     else:
-        assert data._target_ == "data.Folder" and (data.size, data.channels) == (size, 3)
+        assert data._target_ == "scoresde.data.Folder" and (data.size, data.channels) == (size, 3)
 
 
 def _plain(value: Any) -> Any:

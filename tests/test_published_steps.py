@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.laws import PROCESSES, gaussian
-from samplers import (
+from scoresde.samplers import (
     DDIM,
     SRA1,
     Ancestral,
@@ -22,8 +22,8 @@ from samplers import (
     ReverseDiffusion,
     StochasticHeun,
 )
-from samplers.presets import PRESETS
-from sde import EDM, VE, VP
+from scoresde.samplers.presets import PRESETS
+from scoresde.sde import EDM, VE, VP
 
 DOUBLE = {"dtype": torch.float64}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from evaluation.cost import block_side, copies_of, cost
-from evaluation.features import DigitClassifier
-from experiments.evaluate import _quality
+from scoresde.evaluation.cost import block_side, copies_of, cost
+from scoresde.evaluation.features import DigitClassifier
+from scoresde.experiments.evaluate import _quality
 
 from .test_data import Grey, noise
 
@@ -28,7 +28,7 @@ def test_the_cost_is_that_of_the_classifier(monkeypatch):
     images, labels = noise(0, 40, 3, 40, 36), np.arange(40) % 2
     taught = []
     monkeypatch.setattr(
-        "evaluation.features.MLPClassifier.fit", lambda self, rows, y: taught.append(rows)
+        "scoresde.evaluation.features.MLPClassifier.fit", lambda self, rows, y: taught.append(rows)
     )
     classifier = DigitClassifier(256).fit(images, labels)
     (rows,) = taught

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import norm as normal_law
 
-from evaluation import (
+from scoresde.evaluation import (
     Cells,
     Hutchinson,
     TruncatedNormal,
@@ -15,9 +15,9 @@ from evaluation import (
     log_likelihood,
     quantized_likelihood,
 )
-from evaluation.seeding import Draws
-from models import GaussianMixtureScore
-from sde import VE, VP, SubVP
+from scoresde.evaluation.seeding import Draws
+from scoresde.models import GaussianMixtureScore
+from scoresde.sde import VE, VP, SubVP
 
 DOUBLE = {"dtype": torch.float64}
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}

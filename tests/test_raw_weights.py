@@ -4,16 +4,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments import convert
-from experiments.build import build
-from experiments.command_line import CONF
-from experiments.pretrained import load_pretrained
-from experiments.resume import find_start
-from experiments.split import check_settings
-from interop import load, save_score_sde
-from models import ScoreModel, UNet
-from sde import VP
-from training import checkpoint
+from scoresde.experiments import convert
+from scoresde.experiments.build import build
+from scoresde.experiments.command_line import CONF
+from scoresde.experiments.pretrained import load_pretrained
+from scoresde.experiments.resume import find_start
+from scoresde.experiments.split import check_settings
+from scoresde.interop import load, save_score_sde
+from scoresde.models import ScoreModel, UNet
+from scoresde.sde import VP
+from scoresde.training import checkpoint
 
 from .test_weights import check, prefixed
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import CIFAR10, MNIST, Folder
+from scoresde.data import CIFAR10, MNIST, Folder
 
 from .test_data import noise
 

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from interop.refinenet import describe as describe_shapes
-from interop.refinenet import rows
-from interop.table import read, write
-from models import RefineNet, ScoreModel
-from models.refine import InstanceNormPlus
-from sde import VE, Discretized, construct, describe
+from scoresde.interop.refinenet import describe as describe_shapes
+from scoresde.interop.refinenet import rows
+from scoresde.interop.table import read, write
+from scoresde.models import RefineNet, ScoreModel
+from scoresde.models.refine import InstanceNormPlus
+from scoresde.sde import VE, Discretized, construct, describe
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "model"
 
@@ -374,7 +374,7 @@ def test_configured_networks_are_the_published_ones(name: str, count: int) -> No
     assert config["parameterization"] == ("raw_score" if raw else "score")
     assert config["labels"] == ("descending" if raw else "process")
     assert (config["fourier_features"], config["learned_variance"]) == ([], False)
-    assert config["net"].pop("_target_") == "models.RefineNet"
+    assert config["net"].pop("_target_") == "scoresde.models.RefineNet"
     assert config["net"]["num_levels"] == (10 if raw else None)
     with torch.device("meta"):
         net = RefineNet(shape=(3, 32, 32), **config["net"])
@@ -460,7 +460,7 @@ def test_norm_keeps_differences_between_means() -> None:
 def test_description_makes_the_network_again(variant: str) -> None:
     net = tiny(variant, (3, None, None))
     described = describe(net)
-    assert described["_target_"] == "models.RefineNet"
+    assert described["_target_"] == "scoresde.models.RefineNet"
     again = construct(described)
     again.load_state_dict(net.state_dict())
     x, c_noise = batch(net, (3, 8, 16), torch.float32)

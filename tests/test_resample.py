@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.resample import (
+from scoresde.models.resample import (
     Downsample2d,
     DownsampleConv2d,
     Upsample2d,

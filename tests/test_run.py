@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from experiments import command_line, run, table
-from sde import SDE
-from training import checkpoint
+from scoresde.experiments import command_line, run, table
+from scoresde.sde import SDE
+from scoresde.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = ["data=mixture", "model=mlp", "data.n=64", "data.n_test=16", "model.net.width=8"]
@@ -316,9 +316,13 @@ def test_every_preset_builds_its_network(name):
     """Published networks are built on the meta device, which takes no memory."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"experiment={name}"])
-    shapes = {"data.Mixture": (2,), "data.MNIST": (1, 32, 32), "data.CIFAR10": (3, 32, 32)}
-    shapes["data.Digits"] = (1, 8, 8)
-    shapes["data.Folder"] = (3, cfg.data.get("size"), cfg.data.get("size"))
+    shapes = {
+        "scoresde.data.Mixture": (2,),
+        "scoresde.data.MNIST": (1, 32, 32),
+        "scoresde.data.CIFAR10": (3, 32, 32),
+    }
+    shapes["scoresde.data.Digits"] = (1, 8, 8)
+    shapes["scoresde.data.Folder"] = (3, cfg.data.get("size"), cfg.data.get("size"))
     with torch.device("meta"):
         net = instantiate(cfg.model.net, shape=shapes[cfg.data._target_], _convert_="all")
     assert sum(p.numel() for p in net.parameters()) > 10_000

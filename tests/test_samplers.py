@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models import GaussianScore
-from samplers import (
+from scoresde.models import GaussianScore
+from scoresde.samplers import (
     DDIM,
     Ancestral,
     AnnealedLangevin,
@@ -23,7 +23,7 @@ from samplers import (
     UniformGrid,
     draw,
 )
-from sde import VE, VP
+from scoresde.sde import VE, VP
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, STD = 0.3, 0.6
@@ -316,9 +316,9 @@ def test_nothing_to_draw_or_to_keep_is_refused(shape, keep):
 
 
 def test_a_corrector_is_no_predictor():
-    with pytest.raises(TypeError, match="predictor must be a Solver or None, got <samplers"):
+    with pytest.raises(TypeError, match="predictor must be a Solver or None, got <scoresde"):
         PredictorCorrector(Langevin())
-    with pytest.raises(TypeError, match="corrector must be a Corrector or None, got <samplers"):
+    with pytest.raises(TypeError, match="corrector must be a Corrector or None, got <scoresde"):
         PredictorCorrector(DDIM(), DDIM())
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from evaluation import Cells, elbo, log_likelihood, variational_bound
-from models import GaussianScore, NoiseLevelEstimator, ScoreModel
-from samplers import (
+from scoresde.evaluation import Cells, elbo, log_likelihood, variational_bound
+from scoresde.models import GaussianScore, NoiseLevelEstimator, ScoreModel
+from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
     Ancestral,
@@ -20,9 +20,9 @@ from samplers import (
     ReverseDiffusion,
     TorchSDE,
 )
-from samplers.presets import ipndm
-from sde import VE, VP, Evaluations, integrate
-from training import DenoisingScoreMatching, NoiseLevelLoss
+from scoresde.samplers.presets import ipndm
+from scoresde.sde import VE, VP, Evaluations, integrate
+from scoresde.training import DenoisingScoreMatching, NoiseLevelLoss
 
 SDE = VP()
 EXACT = GaussianScore(SDE, torch.zeros(2).double(), torch.full((2,), 0.25).double())

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import MLP, GaussianScore, ScoreModel
-from models.embedding import FourierFeatures
-from sde import EDM, VE, VP, expand
+from scoresde.models import MLP, GaussianScore, ScoreModel
+from scoresde.models.embedding import FourierFeatures
+from scoresde.sde import EDM, VE, VP, expand
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, VARIANCE = torch.tensor([0.5, -1.0], **DOUBLE), torch.tensor([0.4, 0.9], **DOUBLE)

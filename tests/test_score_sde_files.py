@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from interop.score_sde import load_score_sde, rows, save_score_sde
-from models import MLP, ScoreModel, UNet
-from sde import EDM, VE, VP, CosineSchedule, SubVP, describe
+from scoresde.interop.score_sde import load_score_sde, rows, save_score_sde
+from scoresde.models import MLP, ScoreModel, UNet
+from scoresde.sde import EDM, VE, VP, CosineSchedule, SubVP, describe
 
 from .reference_network import Reference
 
@@ -93,7 +93,7 @@ DEFAULT = CASES["one channel"]
 
 def random_checkpoint(case, decay=None):
     """A checkpoint in score-SDE's format with random tensors, none of them zero."""
-    from interop.configuration import meaning
+    from scoresde.interop.configuration import meaning
 
     net, _, _ = meaning(case)
     generator = torch.Generator().manual_seed(3)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.plots import save_histograms
-from evaluation.typicality import auroc, typicality
-from experiments import split
-from models import ScoreModel
-from sde import VP
+from scoresde.evaluation.plots import save_histograms
+from scoresde.evaluation.typicality import auroc, typicality
+from scoresde.experiments import split
+from scoresde.models import ScoreModel
+from scoresde.sde import VP
 
 from .test_run import POINTS, call, fails
 

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from sde import SDE, VE, VP, CosineSchedule, Discretized, LinearSchedule, Prior, SubVP, expand
+from scoresde.sde import (
+    SDE,
+    VE,
+    VP,
+    CosineSchedule,
+    Discretized,
+    LinearSchedule,
+    Prior,
+    SubVP,
+    expand,
+)
 
 DOUBLE = {"dtype": torch.float64}
 

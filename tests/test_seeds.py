@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models import GaussianMixtureScore
-from samplers import (
+from scoresde.models import GaussianMixtureScore
+from scoresde.samplers import (
     SRA1,
     AdaptiveSDE,
     Ancestral,
@@ -19,9 +19,9 @@ from samplers import (
     TorchSDE,
     draw,
 )
-from samplers.presets import sde_dpm_solver_pp
-from sde import EDM, VE, VP
-from sde.prior import Prior
+from scoresde.samplers.presets import sde_dpm_solver_pp
+from scoresde.sde import EDM, VE, VP
+from scoresde.sde.prior import Prior
 
 MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5]])
 SAMPLERS = {

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models import GaussianScore
-from samplers import (
+from scoresde.models import GaussianScore
+from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
     Ancestral,
@@ -24,8 +24,8 @@ from samplers import (
     StochasticHeun,
     TorchSDE,
 )
-from samplers.presets import PRESETS
-from sde import VE, VP, CosineSchedule
+from scoresde.samplers.presets import PRESETS
+from scoresde.sde import VE, VP, CosineSchedule
 
 SHAPE = (50, 3)
 

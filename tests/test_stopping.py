@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 
-import samplers.ode as ode
-from evaluation import Cells, elbo, log_likelihood, quantized_likelihood
-from models import GaussianScore
-from samplers import AdaptiveSDE, ProbabilityFlowODE, TorchSDE
-from sde import EDM, VP, integrate
-from sde.cautions import silent
+from scoresde.evaluation import Cells, elbo, log_likelihood, quantized_likelihood
+from scoresde.models import GaussianScore
+from scoresde.samplers import AdaptiveSDE, ProbabilityFlowODE, TorchSDE, ode
+from scoresde.sde import EDM, VP, integrate
+from scoresde.sde.cautions import silent
 
 SDE = VP()
 EXACT = GaussianScore(SDE, torch.zeros(2).double(), torch.full((2,), 0.25).double())

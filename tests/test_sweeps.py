@@ -6,9 +6,9 @@ from datetime import datetime
 
 import pytest
 
-from experiments import job, sweep
-from experiments.claim import LOCK, Claim
-from experiments.sweep import FAILURES, Sweep
+from scoresde.experiments import job, sweep
+from scoresde.experiments.claim import LOCK, Claim
+from scoresde.experiments.sweep import FAILURES, Sweep
 
 from .runs import RUN, files, swept
 from .test_run import fails

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data import Folder
+from scoresde.data import Folder
 
 from .test_data import noise
 from .test_readers import png, together, write_files, write_zip

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from models import GaussianScore
-from samplers import TorchSDE
-from samplers.torchsde import CALCULUS, VARIABLES
-from sde import EDM, VE, VP
+from scoresde.models import GaussianScore
+from scoresde.samplers import TorchSDE
+from scoresde.samplers.torchsde import CALCULUS, VARIABLES
+from scoresde.sde import EDM, VE, VP
 
 pytest.importorskip("torchsde")
 

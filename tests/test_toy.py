@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-import data
-from data import Checkerboard, EightGaussians, Mixture, Moons, SwissRoll
+from scoresde import data
+from scoresde.data import Checkerboard, EightGaussians, Mixture, Moons, SwissRoll
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
 LAWS = [Moons, SwissRoll, Checkerboard, EightGaussians, Mixture]
@@ -208,11 +208,11 @@ def test_entropy_refuses_what_its_grids_cannot_resolve():
 @pytest.mark.parametrize("name", ["moons", "swissroll", "checkerboard", "eightgaussians"])
 def test_configuration_builds_the_default_set(name):
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    law = getattr(data, settings.pop("_target_").removeprefix("data."))
+    law = getattr(data, settings.pop("_target_").removeprefix("scoresde.data."))
     assert torch.equal(law(**settings).train, law().train)
 
 
 def test_mixture_configuration_is_the_default():
     settings = yaml.safe_load((CONF / "mixture.yaml").read_text())
-    assert settings.pop("_target_") == "data.Mixture"
+    assert settings.pop("_target_") == "scoresde.data.Mixture"
     assert torch.equal(Mixture(**settings).train, Mixture().train)

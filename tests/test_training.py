@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import MLP, GaussianScore, ScoreModel
-from sde import VP
-from training import EMA, DenoisingScoreMatching, Warmup, checkpoint, fit, uniform_times
-from training.loggers import CSVLogger, WandbLogger
+from scoresde.models import MLP, GaussianScore, ScoreModel
+from scoresde.sde import VP
+from scoresde.training import EMA, DenoisingScoreMatching, Warmup, checkpoint, fit, uniform_times
+from scoresde.training.loggers import CSVLogger, WandbLogger
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, VARIANCE = torch.tensor([0.4, -0.2], **DOUBLE), torch.tensor([0.5, 2.0], **DOUBLE)

@@ -13,11 +13,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from models.embedding import FourierEmbedding, SinusoidalEmbedding
-from models.layers import NIN, Attention, BlockOptions, variance_scaling_
-from models.resample import Downsample2d, InputSkip, ResidualPyramid, UpsampleConv2d
-from models.unet import UNet
-from sde import expand
+from scoresde.models.embedding import FourierEmbedding, SinusoidalEmbedding
+from scoresde.models.layers import NIN, Attention, BlockOptions, variance_scaling_
+from scoresde.models.resample import Downsample2d, InputSkip, ResidualPyramid, UpsampleConv2d
+from scoresde.models.unet import UNet
+from scoresde.sde import expand
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "model"
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -70,7 +70,7 @@ def test_published_parameter_counts(name: str, size: int, count: int) -> None:
     assert config["parameterization"] == (
         "score" if config["net"].get("fourier_scale") else "noise"
     )
-    assert config["net"].pop("_target_") == "models.UNet"
+    assert config["net"].pop("_target_") == "scoresde.models.UNet"
     with torch.device("meta"):
         net = UNet(shape=(3, size, size), **config["net"])
     assert sum(p.numel() for p in net.parameters()) == count

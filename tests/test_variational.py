@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.stats import norm as normal_law
 
-from evaluation import Cells, elbo, variational_bound
-from evaluation.seeding import Draws
-from evaluation.variational import join_bounds
-from models import GaussianMixtureScore, GaussianScore
-from sde import VP
-from sde.posterior import log_cell_probability, normal_kl, posterior
+from scoresde.evaluation import Cells, elbo, variational_bound
+from scoresde.evaluation.seeding import Draws
+from scoresde.evaluation.variational import join_bounds
+from scoresde.models import GaussianMixtureScore, GaussianScore
+from scoresde.sde import VP
+from scoresde.sde.posterior import log_cell_probability, normal_kl, posterior
 
 DOUBLE = {"dtype": torch.float64}
 WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4], **DOUBLE)

@@ -14,19 +14,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from experiments import convert
-from experiments.model import fill
-from interop import format_of, load, save_diffusers, save_score_sde
-from interop.configuration import configuration
-from interop.edm import rows as edm_rows
-from interop.flax import rows as flax_rows
-from interop.score_sde import load_score_sde
-from interop.score_sde import rows as score_sde_rows
-from interop.table import write
-from models import MLP, ScoreModel, UNet
-from models.names import bare, fitted
-from sde import EDM, VP, Described
-from training import EMA, checkpoint
+from scoresde.experiments import convert
+from scoresde.experiments.model import fill
+from scoresde.interop import format_of, load, save_diffusers, save_score_sde
+from scoresde.interop.configuration import configuration
+from scoresde.interop.edm import rows as edm_rows
+from scoresde.interop.flax import rows as flax_rows
+from scoresde.interop.score_sde import load_score_sde
+from scoresde.interop.score_sde import rows as score_sde_rows
+from scoresde.interop.table import write
+from scoresde.models import MLP, ScoreModel, UNet
+from scoresde.models.names import bare, fitted
+from scoresde.sde import EDM, VP, Described
+from scoresde.training import EMA, checkpoint
 
 from .test_flax import small_map
 
@@ -360,8 +360,11 @@ def trained(folder, prefix):
         "task": "generate",
         "shape": [2],
         "data": {"range": None},
-        "sde": {"_target_": "sde.VP"},
-        "model": {"net": {"_target_": "models.MLP", "width": 8}, "parameterization": "noise"},
+        "sde": {"_target_": "scoresde.sde.VP"},
+        "model": {
+            "net": {"_target_": "scoresde.models.MLP", "width": 8},
+            "parameterization": "noise",
+        },
     }
     raw = ScoreModel(MLP((2,), width=8), VP())
     ema, adam = EMA(shaken(raw)), torch.optim.Adam(raw.parameters())

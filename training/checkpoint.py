@@ -10,6 +10,8 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 
+from scoresde.sde import current_names
+
 from . import lock
 from .ema import EMA
 
@@ -114,6 +116,7 @@ def load(path: Path) -> dict[str, Any]:
                 f"checkpoint {path} holds weights that are not finite ({problem}): its training "
                 "diverged; use an earlier one, or train again with a lower train.optimizer.lr"
             )
+    state["config"] = current_names(state["config"])
     return state
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde import SDE, Score
-from sde.base import check_floating
-from sde.score import like
+from scoresde.sde import SDE, Score
+from scoresde.sde.base import check_floating
+from scoresde.sde.score import like
 
 
 class DequantizationLoss:

@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sde import SDE, expand
-from sde.base import check_floating, check_steps
-from sde.posterior import normal_kl, posterior
+from scoresde.sde import SDE, expand
+from scoresde.sde.base import check_floating, check_steps
+from scoresde.sde.posterior import normal_kl, posterior
 
 
 class NoiseAndVariance(Protocol):

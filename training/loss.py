@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from sde import SDE, Score, expand
-from sde.base import check_floating, widened
-from sde.precision import check_range
-from sde.score import like
+from scoresde.sde import SDE, Score, expand
+from scoresde.sde.base import check_floating, widened
+from scoresde.sde.precision import check_range
+from scoresde.sde.score import like
 
 from .times import TimeDistribution, uniform_times
 from .weighting import choose_weighting

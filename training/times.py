@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 from .weighting import half_width
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde import SDE
+from scoresde.sde import SDE
 
 Weighting = Callable[[SDE, Tensor], Tensor]
 """w(sde, t) > 0, with t's shape."""
