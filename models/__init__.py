@@ -2,6 +2,7 @@
 
 from .dequantizer import DequantizationFlow
 from .exact import GaussianMixtureScore, GaussianScore
+from .given import Given
 from .mlp import MLP
 from .noise_level import NoiseLevelEstimator
 from .refinenet import RefineNet
@@ -13,6 +14,7 @@ __all__ = [
     "DequantizationFlow",
     "GaussianMixtureScore",
     "GaussianScore",
+    "Given",
     "NoiseLevelEstimator",
     "RefineNet",
     "ScoreModel",

@@ -3,7 +3,9 @@
 import difflib
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from scoresde.sde.base import check_count
 
 
 def check_choice(name: str, value: str, *allowed: str) -> None:
@@ -41,6 +43,34 @@ def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], bl
                 f"image size {size} is not divisible by 2^{steps} ({steps} downsamplings); "
                 f"use {use}, or fewer levels"
             )
+
+
+def check_classes(classes: int | None, conditional: bool = True) -> None:
+    """Refuse a number of class labels that a network cannot be told.
+
+    Raises:
+        ValueError: The number is not an integer ≥ 1, or the network has no embedding to add to.
+    """
+    if classes is not None:
+        check_count("classes", classes, 1)
+        if not conditional:
+            raise ValueError(
+                "classes are added to the embedding of the noise; use conditional=true"
+            )
+
+
+def check_told(embedding: nn.Module | None, condition: object) -> nn.Module:
+    """Return the embedding of a condition, refusing one that a network was not built for.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if embedding is None:
+        raise ValueError(
+            f"this network takes no condition, got {type(condition).__name__}; build it with "
+            "classes=K, or on a command line use condition=label"
+        )
+    return embedding
 
 
 def check_input(

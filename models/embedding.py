@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde.sde.base import is_integer
+from scoresde.sde.score import Condition
 
+from .checks import check_told
+from .labels import LabelEmbedding
 from .layers import dense
 
 
@@ -92,32 +95,50 @@ class SinusoidalEmbedding(nn.Module):
 class NoiseEmbedding(nn.Module):
     """The embedding of the noise label as the blocks of a U-Net use it.
 
-    emb = silu(W₁ silu(W₀ e(c) + b₀) + b₁)
+    emb = silu(W₁ silu(W₀ e(c) + b₀) + b₁ + l(y)),   l(y) the embedding of a class label, if any
 
-    Reference: Ho et al. 2020, arXiv:2006.11239 (appendix B).
+    Reference: Ho et al. 2020, arXiv:2006.11239 (appendix B); Dhariwal & Nichol 2021,
+    arXiv:2105.05233, for the label.
 
     Args:
         kind: the map e, `fourier` (`FourierEmbedding`) or `positional` (`SinusoidalEmbedding`).
         nf: number of features of the U-Net; the embedding has E = 4·nf entries.
         fourier_scale: standard deviation of the Fourier frequencies; `positional` has none.
         shift: of the `positional` frequencies.
+        classes: number of class labels; None for none.
 
     Raises:
         ValueError: nf, fourier_scale or shift out of range.
     """
 
-    def __init__(self, kind: str, nf: int, fourier_scale: float, shift: int = 1) -> None:
+    def __init__(
+        self,
+        kind: str,
+        nf: int,
+        fourier_scale: float,
+        shift: int = 1,
+        classes: int | None = None,
+    ) -> None:
         super().__init__()
         fourier = kind == "fourier"
         embed = FourierEmbedding(nf, fourier_scale) if fourier else SinusoidalEmbedding(nf, shift)
         self.embed = embed
         self.dense_0 = dense(embed.out_features, 4 * nf)
         self.dense_1 = dense(4 * nf, 4 * nf)
+        self.label = None if classes is None else LabelEmbedding(classes, 4 * nf)
 
-    def forward(self, c_noise: Tensor, dtype: torch.dtype) -> Tensor:
-        """Map labels c_noise, shape (B,), to (B, E); dtype is that of the network."""
-        emb = self.dense_0(self.embed(c_noise).to(dtype))
-        return F.silu(self.dense_1(F.silu(emb)))
+    def forward(
+        self, c_noise: Tensor, dtype: torch.dtype, condition: Condition | None = None
+    ) -> Tensor:
+        """Map labels c_noise, shape (B,), to (B, E); dtype is that of the network.
+
+        Raises:
+            ValueError: class labels that the network has not.
+        """
+        emb = self.dense_1(F.silu(self.dense_0(self.embed(c_noise).to(dtype))))
+        if condition is not None:
+            emb = emb + check_told(self.label, condition)(condition)
+        return F.silu(emb)
 
 
 class FourierFeatures(nn.Module):

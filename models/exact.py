@@ -5,8 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, expand
-from scoresde.sde.base import check_floating, widened
+from scoresde.sde import SDE
+from scoresde.sde.base import check_floating, expand, widened
+from scoresde.sde.score import Condition, fitted
+
+from .given import Given
+from .labels import check_labels
 
 
 class GaussianMixtureScore:
@@ -16,7 +20,8 @@ class GaussianMixtureScore:
         s = Σ_k r_k s_k,   s_k = −S_k⁻¹ (x − α μ_k),   r_k ∝ w_k N(x; α μ_k, S_k)
 
     Each Σ_k is diagonalized once, so that S_k⁻¹ costs no solve at any t. The object is itself a
-    `score(x, t)`.
+    `score(x, t)`. With a label k it is that of one component, s_k, which makes it the exact score
+    of a class; the label K is none, as for networks.
 
     Args:
         sde: Process.
@@ -53,22 +58,43 @@ class GaussianMixtureScore:
         self.log_weights = (weights / weights.sum()).log()
         self.variances, self.basis = _diagonalize(covariances)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Score s(x, t); shape of x, which is (B, *) with D coordinates; t is (B,) or ()."""
+    def given(self, labels: Tensor) -> Given:
+        """The score of the components of some labels, s_k(x, t) with k of each sample.
+
+        Args:
+            labels: k in 0 … K − 1, or K for the whole mixture; int64, shape (B,), or (1,) for all.
+
+        Raises:
+            ValueError: A number that is no label.
+            TypeError: Labels that are no integers.
+        """
+        return Given(self, check_labels(labels, len(self.means)))
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Score s(x, t | k); shape of x.
+
+        Args:
+            x: State, shape (B, *) with D coordinates.
+            t: Time, shape (B,) or ().
+            condition: Labels as for `given`; None for the whole mixture.
+        """
         log_joint, pull = self._components(x, t)
-        responsibility = log_joint.softmax(1)
+        responsibility = (log_joint + self._chosen(x, condition)).softmax(1)
         s = (responsibility[..., None] * pull).sum(1)
         return s.reshape(x.shape).to(x.dtype)
 
-    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x) in nats; shape (B,)."""
-        return self._components(x, t)[0].logsumexp(1)
+    def log_prob(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """log p_t(x | k) in nats; shape (B,). Arguments as for the score."""
+        chosen = self._chosen(x, condition)
+        log_weights = (self.log_weights.to(chosen) + chosen).logsumexp(1)
+        return (self._components(x, t)[0] + chosen).logsumexp(1) - log_weights
 
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Exact posterior mean E[x_0 | x_t = x] = (x + σ² s)/α; shape of x."""
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Exact posterior mean E[x_0 | x_t = x, k] = (x + σ² s)/α; shape of x."""
         wide = widened(x)
         variance = expand(self.sde.sigma(t).square(), wide)
-        return ((wide + variance * self(wide, t)) / expand(self.sde.alpha(t), wide)).to(x.dtype)
+        moved = wide + variance * self(wide, t, condition)
+        return (moved / expand(self.sde.alpha(t), wide)).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw data x_0, float64, shape (n, D)."""
@@ -78,6 +104,16 @@ class GaussianMixtureScore:
         if self.basis is not None:
             z = torch.einsum("nij,nj->ni", self.basis[k], z)
         return self.means[k] + z
+
+    def _chosen(self, x: Tensor, condition: Condition | None) -> Tensor:
+        """log of what is left of each component's weight: 0, or −∞ where a label excludes it."""
+        count = len(self.means)
+        none = torch.zeros(len(x), count, dtype=widened(x).dtype, device=x.device)
+        if condition is None:
+            return none
+        labels = check_labels(fitted(condition, x), count)[:, None]
+        others = (torch.arange(count, device=x.device) != labels) & (labels < count)
+        return none.masked_fill(others, -math.inf)
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(x; α μ_k, S_k), shape (B, K), and s_k, shape (B, K, D)."""

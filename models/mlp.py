@@ -4,8 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.sde import Described
+from scoresde.sde.score import Condition
 
+from .checks import check_classes, check_told
 from .embedding import FourierEmbedding, SinusoidalEmbedding
+from .labels import LabelEmbedding
 
 
 class MLP(Described, nn.Module):
@@ -19,6 +22,8 @@ class MLP(Described, nn.Module):
         depth: Number of residual layers ≥ 1.
         embedding_type: `positional` (labels such as 999 t) or `fourier` (labels such as log σ).
         fourier_scale: Standard deviation of the frequencies of `fourier`.
+        classes: Number K ≥ 1 of class labels, whose embedding is added to that of the noise; None
+            for none. The label K is that of no class.
 
     Raises:
         ValueError: Unknown embedding, or a width or depth that is not ≥ 1.
@@ -31,8 +36,10 @@ class MLP(Described, nn.Module):
         depth: int = 3,
         embedding_type: str = "positional",
         fourier_scale: float = 1.0,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
+        check_classes(classes)
         if width < 2 or depth < 1:
             raise ValueError(f"need width ≥ 2 and depth ≥ 1, got {width} and {depth}")
         if embedding_type == "fourier":
@@ -49,6 +56,7 @@ class MLP(Described, nn.Module):
         self.condition = nn.Sequential(
             nn.Linear(width // 2 * 2, width), nn.SiLU(), nn.Linear(width, width)
         )
+        self.label = None if classes is None else LabelEmbedding(classes, width)
         self.enter = nn.Linear(dim, width)
         self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.leave = nn.Linear(width, dim)
@@ -56,12 +64,13 @@ class MLP(Described, nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None = None) -> Tensor:
         """Raw output, shape of x.
 
         Args:
             x: Points, shape (B, *).
             c_noise: Noise label, shape (B,).
+            condition: Class labels in 0 … K, int64, shape (B,); None for no label.
 
         Raises:
             ValueError: x is not of the network's shape.
@@ -69,10 +78,12 @@ class MLP(Described, nn.Module):
         if tuple(x.shape[1:]) != self.shape:
             expected = ", ".join(("N", *map(str, self.shape)))
             raise ValueError(f"expected ({expected}) for this model, got {tuple(x.shape)}")
-        condition = self.condition(self.embedding(c_noise).to(x.dtype))
+        emb = self.condition(self.embedding(c_noise).to(x.dtype))
+        if condition is not None:
+            emb = emb + check_told(self.label, condition)(condition)
         h = self.enter(x.flatten(1))
         for layer in self.layers:
-            h = layer(h, condition)
+            h = layer(h, emb)
         return self.leave(nn.functional.silu(h)).reshape(x.shape)
 
 

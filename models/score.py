@@ -1,5 +1,6 @@
 """The one place where a network's output becomes a score."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from scoresde.sde import SDE, Described, construct, describe, expand
 from scoresde.sde.base import widened
 from scoresde.sde.description import NAME, current_name
-from scoresde.sde.score import like
+from scoresde.sde.score import Condition, fitted, like
 
 from . import file
 from .checks import check_choice
 from .embedding import FourierFeatures
-from .names import fitted, inner
+from .given import Given
+from .names import fitted as fitted_names
+from .names import inner
 
 
 class Coefficients(NamedTuple):
@@ -89,7 +92,8 @@ class ScoreModel(nn.Module):
     type and in float32 at least, and ẑ, s and x̂_0 have the state's type.
 
     Args:
-        net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,).
+        net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,); one that can
+            be conditioned takes F(x, c_noise, condition).
         sde: Process whose score it is.
         parameterization: What F predicts: `noise`, `score` (times σ), `raw_score` (not so), `data`,
             `v` or `edm`.
@@ -145,16 +149,32 @@ class ScoreModel(nn.Module):
         self.step: int | None = None
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
 
-    def noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise prediction ẑ(x, t); shape of x.
+    def given(self, condition: Condition) -> Given:
+        """The score with a condition, s(x, t | c), for samplers and likelihoods.
+
+        Args:
+            condition: c as the network takes it, such as labels (B,): a tensor or a dict of
+                tensors, whose first dimension is the batch, or 1 for all samples.
+
+        Raises:
+            ValueError: The network takes no condition.
+        """
+        self._check_conditional()
+        return Given(self, condition)
+
+    def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Noise prediction ẑ(x, t | c); shape of x.
 
         Args:
             x: State, shape (B, *).
             t: Time in (0, T], shape (B,) or ().
+            condition: c as for `given`; None for none.
         """
-        return self._outputs(x, t)[0].to(x.dtype)
+        return self._outputs(x, t, condition)[0].to(x.dtype)
 
-    def noise_and_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def noise_and_share(
+        self, x: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> tuple[Tensor, Tensor]:
         """ẑ(x, t), and v in [0, 1] for a learned variance exp(v log b² + (1 − v) log v_posterior).
 
         Arguments as for `noise`; both have x's shape.
@@ -164,7 +184,7 @@ class ScoreModel(nn.Module):
 
         Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15).
         """
-        noise, raw = self._outputs(x, t)
+        noise, raw = self._outputs(x, t, condition)
         if raw is None:
             raise ValueError(
                 "this model has no variance of its own; use model.learned_variance=true, "
@@ -172,11 +192,13 @@ class ScoreModel(nn.Module):
             )
         return noise.to(x.dtype), ((raw + 1) / 2).clamp(0, 1).to(x.dtype)
 
-    def variance_share(self, x: Tensor, t: Tensor) -> Tensor:
+    def variance_share(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """v of `noise_and_share` alone."""
-        return self.noise_and_share(x, t)[1]
+        return self.noise_and_share(x, t, condition)[1]
 
-    def _outputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _outputs(
+        self, x: Tensor, t: Tensor, condition: Condition | None
+    ) -> tuple[Tensor, Tensor | None]:
         """ẑ, and what the network says of the variance, in float32 at least."""
         x = widened(x)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
@@ -197,12 +219,30 @@ class ScoreModel(nn.Module):
         if self.features is not None:
             noise, scale = expand(sigma / alpha, x), expand(alpha, x)
             seen = torch.cat([seen, self.features(centred / scale, noise)], 1)
-        raw = self.net(seen.to(own), c_noise)
+        raw = self._network(seen.to(own), c_noise, condition)
         raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
         # Next to skip · x̂ an output of another shape would be broadcast to one that fits.
         raw = like(x, raw, "the network's output")
         variance = variance if variance is None else like(x, variance, "the network's variance")
         return expand(skip, x) * centred + expand(out, x) * raw, variance
+
+    def _network(self, x: Tensor, c_noise: Tensor, condition: Condition | None) -> Tensor:
+        """F, of which a network without a condition need not know that there could be one."""
+        if condition is None:
+            return self.net(x, c_noise)
+        self._check_conditional()
+        return self.net(x, c_noise, fitted(condition, x))
+
+    def _check_conditional(self) -> None:
+        """Raise ValueError if the network takes no condition."""
+        parameters = inspect.signature(getattr(inner(self.net), "forward", self.net)).parameters
+        wide = inspect.Parameter.VAR_POSITIONAL
+        if "condition" in parameters or any(p.kind == wide for p in parameters.values()):
+            return
+        raise ValueError(
+            f"{type(inner(self.net)).__name__} takes no condition; use a network whose forward is "
+            "(x, c_noise, condition), such as UNet(classes=K)"
+        )
 
     def _own_type(self, default: torch.dtype) -> torch.dtype:
         """Type of the network's first parameter; a default where it has none."""
@@ -211,23 +251,35 @@ class ScoreModel(nn.Module):
         types = (p.dtype for p in self.net.parameters() if p.is_floating_point())
         return next(types, default)
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Score s(x, t) = −ẑ/σ; shape of x. Arguments as for `noise`."""
-        noise, _ = self._outputs(x, t)
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Score s(x, t | c) = −ẑ/σ; shape of x. Arguments as for `noise`."""
+        noise, _ = self._outputs(x, t, condition)
         return (-noise / expand(self.sde.sigma(t), noise)).to(x.dtype)
 
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Posterior mean of the data x̂_0 = (x − σ ẑ)/α; shape of x. Arguments as for `noise`.
 
         Reference: Robbins 1956; Efron 2011 (Tweedie's formula).
         """
-        noise, _ = self._outputs(x, t)
+        noise, _ = self._outputs(x, t, condition)
         sigma, alpha = (expand(c(t), noise) for c in (self.sde.sigma, self.sde.alpha))
         return ((x - sigma * noise) / alpha).to(x.dtype)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The score, so that the module itself is a `score(x, t)`."""
-        return self.score(x, t)
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Condition | None = None, *, predict: str = "score"
+    ) -> Any:
+        """The score, so that the module itself is a `score(x, t)`; or another prediction.
+
+        Whatever wraps a module, for many processes, its compilation or its hooks, sees the calls
+        of the module alone. Losses ask for all that they need by this.
+
+        Args:
+            x: State, shape (B, *).
+            t: Time in (0, T], shape (B,) or ().
+            condition: c as for `given`; None for none.
+            predict: `score`, `noise`, `denoise`, or `noise_and_share`.
+        """
+        return getattr(self, predict)(x, t, condition)
 
     def description(self) -> dict[str, Any]:
         """What the model is but for its weights, in plain values.
@@ -306,6 +358,6 @@ class ScoreModel(nn.Module):
                 with torch.device("meta") if ours else nullcontext():
                     net = construct(described)
             model = cls(net, construct(process) if sde is None else sde, **meaning)
-            model.load_state_dict(fitted(state, model.state_dict()), assign=True)
+            model.load_state_dict(fitted_names(state, model.state_dict()), assign=True)
         model.step = document["step"]
         return model.eval()

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.sde import Described
+from scoresde.sde.score import Condition
 
-from .checks import attended, check_choice, check_input, check_sizes
+from .checks import attended, check_choice, check_classes, check_input, check_sizes, check_told
 from .embedding import NoiseEmbedding
 from .layers import Attention, BigGANBlock, BlockOptions, DDPMBlock, Stage, Unlabelled, conv, head
 from .resample import (
@@ -119,6 +120,8 @@ class UNet(Described, nn.Module):
         norm_eps: ε of the normalisations, > 0.
         conditional: whether the network sees the noise label.
         out_channels: channels of the output, ≥ 1; those of the images where not given.
+        classes: number K ≥ 1 of class labels that the network can be told; None for none. A label
+            has an embedding that is added to that of the noise; the label K is that of no class.
 
     Raises:
         ValueError: an unknown option, a number out of range, or a size that does not divide.
@@ -157,8 +160,10 @@ class UNet(Described, nn.Module):
         norm_eps: float = 1e-6,
         conditional: bool = True,
         out_channels: int | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
+        check_classes(classes, conditional)
         check_choice("resblock_type", resblock_type, "biggan", "ddpm")
         check_choice("progressive", progressive, "none", "output_skip", "residual")
         check_choice("progressive_input", progressive_input, "none", "input_skip", "residual")
@@ -190,7 +195,9 @@ class UNet(Described, nn.Module):
 
         self.embedding = None
         if conditional:
-            self.embedding = NoiseEmbedding(embedding_type, nf, fourier_scale, frequency_shift)
+            self.embedding = NoiseEmbedding(
+                embedding_type, nf, fourier_scale, frequency_shift, classes
+            )
         self.conv_in = conv(image_ch, nf)
         skips = self._build_down(nf, num_res_blocks, progressive_input, progressive_combine)
         lowest = self.widths[-1]
@@ -202,15 +209,24 @@ class UNet(Described, nn.Module):
             self.head = head(self.widths[0], self.out_channels, self.options, init_scale)
         _set_groups(self, groups or {})
 
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition | None = None) -> Tensor:
         """Evaluate F at noisy images x, shape (B, C, H, W), and noise labels c_noise, shape (B,).
 
+        Args:
+            x: noisy images.
+            c_noise: noise labels.
+            condition: class labels in 0 … K, int64, shape (B,); None for no label.
+
         Raises:
-            ValueError: an input of the wrong shape.
-            TypeError: an image that is not floating point.
+            ValueError: an input of the wrong shape, or a label that the network has not.
+            TypeError: an image that is not floating point, or labels that are no integers.
         """
         check_input(x, c_noise, self.shape, len(self.widths) - 1)
-        emb = None if self.embedding is None else self.embedding(c_noise, x.dtype)
+        emb = None
+        if self.embedding is not None:
+            emb = self.embedding(c_noise, x.dtype, condition)
+        elif condition is not None:
+            check_told(None, condition)
         h = self.conv_in(x)
         skips, pyramid = [h], x
         for level in self.down:

@@ -8,7 +8,7 @@ from .integrate import integrate
 from .prior import Prior
 from .scaled_linear import ScaledLinearSchedule
 from .schedule import CosineSchedule, LinearSchedule, Schedule
-from .score import Evaluations, Score
+from .score import Condition, Evaluations, Score, rows
 from .subvp import SubVP
 from .ve import VE
 from .vp import VP
@@ -18,6 +18,7 @@ __all__ = [
     "SDE",
     "VE",
     "VP",
+    "Condition",
     "CosineSchedule",
     "Described",
     "Discretized",
@@ -34,4 +35,5 @@ __all__ = [
     "describe",
     "expand",
     "integrate",
+    "rows",
 ]

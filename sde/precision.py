@@ -13,11 +13,19 @@ REACH = 6.0  # standard deviations that a type must hold: one normal number in 5
 
 
 def module_of(score: Any) -> nn.Module | None:
-    """The network behind a score: the module itself, or that of a bound method or a `partial`."""
-    while isinstance(score, partial):
-        score = score.func
-    owner = getattr(score, "__self__", score)
-    return owner if isinstance(owner, nn.Module) else None
+    """The network behind a score: the module itself, or that of what wraps it.
+
+    Methods of a module, a `partial`, a model with a condition and the toolkit's own wrappers are
+    looked through; of other callables nothing is known.
+    """
+    while not isinstance(score, nn.Module):
+        inner = score.func if isinstance(score, partial) else getattr(score, "__self__", None)
+        # What wraps a score keeps it under one of these names.
+        inner = inner or getattr(score, "score", None) or getattr(score, "model", None)
+        if inner is None or inner is score:
+            return None
+        score = inner
+    return score
 
 
 def computing_dtype(score: Any, x: Tensor) -> torch.dtype:

@@ -1,11 +1,68 @@
-"""What a score is held to wherever it is evaluated, and how often it was."""
+"""What a score is held to wherever it is evaluated, how often it was, and how it follows samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from torch import Tensor
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""score(x, t) ≈ ∇ log p_t(x), with x of shape (B, *), t of shape (B,) or (), and x's shape back."""
+"""score(x, t) ≈ ∇ log p_t(x), with x of shape (B, *), t of shape (B,) or (), and x's shape back.
+
+A score that is different for each sample, as one with a condition is, has a method `rows(index)`,
+which gives that of the samples `index`, shape (A,), in their order. One that evaluates a network
+several times has an attribute `evaluations`, which says how often."""
+
+Condition = Tensor | Mapping[str, Tensor]
+"""What samples are conditioned on: a tensor, or several with names, of B samples or of 1 for all."""
+
+
+def rows(score: Score, index: Tensor | slice) -> Score:
+    """The score of some samples of a batch, wherever only those are evaluated.
+
+    Args:
+        score: s(x, t) of the whole batch.
+        index: Numbers of the samples, int64, shape (A,), in any order and number; or a slice.
+
+    Returns:
+        `score.rows(index)` where the score has such a method, else the score itself.
+    """
+    own = getattr(score, "rows", None)
+    return score if own is None else own(index)
+
+
+def take(condition: Condition, index: Tensor | slice) -> Condition:
+    """A condition of some samples of a batch; one of a single sample holds for all."""
+    if isinstance(condition, Mapping):
+        return {name: cast(Tensor, take(value, index)) for name, value in condition.items()}
+    if len(condition) == 1:
+        return condition
+    return condition[index if isinstance(index, slice) else index.to(condition.device)]
+
+
+def fitted(condition: Any, x: Tensor) -> Condition:
+    """A condition with a row for each sample of a state, on its device.
+
+    Args:
+        condition: What samples are conditioned on.
+        x: State, shape (B, *).
+
+    Raises:
+        ValueError: It has other than B rows, or one for all.
+        TypeError: It is neither a tensor nor a dict of tensors.
+    """
+    if isinstance(condition, Mapping):
+        return {name: cast(Tensor, fitted(value, x)) for name, value in condition.items()}
+    if not isinstance(condition, Tensor):
+        raise TypeError(
+            f"a condition must be a tensor or a dict of tensors, got {type(condition).__name__}; "
+            "use torch.tensor([…]) with an entry for each sample, or one for all"
+        )
+    if condition.ndim == 0 or len(condition) not in (1, len(x)):
+        raise ValueError(
+            f"a condition of {len(x)} samples must have {len(x)} rows, or 1 for all, "
+            f"got shape {tuple(condition.shape)}"
+        )
+    return condition.to(x.device).expand(len(x), *condition.shape[1:])
 
 
 def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
@@ -35,6 +92,12 @@ def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
     return value if value.dtype == x.dtype else value.to(x.dtype)
 
 
+class _Tally:
+    """A count that several scores share."""
+
+    count = 0
+
+
 class Evaluations:
     """A score that is counted, and held to its contract, at every call.
 
@@ -43,15 +106,41 @@ class Evaluations:
 
     Args:
         score: s(x, t).
-
-    Attributes:
-        count: Evaluations so far, summed over the samples that took part.
+        size: Number B of the samples that it is for, where parts of them are evaluated too.
     """
 
-    def __init__(self, score: Score) -> None:
-        self.score, self.count = score, 0
+    def __init__(self, score: Score, size: int | None = None) -> None:
+        self.score, self.size = score, size
+        self.evaluations = int(getattr(score, "evaluations", 1))
+        self._tally = _Tally()
+
+    @property
+    def count(self) -> int:
+        """Evaluations of networks so far, summed over the samples that took part."""
+        return self._tally.count
+
+    def rows(self, index: Tensor | slice) -> "Evaluations":
+        """That of some samples, with the same count; see `rows`."""
+        part = Evaluations(rows(self.score, index), self.size)
+        part._tally = self._tally
+        return part
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t), of x's shape and type."""
-        self.count += len(x)
-        return like(x, self.score(x, t))
+        self._tally.count += len(x) * self.evaluations
+        try:
+            return like(x, self.score(x, t))
+        except (RuntimeError, ValueError, IndexError) as error:
+            if self.size in (None, len(x)) or hasattr(self.score, "rows"):
+                raise
+            raise ValueError(_unbound(len(x), self.size, error)) from error
+
+
+def _unbound(part: int, size: int | None, error: Exception) -> str:
+    """Why a score that has no `rows` fails where another number of samples is evaluated."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"the score failed on {part} of the {size} samples ({reason}): what it keeps of each, such "
+        "as labels in a closure, does not follow its rows; use model.given(condition), or give it "
+        "a method rows(index)"
+    )
