@@ -78,16 +78,14 @@ class GaussianMixtureScore:
             t: Time, shape (B,) or ().
             condition: Labels as for `given`; None for the whole mixture.
         """
-        log_joint, pull = self._components(x, t)
-        responsibility = (log_joint + self._chosen(x, condition)).softmax(1)
+        log_joint, pull = self._given(x, t, condition)
+        responsibility = log_joint.softmax(1)
         s = (responsibility[..., None] * pull).sum(1)
         return s.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """log p_t(x | k) in nats; shape (B,). Arguments as for the score."""
-        chosen = self._chosen(x, condition)
-        log_weights = (self.log_weights.to(chosen) + chosen).logsumexp(1)
-        return (self._components(x, t)[0] + chosen).logsumexp(1) - log_weights
+        return self._given(x, t, condition)[0].logsumexp(1)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Exact posterior mean E[x_0 | x_t = x, k] = (x + σ² s)/α; shape of x."""
@@ -105,15 +103,17 @@ class GaussianMixtureScore:
             z = torch.einsum("nij,nj->ni", self.basis[k], z)
         return self.means[k] + z
 
-    def _chosen(self, x: Tensor, condition: Condition | None) -> Tensor:
-        """log of what is left of each component's weight: 0, or −∞ where a label excludes it."""
-        count = len(self.means)
-        none = torch.zeros(len(x), count, dtype=widened(x).dtype, device=x.device)
+    def _given(self, x: Tensor, t: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
+        """log w_k N(x; α μ_k, S_k) given the labels, shape (B, K), and s_k, shape (B, K, D)."""
+        log_joint, pull = self._components(x, t)
         if condition is None:
-            return none
+            return log_joint, pull
+        count = len(self.means)
         labels = check_labels(fitted(condition, x), count)[:, None]
         others = (torch.arange(count, device=x.device) != labels) & (labels < count)
-        return none.masked_fill(others, -math.inf)
+        weights = self.log_weights.to(log_joint).masked_fill(others, -math.inf)
+        log_joint = log_joint.masked_fill(others, -math.inf)
+        return log_joint - weights.logsumexp(1, keepdim=True), pull
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(x; α μ_k, S_k), shape (B, K), and s_k, shape (B, K, D)."""

@@ -1,4 +1,4 @@
-"""What a score is held to wherever it is evaluated, how often it was, and how it follows samples."""
+"""What a score is held to where it is evaluated, how often it was, and how it follows samples."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -13,7 +13,7 @@ which gives that of the samples `index`, shape (A,), in their order. One that ev
 several times has an attribute `evaluations`, which says how often."""
 
 Condition = Tensor | Mapping[str, Tensor]
-"""What samples are conditioned on: a tensor, or several with names, of B samples or of 1 for all."""
+"""What samples are conditioned on: a tensor, or several with names, of B rows or of 1 for all."""
 
 
 def rows(score: Score, index: Tensor | slice) -> Score:
