@@ -12,6 +12,7 @@ from scoresde.sde.base import check_floating, check_steps, widened
 from scoresde.sde.cautions import caution_training, caution_width
 from scoresde.sde.integrate import Solution, check_resolution, error_norm
 from scoresde.sde.precision import check_range, computing_dtype
+from scoresde.sde.score import Parts
 from scoresde.sde.stopping import not_finite
 from scoresde.sde.tableau import PAIRS, Tableau
 
@@ -60,7 +61,7 @@ def log_likelihood(
 
     Args:
         sde: Process.
-        score: s(x, t), differentiable in x.
+        score: s(x, t), differentiable in x; with a condition, `model.given(condition)`.
         x: Points, shape (B, *), floating point.
         rtol: Relative tolerance of the state > 0.
         atol: Absolute tolerance of the state > 0.
@@ -127,15 +128,15 @@ def log_likelihood(
     )
     caution_training(score)
     caution_width(sde, x)
-    score = Evaluations(score)
+    counted = Evaluations(score, len(x))
     bar = tqdm(total=len(x), disable=None if progress else True, leave=False, unit="sample")
     parts = []
     with derivatives_allowed():
         x = ordinary(x)
-        for rows in torch.arange(len(x)).split(size):
-            draws = Draws(seed, [numbers[i] for i in rows.tolist()])
-            parts.append(_solve(sde, score, x[rows.to(x.device)], draws, flow))
-            bar.update(len(rows))
+        for part in torch.arange(len(x)).split(size):
+            draws = Draws(seed, [numbers[i] for i in part.tolist()])
+            parts.append(_solve(sde, counted.rows(part), x[part.to(x.device)], draws, flow))
+            bar.update(len(part))
         bar.close()
         whole = join(parts)
     if give_up:
@@ -174,7 +175,7 @@ def _check_points(x: Tensor) -> None:
         raise ValueError("x contains NaN/Inf; the likelihood of such a point does not exist")
 
 
-def _solve(sde: SDE, score: Score, x: Tensor, draws: Draws, flow: _Flow) -> Likelihood:
+def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -> Likelihood:
     dim, count = x[0].numel(), flow.divergence.estimates
     probes = flow.divergence.draw(draws, x.to(flow.dtype))
     with torch.set_grad_enabled(flow.differentiable):
@@ -187,12 +188,13 @@ def _solve(sde: SDE, score: Score, x: Tensor, draws: Draws, flow: _Flow) -> Like
         spread = (deviations.square().sum(1) / (count - 1 or torch.nan) / count).sqrt()
     named = (dim, flow.ends[0], flow.divergence.name)
     none = torch.zeros_like(spread)
-    return Likelihood(log_prob, latent.to(x.dtype), end.nfe, end.error, spread, none, *named)
+    nfe = end.nfe * score.evaluations
+    return Likelihood(log_prob, latent.to(x.dtype), nfe, end.error, spread, none, *named)
 
 
 def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -> Solution:
     """Carry [x, ∫ of each estimate of ∇·v] from eps to T."""
-    dim = x[0].numel()
+    dim, parts = x[0].numel(), Parts(score)
 
     of_state = error_norm(flow.rtol, flow.atol, "sum")
     clock = _Clock(sde, flow.clock, flow.ends)
@@ -201,7 +203,7 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
         t = clock.time(u)
         state = y[:, :dim].reshape(-1, *x.shape[1:]).to(flow.dtype)
         s, trace = score_and_divergence(
-            score,
+            parts(index),
             state,
             t,
             flow.divergence,
@@ -239,7 +241,7 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
     def cause(u: Tensor, y: Tensor, index: Tensor, row: int) -> str | None:
         t = clock.time(u)
         state = y[:, :dim].reshape(-1, *x.shape[1:]).to(flow.dtype)
-        s, trace = score_and_divergence(score, state, t, flow.divergence, probes[index])
+        s, trace = score_and_divergence(parts(index), state, t, flow.divergence, probes[index])
         others = {"divergence of the score": trace[row], "log p": y[row, dim:]}
         return not_finite(state[row], s[row], **others)
 

@@ -164,7 +164,7 @@ def variational_bound(
         raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
     data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
     data.caution(score)
-    score = Evaluations(score)
+    score = Evaluations(score, len(k))
     if terms is None:
         chosen = torch.arange(count, device=k.device).expand(len(k), count)
     else:
@@ -238,7 +238,7 @@ def elbo(
     low, high = sde.log_snr(ends).unbind()
     data = _Data(sde, k, cells, Draws(seed, numbers_of(k, index)), dtype)
     data.caution(score)
-    score = Evaluations(score)
+    score = Evaluations(score, len(k))
     times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
 
     def cost(number: int) -> Tensor:

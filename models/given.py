@@ -36,11 +36,11 @@ class Given:
         """s(x, t | c); shape of x, which is (B, *); t is (B,) or ()."""
         return self.model(x, t, self.condition)
 
-    def rows(self, index: Tensor | slice) -> "Given":
+    def rows(self, index: Tensor) -> "Given":
         """The score of some samples of the batch.
 
         Args:
-            index: Their numbers, shape (A,), in any order; or a slice.
+            index: Their numbers, shape (A,), in any order.
         """
         return Given(self.model, take(self.condition, index))
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Score
+from scoresde.sde import SDE, Score, rows
 from scoresde.sde.base import ReverseSDE, check_steps, expand
 from scoresde.sde.integrate import check_resolution
+from scoresde.sde.score import Parts
 from scoresde.sde.stopping import not_finite
 
 from .base import Sampler
@@ -106,7 +107,7 @@ class AdaptiveSDE(Sampler):
         eps = last_time(sde, self.eps)
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
         run.begin(None, x)
-        *frames, x = self._solve(sde.reverse(score), x, stops.to(x.device), run)
+        *frames, x = self._solve(sde, Parts(score), x, stops.to(x.device), run)
         for i, frame in enumerate(frames):
             run.frames.append(frame)
             if run.callback is not None:
@@ -119,12 +120,13 @@ class AdaptiveSDE(Sampler):
             run.frames.append(x)
         return x
 
-    def _solve(self, flow: ReverseSDE, x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
+    def _solve(self, sde: SDE, parts: Parts, x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
         """The states of all samples at the falling times `stops`, which are to be passed."""
-        T, eps = flow.sde.T, stops[-1]
+        T, eps = sde.T, stops[-1]
         states = x.repeat(len(stops), *[1] * x.ndim)
-        way = _Way.start(flow, x, self.h_init * T)
+        way = _Way.start(sde.reverse(parts.score), x, self.h_init * T)
         for _ in range(self.max_steps):
+            flow = sde.reverse(parts(way.index))
             self._check_resolved(way, flow)
             accepted = self._step(way, flow, stops[way.leg], run)
             landed = accepted & (way.t == stops[way.leg])
@@ -138,6 +140,7 @@ class AdaptiveSDE(Sampler):
             if run.progress:  # it waits for the device
                 run.advance(float(((T - way.t) / (T - eps)).min()))
             if bool(accepted.any()):  # where x has moved; a step tried again begins where it did
+                flow = sde.reverse(rows(parts.score, way.index[accepted]))
                 way.slope[accepted] = flow.drift(way.x[accepted], way.t[accepted])
         raise RuntimeError(
             f"adaptive solver stopped: {self.max_steps} steps did not reach t={eps.item():g}; "

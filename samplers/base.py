@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Evaluations, Score
+from scoresde.sde import SDE, Evaluations, Score, rows
 from scoresde.sde.base import check_floating, check_steps, widened
 from scoresde.sde.cautions import caution_training, check_graph, silent
 from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.prior import Randomness
 from scoresde.sde.stopping import first_not_finite
 
-from .carrying import asked_in, obeyed_in, told_in
+from .carrying import AskedIn, obeyed_in, told_in
 from .run import Callback, Constraint, Run
 from .solver import Noise
 
@@ -27,7 +27,7 @@ class Samples:
 
     Attributes:
         x: Samples, shape (B, *).
-        nfe: Score evaluations for each sample, averaged over the batch.
+        nfe: Network evaluations for each sample, averaged over the batch.
         trajectory: Kept states from x_T to x, shape (K, B, *), or None.
     """
 
@@ -86,7 +86,7 @@ class Sampler(ABC):
 
         Args:
             sde: Process whose reverse is followed.
-            score: s(x, t) ≈ ∇ log p_t(x).
+            score: s(x, t) ≈ ∇ log p_t(x), for conditions `model.given(condition)`.
             shape: Shape (B, *) of the samples, B ≥ 1.
             x_init: State at time T in place of a draw from the prior, shape (B, *).
             generator: Source of all noise, for repeatable runs; torch's global one by default. With
@@ -208,10 +208,10 @@ class Sampler(ABC):
         check_graph(start, x, run.differentiable, "samplers drop", "sample")
         run.dtype = computing_dtype(score, x)
         if widened(x) is not x:
-            score = asked_in(score, dtype)
+            score = AskedIn(score, dtype)
             run.constraint = obeyed_in(run.constraint, dtype)
             run.callback = told_in(run.callback, dtype)
-        evaluations = Evaluations(score)
+        evaluations = Evaluations(score, len(x))
         try:
             with torch.set_grad_enabled(run.differentiable):
                 x = self.run(sde, evaluations, widened(x), run)
@@ -248,7 +248,7 @@ def draw(
     Args:
         sampler: Sampler.
         sde: Process.
-        score: s(x, t).
+        score: s(x, t), where conditions are those of all N samples.
         shape: Shape (N, *) of all samples.
         batch_size: Most samples at once, ≥ 1.
         generator: Source of all noise, or N of them, each for one sample.
@@ -265,15 +265,18 @@ def draw(
     size = check_steps(batch_size, "batch_size")
     generator = _sources(shape[0], generator, seeds)
     parts: list[Samples] = []
-    for start in range(0, shape[0], size):
-        rows = slice(start, min(start + size, shape[0]))
+    whole = Evaluations(score, shape[0])
+    for numbers in torch.arange(shape[0]).split(size):
+        first, last = numbers[0], numbers[-1] + 1
         with silent() if parts else nullcontext():
             parts.append(
                 sampler(
                     sde,
-                    score,
-                    (rows.stop - rows.start, *shape[1:]),
-                    generator=generator[rows] if isinstance(generator, Sequence) else generator,
+                    rows(whole, numbers),
+                    (len(numbers), *shape[1:]),
+                    generator=generator[first:last]
+                    if isinstance(generator, Sequence)
+                    else generator,
                     progress=progress,
                     trajectory=0 if parts else trajectory,
                     device=device,

@@ -10,18 +10,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scoresde.sde import Score
+from scoresde.sde import Score, rows
 from scoresde.sde.score import like
 
 
-def asked_in(score: Score, dtype: torch.dtype) -> Score:
+class AskedIn:
     """A score that sees states in another type than the run's, and answers in the run's.
 
     Args:
         score: s(x, t).
         dtype: Type of the states that it sees.
     """
-    return lambda x, t: like(x, score(x.to(dtype), t))
+
+    def __init__(self, score: Score, dtype: torch.dtype) -> None:
+        self.score, self.dtype = score, dtype
+        self.evaluations = getattr(score, "evaluations", 1)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """s(x, t) in x's type."""
+        return like(x, self.score(x.to(self.dtype), t))
+
+    def rows(self, index: Tensor) -> "AskedIn":
+        """That of some samples of the batch."""
+        return AskedIn(rows(self.score, index), self.dtype)
 
 
 def obeyed_in(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE, Score, integrate
 from scoresde.sde.integrate import check_resolution, error_norm
+from scoresde.sde.score import Parts
 from scoresde.sde.stopping import not_finite, refuse_not_finite
 from scoresde.sde.tableau import PAIRS
 
@@ -111,14 +112,15 @@ class ProbabilityFlowODE(Sampler):
     def _per_sample(
         self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
-        flow = sde.reverse(score, eta=0.0)
+        parts = Parts(score)
 
         def field(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
             state = y.reshape(-1, *x.shape[1:]).to(x.dtype)
-            return flow.drift(state, t).flatten(1).double()
+            return sde.reverse(parts(index), eta=0.0).drift(state, t).flatten(1).double()
 
         def cause(t: Tensor, y: Tensor, index: Tensor, row: int) -> str | None:
-            return not_finite(y[row], flow.score(y.reshape(-1, *x.shape[1:]).to(x.dtype), t)[row])
+            state = y.reshape(-1, *x.shape[1:]).to(x.dtype)
+            return not_finite(y[row], parts(index)(state, t)[row])
 
         solution = integrate(
             field,

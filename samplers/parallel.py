@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Score
+from scoresde.sde import SDE, Score, rows
 from scoresde.sde.base import check_steps, expand
 
 from .base import Sampler
@@ -201,7 +201,7 @@ class _Iteration:
             return 0
         number = number + part.start
         y = self.points[number, sample]
-        s = score(y, self.times[number])
+        s = rows(score, sample)(y, self.times[number])
         p, q = (expand(c, y) for c in self.weights[number].unbind(1))
         self.k[number, sample] = torch.addcmul(p * y, q, s)
         # Points that enter a window lie where its last one points: x̂_0 and ẑ of that evaluation.

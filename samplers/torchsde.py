@@ -11,10 +11,11 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from scoresde.sde import SDE, ReverseSDE, Score, expand
+from scoresde.sde import SDE, Score, expand
 from scoresde.sde.base import check_steps
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.prior import Randomness
+from scoresde.sde.score import Parts
 from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
@@ -122,8 +123,7 @@ class TorchSDE(Sampler):
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
         run.begin(None if self.adaptive else self.steps, x)
-        reverse, calculus = sde.reverse(score, self.eta), CALCULUS[self.method]
-        equation = _Equation(reverse, ends, calculus, self.variable, run)
+        equation = _Equation(sde, score, self.eta, ends, CALCULUS[self.method], self.variable, run)
         clock = self._clock(equation, run.keep)
         states = self._states(equation, clock, x, run)
         for i, (tau, state) in enumerate(zip(clock[1:-1], states[1:-1], strict=True), start=1):
@@ -168,7 +168,7 @@ class TorchSDE(Sampler):
         # One step for a whole batch would make a sample depend on those next to it.
         alone = []
         for number, own in enumerate(source):
-            equation.first = number
+            equation.select(torch.tensor([number]))
             alone.append(self._solve(equation, clock, x[number : number + 1], [own]))
         return torch.cat(alone, 1)
 
@@ -233,20 +233,28 @@ class _Equation:
 
     def __init__(
         self,
-        reverse: ReverseSDE,
+        sde: SDE,
+        score: Score,
+        eta: float,
         ends: tuple[float, float],
         calculus: str,
         variable: str,
         run: Run,
     ) -> None:
         self.sde_type = calculus
-        self._reverse, self._ends, self._run = reverse, ends, run
+        self._sde, self._parts, self._eta = sde, Parts(score), eta
+        self._reverse, self._ends, self._run = sde.reverse(score, eta), ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._warp = self._warped() if variable == "log_snr" else None
         # torchsde evaluates the start once to see its shape, srk evaluates its first stage twice,
         # and an adaptive step begins where its first half begins.
         self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=2)
         self.first = 0  # number of the first sample that is under way
+
+    def select(self, numbers: Tensor) -> None:
+        """Go on with these samples of the batch, shape (A,), alone."""
+        self.first = int(numbers[0])
+        self._reverse = self._sde.reverse(self._parts(numbers), self._eta)
 
     def begin(self, x: Tensor) -> None:
         """Be told the states with which a solution begins, and forget those of another."""
@@ -256,7 +264,7 @@ class _Equation:
     def clock(self) -> Tensor:
         """τ at both ends, shape (2,)."""
         t = torch.tensor(self._ends, dtype=torch.float64)
-        return self._sign * (t if self._warp is None else -self._reverse.sde.log_snr(t))
+        return self._sign * (t if self._warp is None else -self._sde.log_snr(t))
 
     def time(self, tau: Tensor) -> Tensor:
         """t of τ; torchsde's sums can end a rounding below a chain's lowest level."""
@@ -298,9 +306,9 @@ class _Equation:
         The process is none the less exact, as v is the interpolant's own derivative.
         """
         t = torch.tensor(self._ends, dtype=torch.float64)
-        first, last = (-self._sign * self._reverse.sde.log_snr(t)).tolist()
+        first, last = (-self._sign * self._sde.log_snr(t)).tolist()
         tau = torch.linspace(first, last, 1025, dtype=torch.float64)
-        times = self._reverse.sde.time_of_log_snr(-self._sign * tau)
+        times = self._sde.time_of_log_snr(-self._sign * tau)
         times[0], times[-1] = t  # not a rounding away from them
         return PchipInterpolator(tau.numpy(), times.numpy())
 

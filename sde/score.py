@@ -16,12 +16,12 @@ Condition = Tensor | Mapping[str, Tensor]
 """What samples are conditioned on: a tensor, or several with names, of B rows or of 1 for all."""
 
 
-def rows(score: Score, index: Tensor | slice) -> Score:
+def rows(score: Score, index: Tensor) -> Score:
     """The score of some samples of a batch, wherever only those are evaluated.
 
     Args:
         score: s(x, t) of the whole batch.
-        index: Numbers of the samples, int64, shape (A,), in any order and number; or a slice.
+        index: Numbers of the samples, int64, shape (A,), in any order and number.
 
     Returns:
         `score.rows(index)` where the score has such a method, else the score itself.
@@ -30,13 +30,33 @@ def rows(score: Score, index: Tensor | slice) -> Score:
     return score if own is None else own(index)
 
 
-def take(condition: Condition, index: Tensor | slice) -> Condition:
+class Parts:
+    """The scores of parts of a batch, of which the last is kept.
+
+    A solver asks for that of the samples under way at each stage, and mostly for the same ones.
+
+    Args:
+        score: s(x, t) of the whole batch.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score = self._part = score
+        self._index: Tensor | None = None
+
+    def __call__(self, index: Tensor) -> Score:
+        """The score of the samples `index`, shape (A,); see `rows`."""
+        if index is not self._index:
+            self._index, self._part = index, rows(self.score, index)
+        return self._part
+
+
+def take(condition: Condition, index: Tensor) -> Condition:
     """A condition of some samples of a batch; one of a single sample holds for all."""
     if isinstance(condition, Mapping):
         return {name: cast(Tensor, take(value, index)) for name, value in condition.items()}
     if len(condition) == 1:
         return condition
-    return condition[index if isinstance(index, slice) else index.to(condition.device)]
+    return condition[index.to(condition.device)]
 
 
 def fitted(condition: Any, x: Tensor) -> Condition:
@@ -119,7 +139,7 @@ class Evaluations:
         """Evaluations of networks so far, summed over the samples that took part."""
         return self._tally.count
 
-    def rows(self, index: Tensor | slice) -> "Evaluations":
+    def rows(self, index: Tensor) -> "Evaluations":
         """That of some samples, with the same count; see `rows`."""
         part = Evaluations(rows(self.score, index), self.size)
         part._tally = self._tally
