@@ -21,8 +21,7 @@ from scoresde.sde import SDE
 from scoresde.sde.base import check_count
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.tableau import PAIRS
-from scoresde.training import EMA, NoiseLevelLoss, Warmup
-from scoresde.training.loop import Loss
+from scoresde.training import EMA, Loss, NoiseLevelLoss, Warmup
 
 from .cautions import caution_data
 from .dequantizer import load_dequantizer, new_dequantizer
@@ -144,8 +143,7 @@ def build(cfg: DictConfig) -> Parts:
         model = score_model(cfg, sde, data.shape, data.range) if pretrained is None else pretrained
     if cfg.evaluate.variance == "learned" and not cfg.model.get("learned_variance"):
         raise ValueError("evaluate.variance=learned needs model.learned_variance=true")
-    if hasattr(loss, "check"):
-        loss.check(model)
+    loss.check(model)
     model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
     optimizer = make(cfg.train.optimizer)(model.parameters())

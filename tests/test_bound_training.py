@@ -91,7 +91,8 @@ class _Model:
         self.sde, self.share, self.factor = sde, share, factor
         self.law = GaussianScore(sde, torch.zeros(4), torch.full((4,), 0.25))
 
-    def noise_and_share(self, x, t):
+    def __call__(self, x, t, condition=None, *, predict):
+        assert predict == "noise_and_share"
         sigma = self.sde.sigma(t).reshape(-1, 1)
         return -self.factor * sigma * self.law(x, t), self.share(t).reshape(-1, 1).expand_as(x)
 
@@ -222,7 +223,7 @@ def test_a_trained_dequantization_is_closer_than_a_uniform_one():
         ),
         (lambda: HybridLoss(VP(), -1), "weight must be finite and ≥ 0, got -1"),
         (lambda: HybridLoss(VP(), steps=1), "steps must be an integer ≥ 2, got 1"),
-        (lambda: HybridLoss.check(object()), "add model.learned_variance=true"),
+        (lambda: HybridLoss(VP()).check(object()), "add model.learned_variance=true"),
         (lambda: DequantizationLoss(VP(), None, 0.0, 0.0), "width of a cell must be > 0, got 0"),
     ],
 )

@@ -6,15 +6,18 @@ from .hybrid import HybridLoss
 from .loop import Step, Warmup, fit
 from .loss import DenoisingScoreMatching
 from .noise_level import NoiseLevelLoss
+from .objective import Batch, Loss
 from .times import ImportanceTimes, LogNormalTimes, uniform_times
 
 __all__ = [
     "EMA",
+    "Batch",
     "DenoisingScoreMatching",
     "DequantizationLoss",
     "HybridLoss",
     "ImportanceTimes",
     "LogNormalTimes",
+    "Loss",
     "NoiseLevelLoss",
     "Step",
     "Warmup",

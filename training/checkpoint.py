@@ -15,6 +15,8 @@ from scoresde.sde import current_names
 from . import lock
 from .ema import EMA
 
+Optimizers = torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer]
+
 FORMAT = 1
 PARTS = ("format", "step", "model", "ema", "optimizer", "rng", "config")
 
@@ -24,7 +26,7 @@ def save(
     step: int,
     model: nn.Module,
     ema: EMA,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     generator: torch.Generator,
     config: dict[str, Any],
     keep: int = 2,
@@ -35,9 +37,9 @@ def save(
     Args:
         folder: Folder of checkpoints, made if need be.
         step: Number of steps done.
-        model: Model in training.
+        model: Model in training, or an `nn.ModuleDict` of several.
         ema: Its average.
-        optimizer: Its optimizer.
+        optimizer: Its optimizer, or a dict of several with names.
         generator: Source of the loss's noise.
         config: Resolved configuration, of plain dicts, lists, strings and numbers.
         keep: How many checkpoints stay, ≥ 1.
@@ -62,7 +64,7 @@ def save(
         "step": step,
         "model": model.state_dict(),
         "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": _states(optimizer),
         "rng": rng,
         "config": config,
         "data": data,
@@ -173,18 +175,46 @@ def restore(
     state: dict[str, Any],
     model: nn.Module,
     ema: EMA,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     generator: torch.Generator,
 ) -> int:
-    """Put a loaded checkpoint back in place; the number of steps done."""
+    """Put a loaded checkpoint back in place; the number of steps done.
+
+    Raises:
+        ValueError: The optimizers have other names than those of the checkpoint.
+    """
+    _check_names(state["optimizer"], optimizer)
     model.load_state_dict(state["model"])
     ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, one in _named(optimizer).items():
+        one.load_state_dict(state["optimizer"][name] if name else state["optimizer"])
     torch.set_rng_state(state["rng"]["torch"])
     generator.set_state(state["rng"]["generator"])
     if "cuda" in state["rng"]:
         torch.cuda.set_rng_state(state["rng"]["cuda"], generator.device)
     return int(state["step"])
+
+
+def _named(optimizer: Optimizers) -> Mapping[str, torch.optim.Optimizer]:
+    """Optimizers by their names; one alone has none."""
+    return optimizer if isinstance(optimizer, Mapping) else {"": optimizer}
+
+
+def _states(optimizer: Optimizers) -> dict[str, Any]:
+    """The state of one optimizer, or those of several by their names."""
+    if isinstance(optimizer, Mapping):
+        return {name: one.state_dict() for name, one in optimizer.items()}
+    return optimizer.state_dict()
+
+
+def _check_names(saved: dict[str, Any], optimizer: Optimizers) -> None:
+    """Raise ValueError if a checkpoint is of other optimizers, before anything is changed."""
+    alone = {"state", "param_groups"}
+    was = [] if set(saved) == alone else sorted(saved)
+    now = sorted(name for name in _named(optimizer) if name)
+    if was != now:
+        had, asked = (", ".join(names) or "one without a name" for names in (was, now))
+        raise ValueError(f"the checkpoint has the optimizers {had}, and the training {asked}")
 
 
 def _digest_of(path: Path) -> Path:

@@ -1,16 +1,18 @@
 """The loss of a flow that dequantizes for a trained score."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Score
+from scoresde.sde import SDE
 from scoresde.sde.base import check_floating
 from scoresde.sde.score import like
 
+from .objective import Batch, Loss, parted, told
 
-class DequantizationLoss:
+
+class DequantizationLoss(Loss):
     """Minus the bound of log P(k) by a flow q(u | k), up to what does not depend on the flow.
 
         E_q [log q(u | k) − log p_eps(x)]/D,   x = α (low + h (k + u)),   ∇_x log p_eps = s(x, eps)
@@ -20,7 +22,7 @@ class DequantizationLoss:
 
     Args:
         sde: Process.
-        score: Trained s(x, t), whose parameters stay as they are.
+        score: Trained s(x, t), or s(x, t, c), whose parameters stay as they are.
         low: Lower end of the data range.
         width: Width h > 0 of a cell.
         eps: Time of the density; the process's `eps` where not given.
@@ -32,7 +34,7 @@ class DequantizationLoss:
     """
 
     def __init__(
-        self, sde: SDE, score: Score, low: float, width: float, eps: float | None = None
+        self, sde: SDE, score: Any, low: float, width: float, eps: float | None = None
     ) -> None:
         if not width > 0:
             raise ValueError(f"the width of a cell must be > 0, got {width}")
@@ -41,24 +43,23 @@ class DequantizationLoss:
         self.alpha = sde.alpha(self.eps).item()
 
     def __call__(
-        self,
-        flow: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        x0: Tensor,
-        generator: torch.Generator | None = None,
+        self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Estimate the loss from one draw for each sample; shape ().
 
         Args:
-            flow: (k, z) → (u, log q(u | k)).
-            x0: Data anywhere in their cells, shape (B, *), floating point.
-            generator: Source of z, on x0's device.
+            model: Flow (k, z) → (u, log q(u | k)).
+            batch: Data x_0 anywhere in their cells, shape (B, *), floating point, with the
+                condition of the score.
+            generator: Source of z, on x_0's device.
         """
+        x0, condition = parted(batch)
         check_floating("x0", x0)
         k = ((x0.double() - self.low) / self.width).floor()
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        u, log_q = flow(k, z)
+        u, log_q = model(k, z)
         x = (self.alpha * (self.low + self.width * (k + u))).to(x0.dtype)
         with torch.no_grad():
-            s = like(x, self.score(x.detach(), self.eps.to(x0.device)))
+            s = like(x, self.score(x.detach(), self.eps.to(x0.device), *told(condition)))
         pull = (s * x).flatten(1).sum(1)
         return (log_q - pull + pull.detach()).mean() / x0[0].numel()

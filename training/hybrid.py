@@ -1,7 +1,7 @@
 """The hybrid loss, which trains a variance beside the noise."""
 
 import math
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,17 +10,10 @@ from scoresde.sde import SDE, expand
 from scoresde.sde.base import check_floating, check_steps
 from scoresde.sde.posterior import normal_kl, posterior
 
-
-class NoiseAndVariance(Protocol):
-    """A model of the noise and of the variance of a step."""
-
-    learned_variance: bool
-
-    def noise_and_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """ẑ(x, t) and v(x, t) in [0, 1], of x's shape."""
+from .objective import Batch, Loss, parted, told
 
 
-class HybridLoss:
+class HybridLoss(Loss):
     """L_hybrid = L_simple + w L_vlb, in which L_vlb trains nothing but the variance.
 
         E_t E_{x_0, z} ‖ẑ − z‖²/D + w N KL(q(x_s | x_t, x_0) ‖ N(m, Σ))/(D log 2),
@@ -50,31 +43,33 @@ class HybridLoss:
         grid = sde.equal_times(count)
         self.levels = grid[sde.sigma(grid) > 0]
 
-    @staticmethod
-    def check(model: object) -> None:
+    def check(self, model: Any) -> None:
         """Raise ValueError if a model has no variance of its own."""
         if not getattr(model, "learned_variance", False):
             raise ValueError("loss=hybrid trains a variance; add model.learned_variance=true")
 
     def __call__(
-        self, model: NoiseAndVariance, x0: Tensor, generator: torch.Generator | None = None
+        self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Estimate the loss from one level and one noise for each sample; shape ().
 
         Args:
-            model: ẑ and v.
-            x0: Data, shape (B, *), floating point.
-            generator: Source of both, on x0's device.
+            model: Network that gives ẑ and v in [0, 1] for `predict="noise_and_share"`, such as a
+                `ScoreModel` with learned variance.
+            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
+            generator: Source of both, on x_0's device.
 
         Raises:
             ValueError: The model has no variance of its own.
         """
+        x0, condition = parted(batch)
         check_floating("x0", x0)
         levels, count = self.levels.to(x0.device), len(self.levels) - 1
         number = torch.randint(count, (len(x0),), generator=generator, device=x0.device)
         t, s = levels[number], levels[number + 1]
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        noise, share = model.noise_and_share(self.sde.perturb(x0, t, z), t)
+        x = self.sde.perturb(x0, t, z)
+        noise, share = model(x, t, *told(condition), predict="noise_and_share")
         simple = (noise - z).square().mean()
         law, step = posterior(self.sde, s, t), self.sde.transition(s, t)[1].square()
         # x̂_0 − x_0 = −σ (ẑ − z)/α

@@ -1,21 +1,24 @@
-"""The one loss: denoising score matching, with its weightings and times."""
+"""Denoising score matching, with its weightings and times."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Score, expand
+from scoresde.sde import SDE, expand
 from scoresde.sde.base import check_floating, widened
 from scoresde.sde.precision import check_range
 from scoresde.sde.score import like
 
+from .objective import Batch, Loss, parted, told
 from .times import TimeDistribution, uniform_times
 from .weighting import choose_weighting
 
 
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(Loss):
     """Denoising score matching over all times of a process.
 
-        E_t E_{x_0, z} w(t) ‖σ(t) s(x_t, t) + z‖²,   x_t = α(t) x_0 + σ(t) z
+        E_t E_{x_0, c, z} w(t) ‖σ(t) s(x_t, t | c) + z‖²,   x_t = α(t) x_0 + σ(t) z
 
     On a continuous process the times are continuous; on a chain they are its levels, which makes
     this the loss of DDPM (over VP) and of NCSN (over VE).
@@ -61,20 +64,21 @@ class DenoisingScoreMatching:
         )
 
     def __call__(
-        self, score: Score, x0: Tensor, generator: torch.Generator | None = None
+        self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Estimate the loss from one draw of t and z for each sample; shape ().
 
         Args:
-            score: s(x, t).
-            x0: Data, shape (B, *), floating point.
-            generator: Source of t and z, on x0's device.
+            model: s(x, t), or s(x, t, c) where the batch has a condition.
+            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
+            generator: Source of t and z, on x_0's device.
         """
+        x0, condition = parted(batch)
         check_floating("x0", x0)
         check_range(self.sde, x0.dtype, self.sde.eps)
         t = self.times(self.sde, len(x0), generator, x0.device)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        s = like(x0, score(self.sde.perturb(x0, t, z), t))
+        s = like(x0, model(self.sde.perturb(x0, t, z), t, *told(condition)))
         residual = expand(self.sde.sigma(t), x0) * s + z
         errors = widened(residual).square().flatten(1)
         errors = errors.mean(1) if self.reduce == "mean" else 0.5 * errors.sum(1)

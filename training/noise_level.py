@@ -1,6 +1,6 @@
 """The loss of an estimator of the noise level."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +9,10 @@ from scoresde.sde import SDE
 from scoresde.sde.base import check_floating
 from scoresde.sde.score import like
 
+from .objective import Batch, Loss, parted
 
-class NoiseLevelLoss:
+
+class NoiseLevelLoss(Loss):
     """The squared error of an estimate of λ, over all noise levels of a process alike.
 
         E_λ E_{x_0, z} (λ̂(x_t) − λ(t))²,   t = t(λ),   λ ~ U[λ(T), λ(ε)]
@@ -31,21 +33,19 @@ class NoiseLevelLoss:
         self._first, self._last = sde.log_snr(ends).tolist()
 
     def __call__(
-        self,
-        estimator: Callable[[Tensor], Tensor],
-        x0: Tensor,
-        generator: torch.Generator | None = None,
+        self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Estimate the loss from one draw of λ and z for each sample; shape ().
 
         Args:
-            estimator: λ̂(x), shape (B,).
-            x0: Data, shape (B, *), floating point.
-            generator: Source of λ and z, on x0's device.
+            model: Estimator λ̂(x), shape (B,), of any condition.
+            batch: Data x_0, shape (B, *), floating point; their condition says nothing of λ.
+            generator: Source of λ and z, on x_0's device.
         """
+        x0, _ = parted(batch)
         u = torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
         x, lam = self.perturb(x0, u, generator)
-        return (like(lam, estimator(x), "the estimate") - lam).square().mean()
+        return (like(lam, model(x), "the estimate") - lam).square().mean()
 
     def perturb(
         self, x0: Tensor, share: Tensor, generator: torch.Generator | None = None
