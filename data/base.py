@@ -23,7 +23,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import cell_and_margin, check_finite, check_levels, check_split, interval
+from .batch import Batch
+from .checks import (
+    cell_and_margin,
+    check_condition,
+    check_finite,
+    check_levels,
+    check_split,
+    interval,
+    number_of_classes,
+)
 
 _CHUNK = 2**22  # bytes that are hashed at a time
 
@@ -63,6 +72,8 @@ class Dataset(ABC):
         quality: the metric of sample quality that suits these data: "classifier" for pictures that
             a small classifier of their labels reads well, such as digits; None for all others.
         report: one line that says what was read from where, and what was left out.
+        condition: "label" where batches are conditioned on their labels; None where on nothing.
+        classes: the number K of classes, with labels 0..K-1; None where there are no labels.
     """
 
     quality: str | None = None
@@ -87,6 +98,7 @@ class Dataset(ABC):
         levels: int | None = None,
         dequantize: bool = False,
         flip: bool = False,
+        condition: str | None = None,
     ) -> None:
         """Check the settings, then read and check the samples.
 
@@ -97,11 +109,13 @@ class Dataset(ABC):
             levels: images: L, 2 to 256; None says that the samples are points.
             dequantize: images: train on levels spread uniformly over their cells.
             flip: images: mirror each training sample left to right with probability 1/2.
+            condition: "label" gives batches their labels as condition; None gives them none.
 
         Raises:
-            ValueError: impossible range; empty, non-finite or wrongly typed samples.
+            ValueError: impossible range; empty, non-finite or wrongly typed samples; a condition
+                that there is not.
         """
-        self.name = name
+        self.name, self.condition = name, check_condition(condition)
         self.levels = levels
         self.range = None if levels is None else interval(range)
         self.cell, self._margin = None, 0.0
@@ -116,6 +130,7 @@ class Dataset(ABC):
         self.train, self.train_labels = train
         self.test, self.test_labels = test
         self.shape = tuple(self.train.shape[1:])
+        self.classes = number_of_classes(name, condition, self.train_labels, self.test_labels)
 
     @cached_property
     def digest(self) -> str:
@@ -217,7 +232,7 @@ class Dataset(ABC):
             self._order = order = (seed, epoch), permutation
         return order[1][position * batch_size : (position + 1) * batch_size]
 
-    def batch(self, step: int, batch_size: int, seed: int) -> Tensor:
+    def batch(self, step: int, batch_size: int, seed: int) -> Batch:
         """The scaled training batch of a step; equal arguments give equal batches, so it resumes.
 
         Flips and dequantisation noise come from a generator that depends on (seed, step) alone.
@@ -228,14 +243,16 @@ class Dataset(ABC):
             seed: any integer.
 
         Returns:
-            x, float32 (batch_size, *shape).
+            x, float32 (batch_size, *shape), with their labels where these are the condition.
 
         Raises:
             ValueError: batch_size outside 1..N or negative step.
         """
-        raw = self.train[self.indices(step, batch_size, seed)]
+        chosen = self.indices(step, batch_size, seed)
+        raw, labels = self.train[chosen], self.train_labels
         generator = stream("noise", seed, step)
         if self._flip:
             mirrored = torch.rand(batch_size, generator=generator) < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
-        return self.scale(raw, generator if self._dequantize else None)
+        x = self.scale(raw, generator if self._dequantize else None)
+        return Batch(x, labels[chosen] if self.condition and labels is not None else None)

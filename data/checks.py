@@ -73,3 +73,27 @@ def check_finite(x: Tensor) -> None:
             f"data contains NaN/Inf: {int(bad.sum())} of {len(x)} samples, "
             f"first index {int(bad.nonzero()[0])}"
         )
+
+
+def check_condition(condition: str | None) -> str | None:
+    """Return what batches are conditioned on, refusing all but "label" and None."""
+    if condition not in ("label", None):
+        raise ValueError(f"condition must be null or 'label', got {condition!r}; use 'label'")
+    return condition
+
+
+def number_of_classes(
+    name: str, condition: str | None, train: Tensor | None, test: Tensor | None
+) -> int | None:
+    """K of labels 0..K-1; None where there are no labels, which are none to condition on."""
+    if train is None or test is None:
+        if condition is not None:
+            raise ValueError(
+                f"dataset '{name}' has no labels to condition on; name what holds them, such as "
+                "data.labels=folders for a folder of each class, or use condition=none"
+            )
+        return None
+    lowest = min(int(labels.min()) for labels in (train, test))
+    if condition is not None and lowest < 0:
+        raise ValueError(f"labels of dataset '{name}' must be ≥ 0 to be classes, got {lowest}")
+    return 1 + max(int(labels.max()) for labels in (train, test))

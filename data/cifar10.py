@@ -41,6 +41,7 @@ class CIFAR10(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
+        condition: "label" gives training batches their labels; None gives them none.
 
     Raises:
         FileNotFoundError: root holds none of the forms, or one of the six batches is missing.
@@ -53,6 +54,7 @@ class CIFAR10(Dataset):
         range: tuple[float, float] = (-1.0, 1.0),
         dequantize: bool = True,
         flip: bool = True,
+        condition: str | None = None,
     ) -> None:
         path, notes = root_path(root), list[str]()
         super().__init__(
@@ -62,6 +64,7 @@ class CIFAR10(Dataset):
             levels=256,
             dequantize=dequantize,
             flip=flip,
+            condition=condition,
         )
         total = f"{len(self.train) + len(self.test)} images from {' and '.join(notes)}"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"

@@ -21,6 +21,7 @@ class Digits(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
+        condition: "label" gives training batches their labels; None gives them none.
 
     Raises:
         ValueError: test_fraction outside (0, 1), impossible range.
@@ -35,6 +36,7 @@ class Digits(Dataset):
         range: tuple[float, float] = (-1.0, 1.0),
         dequantize: bool = True,
         flip: bool = False,
+        condition: str | None = None,
     ) -> None:
         super().__init__(
             "digits",
@@ -43,6 +45,7 @@ class Digits(Dataset):
             levels=17,
             dequantize=dequantize,
             flip=flip,
+            condition=condition,
         )
         total = f"{len(self.train) + len(self.test)} digits of scikit-learn"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"

@@ -47,6 +47,7 @@ class Folder(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
+        condition: "label" gives training batches their labels; None gives them none.
 
     Raises:
         FileNotFoundError: root does not exist.
@@ -66,6 +67,7 @@ class Folder(Dataset):
         range: tuple[float, float] = (-1.0, 1.0),
         dequantize: bool = True,
         flip: bool = True,
+        condition: str | None = None,
     ) -> None:
         path = root_path(root)
         reading = _Reading(path, size, channels, labels, test_fraction, seed)
@@ -76,6 +78,7 @@ class Folder(Dataset):
             levels=256,
             dequantize=dequantize,
             flip=flip,
+            condition=condition,
         )
         self.report = reading.report(len(self.train), len(self.test))
 

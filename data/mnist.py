@@ -36,6 +36,7 @@ class MNIST(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
+        condition: "label" gives training batches their labels; None gives them none.
 
     Raises:
         FileNotFoundError: root or one of the four files is missing.
@@ -51,6 +52,7 @@ class MNIST(Dataset):
         range: tuple[float, float] = (-1.0, 1.0),
         dequantize: bool = True,
         flip: bool = False,
+        condition: str | None = None,
     ) -> None:
         path = root_path(root)
         below = next((f for f in _BELOW if _find(path / f, "train-images", 3)), ".")
@@ -61,6 +63,7 @@ class MNIST(Dataset):
             levels=256,
             dequantize=dequantize,
             flip=flip,
+            condition=condition,
         )
         total = f"{len(self.train) + len(self.test)} images from {path / below}"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"

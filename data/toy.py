@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .base import Dataset, Split, stream
 
-Draw = Callable[[int, torch.Generator], Tensor]
+Draw = Callable[[int, torch.Generator], Split]
 
 _MOONS_NOISE = 0.05
 _ROLL_NOISE = 0.5
@@ -103,18 +103,24 @@ class EightGaussians(Dataset):
     Args:
         n, n_test: number of training and test points, ≥ 1.
         seed: of the draw, any integer.
+        condition: "label" tells which Gaussian each point is from; None does not.
 
     Raises:
         ValueError: n or n_test below 1.
     """
 
-    def __init__(self, n: int = 20000, n_test: int = 2000, seed: int = 0) -> None:
+    def __init__(
+        self, n: int = 20000, n_test: int = 2000, seed: int = 0, condition: str | None = None
+    ) -> None:
         scale = 1 / math.sqrt(2**2 / 2 + 0.2**2)
         angles = [math.pi * k / 4 for k in range(8)]
         means = [(2 * scale * math.cos(a), 2 * scale * math.sin(a)) for a in angles]
         self._law = law = _GaussianLaw([1 / 8] * 8, means, [0.2 * scale] * 8)
         self.weights, self.means, self.covariances = law.weights, law.means, law.covariances
-        super().__init__("eightgaussians", lambda: _splits(law.draw, n, n_test, seed))
+        draw = law.draw_labelled if condition else law.draw
+        super().__init__(
+            "eightgaussians", lambda: _splits(draw, n, n_test, seed), condition=condition
+        )
 
     @property
     def entropy(self) -> float:
@@ -145,6 +151,7 @@ class Mixture(Dataset):
         std: s, K positive pairs, or K positive numbers for round components.
         n, n_test: number of training and test points, ≥ 1.
         seed: of the draw, any integer.
+        condition: "label" tells which component each point is from; None does not.
 
     Raises:
         ValueError: shapes that disagree, non-positive weights or std, weights not of sum 1,
@@ -164,10 +171,12 @@ class Mixture(Dataset):
         n: int = 20000,
         n_test: int = 2000,
         seed: int = 0,
+        condition: str | None = None,
     ) -> None:
         self._law = law = _GaussianLaw(weights, means, std)
         self.weights, self.means, self.covariances = law.weights, law.means, law.covariances
-        super().__init__("mixture", lambda: _splits(law.draw, n, n_test, seed))
+        draw = law.draw_labelled if condition else law.draw
+        super().__init__("mixture", lambda: _splits(draw, n, n_test, seed), condition=condition)
 
     @property
     def entropy(self) -> float:
@@ -213,10 +222,13 @@ class _GaussianLaw:
         self.weights, self.means, self.std = w / w.sum(), mu, s
         self.covariances = torch.diag_embed(s**2)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+    def draw(self, n: int, generator: torch.Generator) -> Split:
+        return Split(self.draw_labelled(n, generator).samples, None)
+
+    def draw_labelled(self, n: int, generator: torch.Generator) -> Split:
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, 2, generator=generator, dtype=torch.float64)
-        return self.means[k] + self.std[k] * z
+        return Split((self.means[k] + self.std[k] * z).float(), k)
 
     def log_prob(self, x: Tensor) -> Tensor:
         z = (x.double().unsqueeze(-2) - self.means) / self.std
@@ -250,13 +262,10 @@ def _splits(draw: Draw, n: int, n_test: int, seed: int) -> tuple[Split, Split]:
     for name, count in (("n", n), ("n_test", n_test)):
         if count < 1:
             raise ValueError(f"{name} must be an integer ≥ 1, got {count}")
-    return (
-        Split(draw(n, stream("train", seed)).float(), None),
-        Split(draw(n_test, stream("test", seed)).float(), None),
-    )
+    return draw(n, stream("train", seed)), draw(n_test, stream("test", seed))
 
 
-def _draw_moons(n: int, generator: torch.Generator) -> Tensor:
+def _draw_moons(n: int, generator: torch.Generator) -> Split:
     angle = math.pi * torch.rand(n, generator=generator, dtype=torch.float64)
     upper = torch.rand(n, generator=generator) < 0.5
     noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
@@ -267,10 +276,11 @@ def _draw_moons(n: int, generator: torch.Generator) -> Tensor:
     apart = torch.tensor([1.0, 4 / math.pi - 0.5], dtype=torch.float64)
     within = torch.tensor([0.5, 0.5 - 4 / math.pi**2], dtype=torch.float64)
     std = (within + (apart / 2) ** 2 + _MOONS_NOISE**2).sqrt()
-    return (torch.stack([x, y], -1) + _MOONS_NOISE * noise - mean) / std
+    points = (torch.stack([x, y], -1) + _MOONS_NOISE * noise - mean) / std
+    return Split(points.float(), None)
 
 
-def _draw_roll(n: int, generator: torch.Generator) -> Tensor:
+def _draw_roll(n: int, generator: torch.Generator) -> Split:
     t = math.pi * (1.5 + 3 * torch.rand(n, generator=generator, dtype=torch.float64))
     noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     spiral = torch.stack([t * t.cos(), t * t.sin()], -1)
@@ -278,13 +288,14 @@ def _draw_roll(n: int, generator: torch.Generator) -> Tensor:
     mean = torch.tensor([2.0, 2 / (3 * math.pi)], dtype=torch.float64)
     swing = torch.tensor([-0.5, 0.5], dtype=torch.float64)
     std = ((9.75 * math.pi**2 + swing) / 2 - mean**2 + _ROLL_NOISE**2).sqrt()
-    return (spiral + _ROLL_NOISE * noise - mean) / std
+    return Split(((spiral + _ROLL_NOISE * noise - mean) / std).float(), None)
 
 
-def _draw_board(n: int, generator: torch.Generator) -> Tensor:
+def _draw_board(n: int, generator: torch.Generator) -> Split:
     row = torch.randint(4, (n,), generator=generator)
     column = 2 * torch.randint(2, (n,), generator=generator) + row % 2
     u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
     # Rounding to float32 must not carry a point over an edge, where the density is zero.
     inside = 1e-6 + (1 - 2e-6) * u
-    return (torch.stack([column, row], -1) + inside - 2) * _BOARD_SCALE
+    points = (torch.stack([column, row], -1) + inside - 2) * _BOARD_SCALE
+    return Split(points.float(), None)

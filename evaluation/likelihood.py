@@ -194,7 +194,7 @@ def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -
 
 def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -> Solution:
     """Carry [x, ∫ of each estimate of ∇·v] from eps to T."""
-    dim, parts = x[0].numel(), Parts(score)
+    dim, parts = x[0].numel(), Parts(score, lambda part: part)
 
     of_state = error_norm(flow.rtol, flow.atol, "sum")
     clock = _Clock(sde, flow.clock, flow.ends)

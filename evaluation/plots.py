@@ -59,7 +59,13 @@ def save_grid(
     return _write(path, ".png", picture.save)
 
 
-def save_gif(frames: ArrayLike, path: PathLike, levels: int = 256, seconds: float = 4.0) -> Path:
+def save_gif(
+    frames: ArrayLike,
+    path: PathLike,
+    levels: int = 256,
+    seconds: float = 4.0,
+    columns: int | None = None,
+) -> Path:
     """Write a trajectory of images to a GIF of their grids, its last frame held for 1.5 s.
 
     Args:
@@ -67,14 +73,15 @@ def save_gif(frames: ArrayLike, path: PathLike, levels: int = 256, seconds: floa
         path: file name ending in .gif.
         levels: number of grey levels, 2 … 256.
         seconds: time before the last frame, > 0; at most 25 frames are shown per second.
+        columns: images per row, ≥ 1; by default √N, rounded.
 
     Raises:
-        ValueError: wrong dtype, shape, grey values, seconds or file ending.
+        ValueError: wrong dtype, shape, grey values, numbers or file ending.
     """
     array = np.asarray(frames)
     if array.ndim != 5 or array.size == 0:
         raise ValueError(f"frames must have shape (F ≥ 1, N ≥ 1, C, H, W), got {array.shape}")
-    tile = partial(_tile, levels=levels, width=_GIF_WIDTH, columns=None, scale=None, padding=1)
+    tile = partial(_tile, levels=levels, width=_GIF_WIDTH, columns=columns, scale=None, padding=1)
     return _write_gif(path, len(array), seconds, lambda i: tile(array[i]))
 
 

@@ -24,6 +24,7 @@ from scoresde.sde.tableau import PAIRS
 from scoresde.training import EMA, Loss, NoiseLevelLoss, Warmup
 
 from .cautions import caution_data
+from .condition import classes_of
 from .dequantizer import load_dequantizer, new_dequantizer
 from .estimator import check_shape, load_estimator, new_estimator
 from .model import make, score_model
@@ -68,6 +69,7 @@ class Parts(Generic[Model]):
     against: Dataset | None = None
     dequantizer: DequantizationFlow | None = None
     pretrained: ScoreModel | None = None
+    classes: int | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the run's device whose numbers belong to one purpose and seed alone."""
@@ -79,8 +81,9 @@ class Parts(Generic[Model]):
         """The resolved configuration as plain dicts, lists, strings and numbers."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
         assert isinstance(plain, dict)
-        # The shape, so that the model can be built again where the data are not at hand.
-        return {str(key): value for key, value in plain.items()} | {"shape": [*self.data.shape]}
+        # So that the model can be built again where the data are not at hand.
+        facts = {"shape": [*self.data.shape], "classes": self.classes}
+        return {str(key): value for key, value in plain.items()} | facts
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -125,6 +128,7 @@ def build(cfg: DictConfig) -> Parts:
     if cfg.task != "noise_estimator":  # which draws nothing from the prior
         caution_data(sde, data)
     against = _other_data(cfg, data)
+    classes = classes_of(cfg, data, pretrained)
     _check_likelihood(cfg, sde, data)
     if cfg.checkpoint is None:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
@@ -137,10 +141,12 @@ def build(cfg: DictConfig) -> Parts:
     if cfg.task == "noise_estimator":
         model, loss = new_estimator(cfg, sde, data.shape), NoiseLevelLoss(sde)
     elif cfg.task == "dequantizer":
-        score = score_model(cfg, sde, data.shape, data.range).to(device)
+        score = score_model(cfg, sde, data.shape, data.range, classes).to(device)
         model, loss = new_dequantizer(cfg, sde, data, score)
+    elif pretrained is None:
+        model = score_model(cfg, sde, data.shape, data.range, classes)
     else:
-        model = score_model(cfg, sde, data.shape, data.range) if pretrained is None else pretrained
+        model = pretrained
     if cfg.evaluate.variance == "learned" and not cfg.model.get("learned_variance"):
         raise ValueError("evaluate.variance=learned needs model.learned_variance=true")
     loss.check(model)
@@ -148,7 +154,7 @@ def build(cfg: DictConfig) -> Parts:
     ema = EMA(model, cfg.train.ema_decay)
     optimizer = make(cfg.train.optimizer)(model.parameters())
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
-    parts = (sampler, loss, against, dequantizer, pretrained)
+    parts = (sampler, loss, against, dequantizer, pretrained, classes)
     return Parts(cfg, device, sde, data, model, ema, optimizer, schedule, *parts)
 
 

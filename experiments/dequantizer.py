@@ -12,6 +12,7 @@ from scoresde.sde import SDE
 from scoresde.training import DequantizationLoss, checkpoint
 
 from .model import fill
+from .settings import differences
 
 
 def new_dequantizer(
@@ -78,7 +79,7 @@ def _state(name: str, task: str, cfg: DictConfig, keys: tuple[str, ...]) -> dict
         section, _, entry = key.partition(".")
         whole: tuple[Any, Any] = saved[section], _plain(cfg[section])
         had, asked = (part.get(entry) for part in whole) if entry else whole
-        if had != asked:
+        if differences(had, asked):
             raise ValueError(f"{name} was trained with {key} {had}, requested {asked}")
     return state
 

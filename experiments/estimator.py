@@ -11,6 +11,7 @@ from scoresde.sde import SDE
 from scoresde.training import checkpoint
 
 from .model import fill
+from .settings import differences
 
 
 def new_estimator(cfg: DictConfig, sde: SDE, shape: tuple[int, ...]) -> NoiseLevelEstimator:
@@ -52,7 +53,7 @@ def load_estimator(cfg: DictConfig, sde: SDE, device: torch.device) -> NoiseLeve
     for key, asked in (("sde", _plain(cfg.sde)), ("data.range", _plain(cfg.data).get("range"))):
         section, _, entry = key.partition(".")
         was = saved[section].get(entry) if entry else saved[section]
-        if was != asked:
+        if differences(was, asked):
             raise ValueError(
                 f"sampler.estimator={name} was trained with {key} {was}, requested {asked}; "
                 "train one for these settings with task=noise_estimator"

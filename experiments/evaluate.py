@@ -1,5 +1,6 @@
 """The end of a run: samples, pictures, likelihood and quality, each recorded when it is done."""
 
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +19,11 @@ from scoresde.samplers import ProbabilityFlowODE, Samples, draw
 from scoresde.sde.cautions import silent
 
 from .build import Parts
+from .condition import given, labels_of, labels_to_draw, order_by_class
 from .likelihood import Evaluator
 from .record import Record, save_arrays
+
+PATHS = 100  # of the flow, in the picture of points
 
 
 def skipped(parts: Parts) -> dict[str, str]:
@@ -46,7 +50,7 @@ def generate(parts: Parts, model: ScoreModel, record: Record) -> None:
         record.add(found | {"seconds": {"likelihood": time.perf_counter() - begun}})
     if cfg.vlb is not None or cfg.elbo:
         raw = _scored(parts)
-        bounds = Evaluator(parts, model).bounds
+        bounds = _evaluator(parts, model).bounds
         record.attempt("bounds", lambda: bounds(raw, list(range(len(raw)))))
 
 
@@ -57,10 +61,11 @@ def sample(parts: Parts, model: ScoreModel, record: Record) -> Samples:
     begun = time.perf_counter()
     _calibrate(parts, model)
     states = parts.sampler.states(parts.sde)
+    labels = labels_to_draw(parts.cfg, model, cfg.samples)
     samples = draw(
         parts.sampler,
         parts.sde,
-        model,
+        given(model, labels),
         (cfg.samples, *parts.data.shape),
         cfg.batch_size,
         seeds=[stream("sampling", parts.cfg.seed, i).initial_seed() for i in range(cfg.samples)],
@@ -74,11 +79,13 @@ def sample(parts: Parts, model: ScoreModel, record: Record) -> Samples:
             "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
         )
     if parts.cfg.task != "generate":
-        save_arrays(folder / "samples.npz", samples=parts.data.quantize(samples.x.cpu()).numpy())
+        arrays = {} if labels is None else {"labels": labels.numpy()}
+        arrays["samples"] = parts.data.quantize(samples.x.cpu()).numpy()
+        save_arrays(folder / "samples.npz", **arrays)
     record.add({"nfe": samples.nfe, "seconds": {"sample": seconds}})
     if parts.data.levels is not None:
         levels = parts.data.levels
-        record.attempt("pictures", lambda: _save_pictures(parts, samples, folder, levels))
+        record.attempt("pictures", lambda: _save_pictures(parts, samples, labels, folder, levels))
     else:
         record.attempt("pictures", lambda: _save_points(parts, model, samples, folder))
     return samples
@@ -110,7 +117,7 @@ def _likelihood(parts: Parts, model: ScoreModel) -> dict[str, Any]:
     cfg = parts.cfg.evaluate
     raw = _scored(parts)
     print(f"likelihood of {len(raw)} {cfg.split} samples", flush=True)
-    evaluator, index = Evaluator(parts, model), list(range(len(raw)))
+    evaluator, index = _evaluator(parts, model), list(range(len(raw)))
     result = evaluator(raw, index, progress=True).summary()
     entropy = getattr(parts.data, "entropy", None)
     return result if entropy is None else result | {"entropy": entropy}
@@ -122,23 +129,37 @@ def _scored(parts: Parts) -> Tensor:
     return split[: parts.cfg.evaluate.likelihood_samples]
 
 
+def _evaluator(parts: Parts, model: ScoreModel) -> Evaluator:
+    """What scores the samples of the split that the configuration names."""
+    return Evaluator(parts, model, labels_of(parts.data, parts.cfg.evaluate.split))
+
+
 def _calibrate(parts: Parts, model: ScoreModel) -> None:
     """Let the sampler measure on training data what it needs, if anything and if there are any."""
     if len(parts.data.train) == 0:
         return
     size, seed = parts.cfg.train.batch_size, parts.cfg.seed
-    x0 = torch.cat([parts.data.batch(step, size, seed) for step in range(4)]).to(parts.device)
-    parts.sampler.calibrate(parts.sde, model, x0, parts.generator("calibration"))
+    batches = [parts.data.batch(step, size, seed).to(parts.device) for step in range(4)]
+    labels = [one.condition for one in batches if isinstance(one.condition, Tensor)]
+    score = given(model, torch.cat(labels) if labels else None)
+    x0 = torch.cat([one.x for one in batches])
+    parts.sampler.calibrate(parts.sde, score, x0, parts.generator("calibration"))
 
 
-def _save_pictures(parts: Parts, samples: Samples, folder: Path, levels: int) -> None:
-    number = parts.cfg.evaluate.pictures
-    drawn = parts.data.quantize(samples.x[:number].cpu())
-    plots.save_grid(drawn, folder / "samples.png", levels)
+def _save_pictures(
+    parts: Parts, samples: Samples, labels: Tensor | None, folder: Path, levels: int
+) -> None:
+    shown, columns = order_by_class(labels, min(parts.cfg.evaluate.pictures, len(samples.x)))
+    drawn = parts.data.quantize(samples.x[shown].cpu())
+    plots.save_grid(drawn, folder / "samples.png", levels, columns)
     if samples.trajectory is not None:
-        frames = samples.trajectory[:, :number].cpu()
+        kept = samples.trajectory.shape[1]  # those of the first batch
+        shown, columns = order_by_class(
+            None if labels is None else labels[:kept], min(parts.cfg.evaluate.pictures, kept)
+        )
+        frames = samples.trajectory[:, shown].cpu()
         shown = parts.data.quantize(frames.flatten(0, 1)).reshape(frames.shape)
-        plots.save_gif(shown, folder / "reverse.gif", levels)
+        plots.save_gif(shown, folder / "reverse.gif", levels, columns=columns)
 
 
 def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path) -> None:
@@ -146,17 +167,28 @@ def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path
     generator = parts.generator("paths")
     tolerance = max(1e-3, parts.cfg.evaluate.rtol)
 
+    labels = labels_to_draw(parts.cfg, model, PATHS)
+    classes = [None] if labels is None else list(labels.unique().split(1))
+
     def log_prob(points: Tensor) -> Tensor:
-        points = points.to(parts.device)
+        points, settings = points.to(parts.device), {"rtol": tolerance, "atol": tolerance}
         with silent():  # points of a picture are no data
-            likelihood = log_likelihood(
-                parts.sde, model, points, rtol=tolerance, atol=tolerance, batch_size=8192
-            )
-        return likelihood.log_prob.cpu()
+            densities = [
+                log_likelihood(
+                    parts.sde, given(model, label), points, batch_size=8192, **settings
+                ).log_prob.cpu()
+                for label in classes
+            ]
+        return torch.stack(densities).logsumexp(0) - math.log(len(classes))
 
     flow = ProbabilityFlowODE(rtol=tolerance, atol=tolerance)
     paths = flow(
-        parts.sde, model, (100, 2), generator=generator, trajectory=60, device=parts.device
+        parts.sde,
+        given(model, labels),
+        (PATHS, 2),
+        generator=generator,
+        trajectory=60,
+        device=parts.device,
     )
     plots.save_points(
         samples.x.cpu(),

@@ -22,11 +22,12 @@ from scoresde.evaluation.control import CONTROL_LIMIT
 from scoresde.evaluation.dequantization import Dequantization
 from scoresde.evaluation.variational import VariationalBound, join_bounds
 from scoresde.models import DequantizationFlow
-from scoresde.sde import Score
+from scoresde.sde import SDE
 from scoresde.sde.cautions import silent
 from scoresde.training import DequantizationLoss
 
 from .build import Parts, choose_divergence
+from .condition import given, labels_of
 
 CONTROL_SAMPLES = 10_000  # training samples whose moments make the Gaussian control
 
@@ -37,10 +38,11 @@ class Evaluator:
     Args:
         parts: Parts of the run.
         model: Trained model.
+        labels: Labels of all samples of the split, where the model is told them.
     """
 
-    def __init__(self, parts: Parts, model: Score) -> None:
-        self.parts, self.model, self.cfg = parts, model, parts.cfg.evaluate
+    def __init__(self, parts: Parts, model: Any, labels: Tensor | None = None) -> None:
+        self.parts, self.model, self.cfg, self.labels = parts, model, parts.cfg.evaluate, labels
         self.divergence = choose_divergence(self.cfg, torch.Size(parts.data.shape).numel())
         self.control = _control(parts) if self.divergence.stochastic else None
         self.dequantization: str | Dequantization = self.cfg.dequantization
@@ -69,13 +71,13 @@ class Evaluator:
             "give_up": True,
             "progress": progress,
         }
-        raw = raw.to(parts.device)
+        raw, score = raw.to(parts.device), self._score(index)
         with silent():  # `build` has looked at the data of the whole run
             if self.cells is None:
-                return log_likelihood(parts.sde, self.model, raw, **settings)
+                return log_likelihood(parts.sde, score, raw, **settings)
             return quantized_likelihood(
                 parts.sde,
-                self.model,
+                score,
                 raw,
                 self.cells,
                 dequantization=self.dequantization,
@@ -92,9 +94,9 @@ class Evaluator:
             found |= self._bound(elbo, raw, index, terms=cfg.terms).summary()
         if cfg.vlb is not None:
             print(f"variational bound of {cfg.vlb} steps", flush=True)
-            chain = {"steps": cfg.vlb, "variance": self._variance()}
+            chain = {"steps": cfg.vlb, "learned": self._learned()}
             chain["terms"] = cfg.terms if cfg.terms < cfg.vlb - 1 else None
-            found |= self._bound(variational_bound, raw, index, **chain).summary()
+            found |= self._bound(self._chain, raw, index, **chain).summary()
         return found
 
     def _bound(
@@ -106,9 +108,9 @@ class Evaluator:
         for first in range(0, len(raw), size):
             rows = slice(first, first + size)
             own = {"seed": parts.cfg.seed, "index": index[rows], "eps": self.cfg.eps}
-            k = raw[rows].to(parts.device)
+            k, score = raw[rows].to(parts.device), self._score(index[rows])
             with silent():
-                bounds.append(kind(parts.sde, self.model, k, self.cells, **own, **settings))
+                bounds.append(kind(parts.sde, score, k, self.cells, **own, **settings))
             bar.update(len(k))
         bar.close()
         return join_bounds(bounds)
@@ -119,12 +121,20 @@ class Evaluator:
             return self.cfg.log_prob_tol
         return self.cfg.rtol * torch.Size(self.parts.data.shape).numel()
 
-    def _variance(self) -> Any:
-        """The variance of the steps of the chain, or the share that the network has learned."""
+    def _score(self, index: list[int]) -> Any:
+        """The score of the samples of these numbers."""
+        return given(self.model, None if self.labels is None else self.labels[torch.tensor(index)])
+
+    def _learned(self) -> bool:
+        """Whether the variance of the steps of the chain is the network's own."""
         share = getattr(self.model, "variance_share", None)
         learned = share is not None and self.parts.cfg.model.get("learned_variance")
-        name = self.cfg.variance or ("learned" if learned else "posterior")
-        return share if name == "learned" else name
+        return self.cfg.variance == "learned" or bool(self.cfg.variance is None and learned)
+
+    def _chain(self, sde: SDE, score: Any, *samples: Any, learned: bool, **settings: Any) -> Any:
+        """The bound of the chain, with the variance of its steps."""
+        variance = score.variance_share if learned else self.cfg.variance or "posterior"
+        return variational_bound(sde, score, *samples, variance=variance, **settings)
 
 
 def compare_dequantizations(
@@ -135,7 +145,7 @@ def compare_dequantizations(
     assert isinstance(loss, DequantizationLoss)
     raw = getattr(parts.data, cfg.split)[: cfg.likelihood_samples]
     print(f"likelihood of {len(raw)} {cfg.split} samples, by two dequantizations", flush=True)
-    evaluator = Evaluator(parts, loss.score)
+    evaluator = Evaluator(parts, loss.score, labels_of(parts.data, cfg.split))
     found = {}
     for rule in (Uniform(), Variational(flow)):
         evaluator.dequantization = rule

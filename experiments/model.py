@@ -1,10 +1,11 @@
 """The model of a run: built from its configuration, or read from a training's checkpoint."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -12,6 +13,7 @@ from scoresde.models import ScoreModel
 from scoresde.models.file import whole
 from scoresde.models.names import fitted
 from scoresde.sde import SDE, current_names
+from scoresde.sde.description import current_name
 from scoresde.training import checkpoint
 
 
@@ -22,10 +24,26 @@ def make(leaf: DictConfig, **wires: Any) -> Any:
 
 
 def score_model(
-    cfg: DictConfig, sde: SDE, shape: Sequence[int], data_range: tuple[float, float] | None
+    cfg: DictConfig,
+    sde: SDE,
+    shape: Sequence[int],
+    data_range: tuple[float, float] | None,
+    classes: int | None = None,
 ) -> ScoreModel:
-    """The model of `cfg.model` for samples of a shape and a range."""
+    """The model of `cfg.model` for samples of a shape and a range, that is told so many classes.
+
+    Raises:
+        ValueError: The network can be told none.
+    """
     wires: dict[str, Any] = {"shape": tuple(shape)}
+    if classes is not None:
+        name = current_name(str(cfg.model.net._target_))
+        if "classes" not in inspect.signature(get_object(name)).parameters:
+            raise ValueError(
+                f"condition=label needs a network with class labels, and {name} has none; use "
+                "model=unet, or model=mlp for points"
+            )
+        wires["classes"] = classes
     features = cfg.model.get("fourier_features")
     if features or cfg.model.get("learned_variance"):
         channels, *size = shape
@@ -67,7 +85,7 @@ def load_trained(path: str | Path, ema: bool = True) -> ScoreModel:
         shape = make(cfg.data).shape
     span = cfg.data.get("range")
     interval = None if span is None else (float(span[0]), float(span[1]))
-    model = score_model(cfg, make(cfg.sde), list(shape), interval)
+    model = score_model(cfg, make(cfg.sde), list(shape), interval, cfg.get("classes"))
     fill(model, state["ema"]["model"] if ema else state["model"], path)
     model.step = state["step"]
     return model.eval()

@@ -57,6 +57,8 @@ def load_pretrained(cfg: DictConfig) -> ScoreModel | None:
         if cfg.task == "sample":
             levels = {"_target_": "scoresde.data.Blank", "shape": _shape(cfg, model), "levels": 256}
             cfg.data = levels | {"range": span or list(model.sde.data_range)}
+            if description["net"].get("classes") and not _chosen("condition"):
+                cfg.condition = {"kind": "label", "draw": None}  # as it was trained
         elif "range" in cfg.data and span is not None:
             if cfg.data.range is not None and list(cfg.data.range) != span:
                 raise ValueError(f"{path} is for data in {span}, not {list(cfg.data.range)}")
@@ -113,15 +115,22 @@ def _check(cfg: DictConfig, path: Path) -> None:
         )
     if cfg.transfer:
         raise ValueError(f"transfer belongs to runs of this toolkit; {path} has its own process")
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    for override in given:
-        key = override.lstrip("+~").split("=", 1)[0]
-        group = key.partition(".")[0].partition("/")[0]
-        if group in SAID:
+    for group in SAID:
+        if (key := _chosen(group)) is not None:
             raise ValueError(
                 f"the {group} comes with {path}; leave {key} out. What the file does not say, a "
                 "configuration says: checkpoint_config=FILE"
             )
+
+
+def _chosen(group: str) -> str | None:
+    """The key by which the command line chose or changed a group, if it did."""
+    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    for override in given:
+        key = override.lstrip("+~").split("=", 1)[0]
+        if key.partition(".")[0].partition("/")[0] == group:
+            return key
+    return None
 
 
 def _shape(cfg: DictConfig, model: ScoreModel) -> list[int]:

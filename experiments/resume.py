@@ -13,11 +13,12 @@ from .claim import check_free
 from .identity import data_difference
 from .record import complete, finished
 from .resumption import resumption
+from .settings import differences
 
 Sections = dict[str, tuple[str, ...]]
 # What makes a network the score, or the estimator, that it is.
 MODEL: Sections = {
-    "generate": ("sde", "model", "data.range"),
+    "generate": ("sde", "model", "data.range", "condition.kind"),
     "noise_estimator": ("sde", "estimator", "data.range"),
     "dequantizer": ("sde", "dequantizer", "data.range"),
 }
@@ -202,16 +203,14 @@ def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str 
     was = saved.get("task", "generate")  # old runs have no `task` entry
     if task != was:
         return f"checkpoint is of task={was}, requested task={task}"
-    old, new = _flat(saved), _flat(parts.config)
     harmless = set(HARMLESS)
     if parts.cfg.train.decay == "none":  # else the rates of the steps done would have been others
         harmless.add("train.steps")
-    names = [
-        key for key in sorted(old | new) if _within(key, sections[task]) and key not in harmless
-    ]
-    # What a configuration did not name yet is off.
-    pairs = {k: (old.get(k), new.get(k)) for k in names}
-    different = {k: (a, b) for k, (a, b) in pairs.items() if (a or None) != (b or None)}
+    different = differences(
+        saved,
+        parts.config,
+        lambda key: _within(key, sections[task]) and key not in harmless,
+    )
     if not different:
         return None
     for key in ("sde._target_", "sde.base._target_"):
@@ -257,13 +256,3 @@ def _same(one: Path, other: Path) -> bool:
 
 def _within(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a tree of dicts and lists."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    leaves: dict[str, Any] = {}
-    for key, value in items:
-        name = f"{prefix}{key}"
-        leaves |= _flat(value, f"{name}.") if isinstance(value, (dict, list)) else {name: value}
-    return leaves

@@ -19,18 +19,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scoresde.data import Dataset
 from scoresde.evaluation import Likelihood, plots
 from scoresde.evaluation.result import join
 from scoresde.evaluation.typicality import auroc, typicality
 from scoresde.models import ScoreModel
+from scoresde.sde import current_names
 from scoresde.training import checkpoint
 
 from .build import Parts
 from .claim import Claim
+from .condition import labels_of
 from .identity import data_identity
 from .likelihood import Evaluator
 from .pretrained import digest
 from .record import Record, complete, save_arrays
+from .settings import differences
 
 # Settings that change no part; the bounds are computed anew each time.
 FREE = (
@@ -47,21 +51,22 @@ def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -
         Whether this process wrote the result; else other shards have parts to do, or are at it.
     """
     folder = record.folder
-    own = _Split(parts, model, folder / "likelihood", getattr(parts.data, parts.cfg.evaluate.split))
+    split = parts.cfg.evaluate.split
+    own = _Split(parts, model, folder / "likelihood", parts.data, split)
     splits = [own]
     if parts.against is not None:
         name = f"against {parts.against.name}"
-        splits.append(_Split(parts, model, folder / "against", parts.against.test, name))
-    for split in splits:
-        split.work()
-    missing = sum(len(split.missing()) for split in splits)
+        splits.append(_Split(parts, model, folder / "against", parts.against, "test", name))
+    for one in splits:
+        one.work()
+    missing = sum(len(one.missing()) for one in splits)
     if missing:
         print(f"{missing} parts are left to other shards", flush=True)
         return False
     if not claim.alone("likelihood/.join") or complete(folder):
         print("all parts are there, and another shard writes the result", flush=True)
         return False
-    likelihood, *others = [split.join() for split in splits]
+    likelihood, *others = [one.join() for one in splits]
     _save(likelihood, folder / "likelihood.npz")
     result = likelihood.summary()
     if parts.against is not None:
@@ -70,7 +75,7 @@ def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -
     bounds = own.evaluator.bounds
     record.attempt("bounds", lambda: bounds(own.raw, list(range(len(own.raw)))))
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
-    names = [parts.data.name, *(split.name for split in splits[1:])]
+    names = [parts.data.name, *(one.name for one in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)
     values = {name: _values(one)[one.log_prob.isfinite()] for name, one in shown}
 
@@ -87,12 +92,18 @@ class _Split:
     """Raw samples, cut into parts of a batch, with a file for each."""
 
     def __init__(
-        self, parts: Parts, model: ScoreModel, folder: Path, raw: Tensor, name: str | None = None
+        self,
+        parts: Parts,
+        model: ScoreModel,
+        folder: Path,
+        data: Dataset,
+        split: str,
+        name: str | None = None,
     ) -> None:
         cfg = parts.cfg.evaluate
-        self.evaluator, self.folder = Evaluator(parts, model), folder
-        self.raw = raw[: cfg.likelihood_samples]
-        self.name, self.shard, self.shards = name or cfg.split, cfg.shard, cfg.shards
+        self.evaluator, self.folder = Evaluator(parts, model, labels_of(data, split)), folder
+        self.raw = getattr(data, split)[: cfg.likelihood_samples]
+        self.name, self.shard, self.shards = name or split, cfg.shard, cfg.shards
         starts = range(0, len(self.raw), cfg.batch_size)
         self.parts = [range(i, min(i + cfg.batch_size, len(self.raw))) for i in starts]
 
@@ -197,16 +208,22 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
         pass
     finally:
         temporary.unlink(missing_ok=True)
-    theirs, own = json.loads(path.read_text()), json.loads(json.dumps(mine))
-    known = own.keys() | theirs.keys()
-    if "samples" not in theirs:  # of a time when nobody noted them
-        known -= {"samples", "samples against"}
-    different = sorted(k for k in known if own.get(k) != theirs.get(k))
+    theirs, own = current_names(json.loads(path.read_text())), json.loads(json.dumps(mine))
+    # Of a time when nobody noted them.
+    unknown = () if "samples" in theirs else ("samples", "samples against")
+    found = differences(theirs, own, lambda key: key.partition(".")[0] not in unknown)
+    different = sorted({key.partition(".")[0] for key in found} | _other_weights(theirs, own))
     if different:
         raise ValueError(
             f"{folder} holds likelihoods by other settings ({', '.join(different)}); "
             "repeat the command that made them, or use another hydra.run.dir"
         )
+
+
+def _other_weights(theirs: dict[str, Any], own: dict[str, Any]) -> set[str]:
+    """The key by which raw weights are told from averaged ones, where it differs."""
+    key = "checkpoint_ema"
+    return set() if theirs.get(key) == own.get(key) else {key}
 
 
 def _values(likelihood: Likelihood) -> Tensor:

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import tqdm
 
+from scoresde.data import Batch
 from scoresde.evaluation.plots import save_loss_curve
 from scoresde.training import Step, checkpoint, fit
 from scoresde.training.loggers import CSVLogger, Guarded, Logger
@@ -70,7 +71,7 @@ def train(
         done = checkpoint.restore(start.state, model, ema, parts.optimizer, generator)
         print(f"continues after step {done} of {start.run}", flush=True)
 
-    def batches(step: int) -> Tensor:
+    def batches(step: int) -> Batch:
         return parts.data.batch(step, cfg.batch_size, parts.cfg.seed).to(parts.device)
 
     begun = time.perf_counter()

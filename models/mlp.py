@@ -50,7 +50,7 @@ class MLP(Described, nn.Module):
             raise ValueError(
                 f"unknown embedding_type '{embedding_type}'. Available: positional, fourier"
             )
-        self.shape = tuple(shape)
+        self.shape, self.classes = tuple(shape), classes
         dim = int(torch.Size(self.shape).numel())
         self.embedding = embedding
         self.condition = nn.Sequential(

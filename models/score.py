@@ -279,7 +279,8 @@ class ScoreModel(nn.Module):
             condition: c as for `given`; None for none.
             predict: `score`, `noise`, `denoise`, or `noise_and_share`.
         """
-        return getattr(self, predict)(x, t, condition)
+        function = getattr(self, predict)
+        return function(x, t) if condition is None else function(x, t, condition)
 
     def description(self) -> dict[str, Any]:
         """What the model is but for its weights, in plain values.

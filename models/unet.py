@@ -175,7 +175,7 @@ class UNet(Described, nn.Module):
 
         image_ch, height, width = shape
         assert image_ch is not None  # checked above
-        self.shape = (image_ch, height, width)
+        self.shape, self.classes = (image_ch, height, width), classes
         self.out_channels = image_ch if out_channels is None else out_channels
         self.resblock_type, self.resamp_with_conv = resblock_type, resamp_with_conv
         self.widths = [nf * factor for factor in ch_mult]

@@ -107,7 +107,7 @@ class AdaptiveSDE(Sampler):
         eps = last_time(sde, self.eps)
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
         run.begin(None, x)
-        *frames, x = self._solve(sde, Parts(score), x, stops.to(x.device), run)
+        *frames, x = self._solve(Parts(score, sde.reverse), x, stops.to(x.device), run)
         for i, frame in enumerate(frames):
             run.frames.append(frame)
             if run.callback is not None:
@@ -120,13 +120,13 @@ class AdaptiveSDE(Sampler):
             run.frames.append(x)
         return x
 
-    def _solve(self, sde: SDE, parts: Parts, x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
+    def _solve(self, flows: Parts[ReverseSDE], x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
         """The states of all samples at the falling times `stops`, which are to be passed."""
-        T, eps = sde.T, stops[-1]
+        T, eps = flows.whole.sde.T, stops[-1]
         states = x.repeat(len(stops), *[1] * x.ndim)
-        way = _Way.start(sde.reverse(parts.score), x, self.h_init * T)
+        way = _Way.start(flows.whole, x, self.h_init * T)
         for _ in range(self.max_steps):
-            flow = sde.reverse(parts(way.index))
+            flow = flows(way.index)
             self._check_resolved(way, flow)
             accepted = self._step(way, flow, stops[way.leg], run)
             landed = accepted & (way.t == stops[way.leg])
@@ -140,7 +140,7 @@ class AdaptiveSDE(Sampler):
             if run.progress:  # it waits for the device
                 run.advance(float(((T - way.t) / (T - eps)).min()))
             if bool(accepted.any()):  # where x has moved; a step tried again begins where it did
-                flow = sde.reverse(rows(parts.score, way.index[accepted]))
+                flow = flows.make(rows(flows.score, way.index[accepted]))
                 way.slope[accepted] = flow.drift(way.x[accepted], way.t[accepted])
         raise RuntimeError(
             f"adaptive solver stopped: {self.max_steps} steps did not reach t={eps.item():g}; "

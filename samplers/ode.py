@@ -112,15 +112,15 @@ class ProbabilityFlowODE(Sampler):
     def _per_sample(
         self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
-        parts = Parts(score)
+        flows = Parts(score, lambda part: sde.reverse(part, eta=0.0))
 
         def field(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
             state = y.reshape(-1, *x.shape[1:]).to(x.dtype)
-            return sde.reverse(parts(index), eta=0.0).drift(state, t).flatten(1).double()
+            return flows(index).drift(state, t).flatten(1).double()
 
         def cause(t: Tensor, y: Tensor, index: Tensor, row: int) -> str | None:
             state = y.reshape(-1, *x.shape[1:]).to(x.dtype)
-            return not_finite(y[row], parts(index)(state, t)[row])
+            return not_finite(y[row], flows(index).score(state, t)[row])
 
         solution = integrate(
             field,

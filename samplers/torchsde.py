@@ -242,8 +242,8 @@ class _Equation:
         run: Run,
     ) -> None:
         self.sde_type = calculus
-        self._sde, self._parts, self._eta = sde, Parts(score), eta
-        self._reverse, self._ends, self._run = sde.reverse(score, eta), ends, run
+        self._sde, self._parts = sde, Parts(score, lambda part: sde.reverse(part, eta))
+        self._reverse, self._ends, self._run = self._parts.whole, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._warp = self._warped() if variable == "log_snr" else None
         # torchsde evaluates the start once to see its shape, srk evaluates its first stage twice,
@@ -254,7 +254,7 @@ class _Equation:
     def select(self, numbers: Tensor) -> None:
         """Go on with these samples of the batch, shape (A,), alone."""
         self.first = int(numbers[0])
-        self._reverse = self._sde.reverse(self._parts(numbers), self._eta)
+        self._reverse = self._parts(numbers)
 
     def begin(self, x: Tensor) -> None:
         """Be told the states with which a solution begins, and forget those of another."""

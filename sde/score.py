@@ -1,7 +1,7 @@
 """What a score is held to where it is evaluated, how often it was, and how it follows samples."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor
 
@@ -30,23 +30,28 @@ def rows(score: Score, index: Tensor) -> Score:
     return score if own is None else own(index)
 
 
-class Parts:
-    """The scores of parts of a batch, of which the last is kept.
+Made = TypeVar("Made")
+
+
+class Parts(Generic[Made]):
+    """What is made of the scores of parts of a batch, of which the last is kept.
 
     A solver asks for that of the samples under way at each stage, and mostly for the same ones.
 
     Args:
         score: s(x, t) of the whole batch.
+        make: What is made of the score of a part, such as its reverse process.
     """
 
-    def __init__(self, score: Score) -> None:
-        self.score = self._part = score
+    def __init__(self, score: Score, make: Callable[[Score], Made]) -> None:
+        self.score, self.make = score, make
+        self.whole = self._part = make(score)
         self._index: Tensor | None = None
 
-    def __call__(self, index: Tensor) -> Score:
-        """The score of the samples `index`, shape (A,); see `rows`."""
+    def __call__(self, index: Tensor) -> Made:
+        """What is made of the score of the samples `index`, shape (A,); see `rows`."""
         if index is not self._index:
-            self._index, self._part = index, rows(self.score, index)
+            self._index, self._part = index, self.make(rows(self.score, index))
         return self._part
 
 

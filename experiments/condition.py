@@ -1,0 +1,98 @@
+"""What the samples of a run are conditioned on: the labels of data, and those of what is drawn."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from scoresde.data import Dataset
+from scoresde.models import ScoreModel
+from scoresde.models.names import inner
+from scoresde.sde import Condition, Score
+from scoresde.sde.base import check_count
+
+
+def classes_of(cfg: DictConfig, data: Dataset, pretrained: ScoreModel | None) -> int | None:
+    """How many classes a network of this run is told apart; None where it is told none.
+
+    Raises:
+        ValueError: A loaded network is told others than the data have, or none; or the classes to
+            draw are not among them.
+    """
+    if cfg.condition.kind is None:
+        return None
+    classes = data.classes
+    if pretrained is not None:
+        told = getattr(inner(pretrained.net), "classes", None)
+        if told is None:
+            raise ValueError(
+                "the network of the checkpoint has no class labels; use condition=none"
+            )
+        if cfg.task != "sample" and told != classes:
+            raise ValueError(
+                f"the network of the checkpoint has {told} classes, and the data have {classes}; "
+                "use the data that it was trained on, or condition=none"
+            )
+        classes = told
+    if classes is None:
+        raise ValueError(
+            f"condition=label needs data with labels, and data={data.name} has none; use "
+            "data=digits, mixture or eightgaussians, or data=folder with data.labels=folders"
+        )
+    _check_draw(cfg.condition.draw, classes)
+    return classes
+
+
+def labels_of(data: Dataset, split: str) -> Tensor | None:
+    """Labels of the samples of a split, where the data are conditioned on them."""
+    labels: Tensor | None = getattr(data, f"{split}_labels") if data.condition else None
+    return labels
+
+
+def given(model: Any, condition: Condition | None) -> Score:
+    """The score with a condition, where there is one."""
+    score: Score = model if condition is None else model.given(condition)
+    return score
+
+
+def labels_to_draw(cfg: DictConfig, model: ScoreModel, count: int) -> Tensor | None:
+    """Labels of so many samples, the classes in turn; None for a model that is told none."""
+    classes = getattr(inner(model.net), "classes", None)
+    if classes is None or cfg.condition.kind is None:
+        return None
+    drawn = _check_draw(cfg.condition.draw, classes)
+    return torch.tensor(drawn)[torch.arange(count) % len(drawn)]
+
+
+def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None]:
+    """Numbers of the samples of a picture, a row for each class, and how many are in a row.
+
+    Args:
+        labels: Labels of all samples; None where they have none.
+        most: Most samples in the picture.
+    """
+    if labels is None:
+        return torch.arange(most), None
+    found = labels.unique()[:most]
+    columns = min(most // len(found), int((labels[:, None] == found).sum(0).min()))
+    rows = [(labels == label).nonzero()[:columns, 0] for label in found]
+    return torch.cat(rows), columns
+
+
+def _check_draw(drawn: Any, classes: int | None) -> list[int]:
+    """The classes that are drawn, of K.
+
+    Raises:
+        ValueError: They are no list of classes.
+    """
+    count = check_count("the number of classes", classes or 0, 1)
+    if drawn is None:
+        return list(range(count))
+    known = [one for one in drawn if isinstance(one, int) and not isinstance(one, bool)]
+    if not known or len(known) != len(drawn) or not all(0 <= one < count for one in known):
+        raise ValueError(
+            f"condition.draw must be null or a list of classes in 0 … {count - 1}, "
+            f"got {list(drawn)}"
+        )
+    return known
