@@ -1,5 +1,6 @@
 """What the samples of a run are conditioned on: the labels of data, and those of what is drawn."""
 
+import math
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ def labels_to_draw(cfg: DictConfig, model: ScoreModel, count: int) -> Tensor | N
 def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None]:
     """Numbers of the samples of a picture, a row for each class, and how many are in a row.
 
+    Few classes have several rows each, so that the picture is no strip.
+
     Args:
         labels: Labels of all samples; None where they have none.
         most: Most samples in the picture.
@@ -75,8 +78,10 @@ def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None
     if labels is None:
         return torch.arange(most), None
     found = labels.unique()[:most]
-    columns = min(most // len(found), int((labels[:, None] == found).sum(0).min()))
-    rows = [(labels == label).nonzero()[:columns, 0] for label in found]
+    each = min(most // len(found), int((labels[:, None] == found).sum(0).min()))
+    columns = min(each, math.isqrt(most))
+    each -= each % columns
+    rows = [(labels == label).nonzero()[:each, 0] for label in found]
     return torch.cat(rows), columns
 
 
