@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,22 @@ def interval(range: Sequence[float] | None) -> tuple[float, float]:
             f"range ({lo}, {hi}) is impossible: lo must be < hi, both finite; use (-1, 1) or (0, 1)"
         )
     return lo, hi
+
+
+def check_condition(condition: object) -> None:
+    """Refuse conditions that there are not."""
+    if condition is None or condition == "label":
+        return
+    near = difflib.get_close_matches(str(condition).lower(), ("label", "null", "none"), 1)
+    meant = {"label": "label", "null": "null", "none": "null"}
+    hint = f"; did you mean {meant[near[0]]}?" if near else "; use one of these"
+    raise ValueError(f"condition must be null or label, got {condition!r}{hint}")
+
+
+def check_labelled(name: str, condition: str | None, labelled: bool, fix: str) -> None:
+    """Refuse labels as the condition of samples that have none."""
+    if condition is not None and not labelled:
+        raise ValueError(f"condition={condition}, but the data '{name}' have no labels; {fix}")
 
 
 def cell_and_margin(range: tuple[float, float], levels: int) -> tuple[float, float]:

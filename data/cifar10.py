@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from .base import Dataset, Split
-from .batches import Batch, binary_batch, python_batch
+from .base import Split
+from .batches import Records, binary_batch, python_batch
 from .listing import listing, root_path
+from .memory import InMemory
 from .reading import fill, images_of
 
 SITE = "download CIFAR-10 from www.cs.toronto.edu/~kriz/cifar.html and set data.root=DIR"
@@ -26,7 +27,7 @@ _FORMS = (
 )
 
 
-class CIFAR10(Dataset):
+class CIFAR10(InMemory):
     """The 50000 + 10000 colour images of 32 x 32 pixels in ten classes.
 
     The first of these that root holds is read: cifar-10-batches-bin/, cifar-10-binary.tar.gz,
@@ -41,10 +42,11 @@ class CIFAR10(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
+        condition: "label" puts the labels of a batch's samples into it; None does not.
 
     Raises:
         FileNotFoundError: root holds none of the forms, or one of the six batches is missing.
-        ValueError: corrupt or foreign file, impossible range.
+        ValueError: corrupt or foreign file, impossible range or condition.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CIFAR10(Dataset):
         range: tuple[float, float] = (-1.0, 1.0),
         dequantize: bool = True,
         flip: bool = True,
+        condition: str | None = None,
     ) -> None:
         path, notes = root_path(root), list[str]()
         super().__init__(
@@ -62,6 +65,7 @@ class CIFAR10(Dataset):
             levels=256,
             dequantize=dequantize,
             flip=flip,
+            condition=condition,
         )
         total = f"{len(self.train) + len(self.test)} images from {' and '.join(notes)}"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
@@ -95,7 +99,7 @@ def _read_batches(source: Path, names: list[str]) -> tuple[Split, Split]:
     samples, labels = torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
     files = _tar_files(source, names) if source.is_file() else _plain_files(source, names)
     for name, content in files:
-        batch: Batch = parse(content, f"{source}/{name}", SITE)
+        batch: Records = parse(content, f"{source}/{name}", SITE)
         size = sizes[name] = len(batch.labels)
         if len(sizes) == 1:  # all others are of this size, or refused
             samples = torch.empty(len(names) * size, 3, 32, 32, dtype=torch.uint8)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .base import Dataset, Split
+from .base import Split
 from .listing import root_path
+from .memory import InMemory
 
 # Where torchvision keeps the files below its root; MNIST's relatives are named after themselves.
 _BELOW = (".", "raw", "MNIST/raw")
@@ -22,7 +23,7 @@ _DEFLATE = 1032  # gzip makes nothing smaller than by this factor
 _ROWS = 1024  # images read at a time
 
 
-class MNIST(Dataset):
+class MNIST(InMemory):
     """The 60000 + 10000 handwritten digits of 28 x 28 pixels, from the four IDX files.
 
     Reference: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document
@@ -36,10 +37,11 @@ class MNIST(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
+        condition: "label" puts the labels of a batch's samples into it; None does not.
 
     Raises:
         FileNotFoundError: root or one of the four files is missing.
-        ValueError: corrupt file, negative pad, impossible range.
+        ValueError: corrupt file, negative pad, impossible range or condition.
     """
 
     quality = "classifier"
@@ -51,6 +53,7 @@ class MNIST(Dataset):
         range: tuple[float, float] = (-1.0, 1.0),
         dequantize: bool = True,
         flip: bool = False,
+        condition: str | None = None,
     ) -> None:
         path = root_path(root)
         below = next((f for f in _BELOW if _find(path / f, "train-images", 3)), ".")
@@ -61,6 +64,7 @@ class MNIST(Dataset):
             levels=256,
             dequantize=dequantize,
             flip=flip,
+            condition=condition,
         )
         total = f"{len(self.train) + len(self.test)} images from {path / below}"
         self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"

@@ -99,7 +99,7 @@ def _quality(parts: Parts, samples: Samples) -> dict[str, Any] | None:
     labels = _labels(parts)
     if labels is None or parts.data.levels is None:
         return None
-    images = torch.cat([parts.data.train, parts.data.test])
+    images = torch.cat([parts.data.train[:], parts.data.test[:]])
     print(f"quality: {cost(len(samples.x), len(images), parts.data.shape)}", flush=True)
     drawn = parts.data.quantize(samples.x.cpu())
     quality = sample_quality(drawn, images, labels, parts.data.levels, seed=parts.cfg.seed)
@@ -127,7 +127,7 @@ def _calibrate(parts: Parts, model: ScoreModel) -> None:
     if len(parts.data.train) == 0:
         return
     size, seed = parts.cfg.train.batch_size, parts.cfg.seed
-    x0 = torch.cat([parts.data.batch(step, size, seed) for step in range(4)]).to(parts.device)
+    x0 = torch.cat([parts.data.batch(step, size, seed).x for step in range(4)]).to(parts.device)
     parts.sampler.calibrate(parts.sde, model, x0, parts.generator("calibration"))
 
 
@@ -161,7 +161,7 @@ def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path
     plots.save_points(
         samples.x.cpu(),
         folder / "samples.png",
-        reference=parts.data.test,
+        reference=parts.data.test[:],
         log_prob=log_prob,
         trajectories=paths.trajectory.cpu() if paths.trajectory is not None else None,
     )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scoresde.data import Samples
 from scoresde.evaluation import Likelihood, plots
 from scoresde.evaluation.result import join
 from scoresde.evaluation.typicality import auroc, typicality
@@ -68,7 +69,7 @@ def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -
         result["against"] = _compare(likelihood, others[0], parts.against.name)
     record.add(result)
     bounds = own.evaluator.bounds
-    record.attempt("bounds", lambda: bounds(own.raw, list(range(len(own.raw)))))
+    record.attempt("bounds", lambda: bounds(own.raw, list(range(own.total))))
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
     names = [parts.data.name, *(split.name for split in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)
@@ -87,14 +88,15 @@ class _Split:
     """Raw samples, cut into parts of a batch, with a file for each."""
 
     def __init__(
-        self, parts: Parts, model: ScoreModel, folder: Path, raw: Tensor, name: str | None = None
+        self, parts: Parts, model: ScoreModel, folder: Path, raw: Samples, name: str | None = None
     ) -> None:
         cfg = parts.cfg.evaluate
         self.evaluator, self.folder = Evaluator(parts, model), folder
-        self.raw = raw[: cfg.likelihood_samples]
+        self.raw = raw  # of which a part is read at a time
+        self.total = min(len(raw), cfg.likelihood_samples or len(raw))
         self.name, self.shard, self.shards = name or cfg.split, cfg.shard, cfg.shards
-        starts = range(0, len(self.raw), cfg.batch_size)
-        self.parts = [range(i, min(i + cfg.batch_size, len(self.raw))) for i in starts]
+        starts = range(0, self.total, cfg.batch_size)
+        self.parts = [range(i, min(i + cfg.batch_size, self.total)) for i in starts]
 
     def work(self) -> None:
         """Do the parts of this shard that are not there."""
@@ -114,7 +116,7 @@ class _Split:
             shown = _mean_and_error(torch.cat(done))
             bar.set_postfix_str(shown)
             if bar.disable:
-                print(f"{part.stop}/{len(self.raw)}  {shown}", flush=True)
+                print(f"{part.stop}/{self.total}  {shown}", flush=True)
         bar.close()
 
     def missing(self) -> list[range]:

@@ -71,7 +71,7 @@ def train(
         print(f"continues after step {done} of {start.run}", flush=True)
 
     def batches(step: int) -> Tensor:
-        return parts.data.batch(step, cfg.batch_size, parts.cfg.seed).to(parts.device)
+        return parts.data.batch(step, cfg.batch_size, parts.cfg.seed).x.to(parts.device)
 
     begun = time.perf_counter()
     records = _Records(parts, done, loggers)

@@ -10,7 +10,7 @@ import yaml
 from scipy.stats import kstest
 
 from scoresde import data
-from scoresde.data import CIFAR10, MNIST, Dataset, Digits, Folder, Split
+from scoresde.data import CIFAR10, MNIST, Digits, Folder, InMemory, Split
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -18,7 +18,7 @@ RANGES = [(-1.0, 1.0), (0.0, 1.0), (-0.37, 2.9), (10.0, 11.0), (-1e-3, 2e-3)]
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 
 
-class Grey(Dataset):
+class Grey(InMemory):
     """Random images, none of which is its own mirror image, none equal to another."""
 
     def __init__(self, n=96, shape=(2, 3, 5), **settings):
@@ -30,7 +30,7 @@ class Grey(Dataset):
         super().__init__("grey", read, **{"levels": 256, "range": (-1.0, 1.0), **settings})
 
 
-class Points(Dataset):
+class Points(InMemory):
     def __init__(self, train, test):
         super().__init__("points", lambda: (Split(train, None), Split(test, None)))
 
@@ -84,9 +84,9 @@ def test_no_noise_without_generator_and_none_in_training_when_switched_off():
     plain = Grey(levels=256, dequantize=False)
     for grey in (noisy, plain):
         assert not torch.equal(grey.scale(k, seeded(0)), grey.scale(k))
-    batch = plain.batch(0, 16, seed=5)
+    batch = plain.batch(0, 16, seed=5).x
     assert torch.equal(batch, plain.scale(plain.train[plain.indices(0, 16, seed=5)]))
-    assert not torch.equal(noisy.batch(0, 16, seed=5), batch)
+    assert not torch.equal(noisy.batch(0, 16, seed=5).x, batch)
     assert torch.equal(k, torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16))
 
 
@@ -108,19 +108,19 @@ def test_quantize_shows_the_nearest_colour_but_no_broken_sample():
 def test_batch_depends_on_its_arguments_alone():
     first, second = (Grey(levels=256, dequantize=True, flip=True) for _ in range(2))
     torch.manual_seed(1)
-    expected = {step: first.batch(step, 16, seed=5) for step in (0, 7, 3)}
+    expected = {step: first.batch(step, 16, seed=5).x for step in (0, 7, 3)}
     torch.manual_seed(2)
     np.random.seed(3)
     before = torch.get_rng_state()
     second.batch(11, 32, seed=8)
     for step in (3, 7, 0):
-        x = second.batch(step, 16, seed=5)
+        x = second.batch(step, 16, seed=5).x
         assert x.shape == (16, 2, 3, 5) and x.dtype == torch.float32
         assert torch.equal(x, expected[step])
     assert torch.equal(torch.get_rng_state(), before)
     # The second call is of the same epoch as the last one above: a kept order must not leak.
-    other = Grey(levels=256, dequantize=True, flip=True).batch(0, 16, seed=6)
-    assert torch.equal(second.batch(0, 16, seed=6), other) and not torch.equal(other, expected[0])
+    other = Grey(levels=256, dequantize=True, flip=True).batch(0, 16, seed=6).x
+    assert torch.equal(second.batch(0, 16, seed=6).x, other) and not torch.equal(other, expected[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 16, 20, 96])
@@ -142,7 +142,7 @@ def test_epoch_takes_every_sample_once(batch_size):
 def test_batch_holds_the_samples_of_its_indices():
     grey = Grey(levels=256, dequantize=True, flip=False)
     for step in range(8):
-        k = grey.quantize(grey.batch(step, 32, seed=1))
+        k = grey.quantize(grey.batch(step, 32, seed=1).x)
         assert torch.equal(k, grey.train[grey.indices(step, 32, seed=1)])
 
 
@@ -150,7 +150,7 @@ def test_half_of_the_images_are_mirrored_where_asked():
     grey = Grey(levels=256, dequantize=True, flip=True)
     before, mirrored, total = grey.train.clone(), 0, 0
     for step in range(60):
-        k = grey.quantize(grey.batch(step, 48, seed=2))
+        k = grey.quantize(grey.batch(step, 48, seed=2).x)
         raw = grey.train[grey.indices(step, 48, seed=2)]
         same = (k == raw).flatten(1).all(1)
         turned = (k == raw.flip(-1)).flatten(1).all(1)
@@ -219,6 +219,7 @@ def test_configuration_lists_the_constructors_defaults(name):
     assert expected["range"] == (-1.0, 1.0) and settings["range"] is None
     if "root" in expected:
         assert settings.pop("root") == "???" and expected.pop("root") is inspect.Parameter.empty
+    assert settings.pop("condition") == "${condition.kind}" and expected.pop("condition") is None
     assert settings == {**expected, "range": None}
     assert settings["flip"] is (name in ("cifar10", "folder"))
 
