@@ -44,7 +44,7 @@ class Digits:
         data = self.parts.data
         if data.levels is None or data.train_labels is None or data.test_labels is None:
             raise ValueError(f"the run in {folder} is not of labelled images; use data=digits")
-        images = torch.cat([data.train, data.test]).numpy()
+        images = torch.cat([data.train[:], data.test[:]]).numpy()
         labels = torch.cat([data.train_labels, data.test_labels]).numpy()
         rng = np.random.default_rng(0)
         first, held_out = stratified_halves(labels, len(images), rng)

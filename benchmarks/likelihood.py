@@ -212,7 +212,7 @@ def main() -> None:
         f"\nAlone or in the batch: scores differ by {own:.1e}, log p by {moved:.1e} nats at most."
     )
     print("\n| estimate of the divergence | standard error of one image (bits/dim) |\n|---|---:|")
-    for name, bits in spread(model, sde, data.scale(data.train), x[:64]).items():
+    for name, bits in spread(model, sde, data.scale(data.train[:]), x[:64]).items():
         print(f"| {name} | {bits:.4f} |")
 
 

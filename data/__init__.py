@@ -1,13 +1,14 @@
-"""Data sets: raw tensors in memory, the scaling to a network's range, and stateless batches."""
+"""Data sets: raw samples, the scaling to a network's range, and stateless batches."""
 
-from .base import Dataset, Split, stream
-from .batch import Batch
+from .base import Batch, Condition, Dataset, Samples, Split, stream
 from .blank import Blank
 from .cifar10 import CIFAR10
 from .digits import Digits
 from .folder import Folder
+from .memory import InMemory
+from .mixture import EightGaussians, Mixture
 from .mnist import MNIST
-from .toy import Checkerboard, EightGaussians, Mixture, Moons, SwissRoll
+from .toy import Checkerboard, Moons, SwissRoll
 
 __all__ = [
     "CIFAR10",
@@ -15,12 +16,15 @@ __all__ = [
     "Batch",
     "Blank",
     "Checkerboard",
+    "Condition",
     "Dataset",
     "Digits",
     "EightGaussians",
     "Folder",
+    "InMemory",
     "Mixture",
     "Moons",
+    "Samples",
     "Split",
     "SwissRoll",
     "stream",

@@ -1,7 +1,7 @@
-"""What every data set offers: raw tensors, the map to the network's scale and back, and batches.
+"""What every data set offers: raw samples, the map to the network's scale and back, and batches.
 
-Raw samples are uint8 grey levels k in 0..L-1, shape (N, C, H, W), for images and float32 (N, 2) for
-points. Images reach a network as
+Raw samples are uint8 grey levels k in 0..L-1, shape (N, C, H, W), for images and floating-point
+(N, *) for points. Images reach a network as
 
     x = lo + (hi - lo) (k + u) / L,    u ~ U[0, 1) (uniform dequantisation) or u = 1/2,
 
@@ -16,25 +16,39 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .checks import (
-    cell_and_margin,
-    check_condition,
-    check_finite,
-    check_levels,
-    check_split,
-    interval,
-    number_of_classes,
-)
+from .checks import cell_and_margin, check_condition, check_finite, check_levels, interval
 
-_CHUNK = 2**22  # bytes that are hashed at a time
+Condition = Tensor | Mapping[str, Tensor]
+"""What samples are told of: a tensor, or a dict of tensors, with the samples first."""
+
+_EPOCHS = 2  # orders that are kept: a batch that is read ahead can be of the next epoch
+
+
+class Batch(NamedTuple):
+    """Training samples of one step.
+
+    Attributes:
+        x: scaled samples, (B, *shape).
+        condition: what these samples are conditioned on, with the same B first, or None.
+    """
+
+    x: Tensor
+    condition: Condition | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device."""
+        condition = self.condition
+        if isinstance(condition, Mapping):
+            condition = {name: value.to(device) for name, value in condition.items()}
+        elif condition is not None:
+            condition = condition.to(device)
+        return Batch(self.x.to(device), condition)
 
 
 class Split(NamedTuple):
@@ -42,6 +56,16 @@ class Split(NamedTuple):
 
     samples: Tensor
     labels: Tensor | None
+
+
+class Samples(Protocol):
+    """Raw samples of one part, in memory or wherever they are read from when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        """The samples of a slice, or of positions int64 (B,), as a tensor (B, *shape)."""
+        ...
 
 
 def stream(purpose: str, seed: int, index: int = 0) -> torch.Generator:
@@ -59,12 +83,17 @@ def stream(purpose: str, seed: int, index: int = 0) -> torch.Generator:
 
 
 class Dataset(ABC):
-    """A data set held in memory; a subclass is a constructor that says how to read its samples.
+    """Raw samples in two parts, and the batches that a training takes of them.
+
+    A subclass says where samples are: in memory, in files that are read when they are asked for, or
+    wherever else. All numbers that a batch depends on are the same for each.
 
     Attributes:
         name: short name for messages and reports.
-        train, test: raw samples, uint8 (N, C, H, W) for images and float32 (N, 2) for points.
+        train, test: raw samples: `len(train)`, and `train[index]` for a slice or for positions
+            int64 (B,), which is a tensor: uint8 (B, C, H, W) for images.
         train_labels, test_labels: class of each sample, int64 (N,), or None.
+        condition: "label" where batches carry the labels of their samples; None for no condition.
         shape: of one sample.
         range: images: the interval (lo, hi) that a network sees; None for points.
         levels: images: the number L of grey levels a pixel can take; None for points.
@@ -72,15 +101,13 @@ class Dataset(ABC):
         quality: the metric of sample quality that suits these data: "classifier" for pictures that
             a small classifier of their labels reads well, such as digits; None for all others.
         report: one line that says what was read from where, and what was left out.
-        condition: "label" where batches are conditioned on their labels; None where on nothing.
-        classes: the number K of classes, with labels 0..K-1; None where there are no labels.
     """
 
     quality: str | None = None
     report: str = ""
     name: str
-    train: Tensor
-    test: Tensor
+    train: Samples
+    test: Samples
     train_labels: Tensor | None
     test_labels: Tensor | None
     shape: tuple[int, ...]
@@ -92,7 +119,6 @@ class Dataset(ABC):
     def __init__(
         self,
         name: str,
-        read: Callable[[], tuple[Split, Split]],
         *,
         range: Sequence[float] | None = None,
         levels: int | None = None,
@@ -100,56 +126,59 @@ class Dataset(ABC):
         flip: bool = False,
         condition: str | None = None,
     ) -> None:
-        """Check the settings, then read and check the samples.
+        """Check the settings; a subclass then reads or finds its samples.
 
         Args:
             name: short name for messages.
-            read: returns the train and the test part; called after the settings are checked.
             range: images: (lo, hi) with lo < hi.
             levels: images: L, 2 to 256; None says that the samples are points.
             dequantize: images: train on levels spread uniformly over their cells.
             flip: images: mirror each training sample left to right with probability 1/2.
-            condition: "label" gives batches their labels as condition; None gives them none.
+            condition: "label" puts labels into batches; None does not.
 
         Raises:
-            ValueError: impossible range; empty, non-finite or wrongly typed samples; a condition
-                that there is not.
+            ValueError: impossible range, levels or condition.
         """
-        self.name, self.condition = name, check_condition(condition)
+        self.name = name
         self.levels = levels
         self.range = None if levels is None else interval(range)
         self.cell, self._margin = None, 0.0
         if self.range is not None and levels is not None:
             self.cell, self._margin = cell_and_margin(self.range, levels)
+        check_condition(condition)
+        self.condition = condition
         self._dequantize = dequantize
         self._flip = flip
-        self._order: tuple[tuple[int, int], Tensor] | None = None
-        train, test = read()
-        for part, split in (("train", train), ("test", test)):
-            check_split(name, part, *split, levels)
-        self.train, self.train_labels = train
-        self.test, self.test_labels = test
-        self.shape = tuple(self.train.shape[1:])
-        self.classes = number_of_classes(name, condition, self.train_labels, self.test_labels)
+        self._orders = dict[tuple[int, int], Tensor]()
 
-    @cached_property
+    @property
+    @abstractmethod
     def digest(self) -> str:
-        """SHA-256 of the samples and labels in their order, as 64 hexadecimal digits.
+        """What tells these data from others, as 64 hexadecimal digits.
 
-        Number, shape, type and bytes of the train and the test part enter; equal data have equal
-        digests on every machine of the same byte order. A chunk of 4 MiB is hashed at a time.
+        It depends on the samples and labels in their order, and not on where they lie.
         """
-        whole = hashlib.sha256()
-        parts = (self.train, self.train_labels, self.test, self.test_labels)
-        for name, values in zip(("train", "labels", "test", "labels"), parts, strict=True):
-            about = "none" if values is None else f"{values.dtype} {tuple(values.shape)}"
-            whole.update(f"{name} {about}\n".encode())
-            if values is None or values.numel() == 0:
-                continue
-            rows = max(1, _CHUNK * len(values) // values.nbytes)
-            for chunk in values.split(rows):
-                whole.update(chunk.contiguous().numpy().data)
-        return whole.hexdigest()
+
+    @abstractmethod
+    def _raw(self, step: int, batch_size: int, seed: int) -> Tensor:
+        """The raw training samples of `indices(step, batch_size, seed)`, in memory of their own."""
+
+    @property
+    def classes(self) -> int | None:
+        """Number K of classes: one more than the largest label of both parts; None without any."""
+        parts = [part for part in (self.train_labels, self.test_labels) if part is not None]
+        largest = [int(part.max()) for part in parts if len(part)]
+        return 1 + max(largest) if largest else None
+
+    @property
+    def train_condition(self) -> Condition | None:
+        """What each training sample is conditioned on, or None."""
+        return None if self.condition is None else self.train_labels
+
+    @property
+    def test_condition(self) -> Condition | None:
+        """What each test sample is conditioned on, or None."""
+        return None if self.condition is None else self.test_labels
 
     def scale(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map grey levels to the network's range, x = lo + (hi - lo) (k + u) / L; points unchanged.
@@ -226,11 +255,13 @@ class Dataset(ABC):
         if step < 0:
             raise ValueError(f"step must be an integer ≥ 0, got {step}")
         epoch, position = divmod(step, total // batch_size)
-        order = self._order
-        if order is None or order[0] != (seed, epoch):
-            permutation = torch.randperm(total, generator=stream("order", seed, epoch))
-            self._order = order = (seed, epoch), permutation
-        return order[1][position * batch_size : (position + 1) * batch_size]
+        order = self._orders.get((seed, epoch))
+        if order is None:
+            order = torch.randperm(total, generator=stream("order", seed, epoch))
+            if len(self._orders) == _EPOCHS:
+                del self._orders[next(iter(self._orders))]
+            self._orders[seed, epoch] = order
+        return order[position * batch_size : (position + 1) * batch_size]
 
     def batch(self, step: int, batch_size: int, seed: int) -> Batch:
         """The scaled training batch of a step; equal arguments give equal batches, so it resumes.
@@ -243,16 +274,28 @@ class Dataset(ABC):
             seed: any integer.
 
         Returns:
-            x, float32 (batch_size, *shape), with their labels where these are the condition.
+            x, float32 (batch_size, *shape) for images, and what its samples are conditioned on.
 
         Raises:
-            ValueError: batch_size outside 1..N or negative step.
+            ValueError: batch_size outside 1..N, negative step, or a sample that cannot be read.
         """
-        chosen = self.indices(step, batch_size, seed)
-        raw, labels = self.train[chosen], self.train_labels
+        index = self.indices(step, batch_size, seed)
+        raw = self._raw(step, batch_size, seed)
         generator = stream("noise", seed, step)
         if self._flip:
             mirrored = torch.rand(batch_size, generator=generator) < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
         x = self.scale(raw, generator if self._dequantize else None)
-        return Batch(x, labels[chosen] if self.condition and labels is not None else None)
+        return Batch(x, rows_of(self.train_condition, index))
+
+
+def rows_of(condition: Condition | None, index: slice | Tensor) -> Condition | None:
+    """What the samples of an index are conditioned on.
+
+    Args:
+        condition: of all samples, or None.
+        index: slice, or positions int64 (B,).
+    """
+    if condition is None or isinstance(condition, Tensor):
+        return None if condition is None else condition[index]
+    return {name: values[index] for name, values in condition.items()}

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Batch(NamedTuple):
+class Records(NamedTuple):
     """`pixels` uint8 (N, 3072) and `labels` int64 (N,), 0 to 9."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
-def binary_batch(content: bytes, source: str, fix: str) -> Batch:
+def binary_batch(content: bytes, source: str, fix: str) -> Records:
     """Read a batch of the binary version: records of one label and 3072 bytes.
 
     Args:
@@ -37,7 +37,7 @@ def binary_batch(content: bytes, source: str, fix: str) -> Batch:
     return _checked(records[:, 1:], records[:, 0].astype(np.int64), source, fix)
 
 
-def python_batch(content: bytes, source: str, fix: str) -> Batch:
+def python_batch(content: bytes, source: str, fix: str) -> Records:
     """Read a batch of the Python version, pickled by Python 2 or 3 in any protocol.
 
     Args:
@@ -64,10 +64,12 @@ def python_batch(content: bytes, source: str, fix: str) -> Batch:
     return _checked(pixels, labels, source, fix)
 
 
-def _checked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], source: str, fix: str) -> Batch:
+def _checked(
+    pixels: NDArray[np.uint8], labels: NDArray[np.int64], source: str, fix: str
+) -> Records:
     if len(labels) and not 0 <= labels.min() <= labels.max() <= 9:
         raise ValueError(f"{source} has labels outside 0..9, expected CIFAR-10; {fix}")
-    return Batch(pixels, labels)
+    return Records(pixels, labels)
 
 
 class _Inert:

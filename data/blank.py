@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from .base import Dataset, Split
+from .base import Split
+from .memory import InMemory
 
 
-class Blank(Dataset):
+class Blank(InMemory):
     """The shape, range and levels of images that are drawn, where no data are at hand.
 
     Args:

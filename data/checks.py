@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,22 @@ def interval(range: Sequence[float] | None) -> tuple[float, float]:
             f"range ({lo}, {hi}) is impossible: lo must be < hi, both finite; use (-1, 1) or (0, 1)"
         )
     return lo, hi
+
+
+def check_condition(condition: object) -> None:
+    """Refuse conditions that there are not."""
+    if condition is None or condition == "label":
+        return
+    near = difflib.get_close_matches(str(condition).lower(), ("label", "null", "none"), 1)
+    meant = {"label": "label", "null": "null", "none": "null"}
+    hint = f"; did you mean {meant[near[0]]}?" if near else "; use one of these"
+    raise ValueError(f"condition must be null or label, got {condition!r}{hint}")
+
+
+def check_labelled(name: str, condition: str | None, labelled: bool, fix: str) -> None:
+    """Refuse labels as the condition of samples that have none."""
+    if condition is not None and not labelled:
+        raise ValueError(f"condition={condition}, but the data '{name}' have no labels; {fix}")
 
 
 def cell_and_margin(range: tuple[float, float], levels: int) -> tuple[float, float]:
@@ -73,27 +90,3 @@ def check_finite(x: Tensor) -> None:
             f"data contains NaN/Inf: {int(bad.sum())} of {len(x)} samples, "
             f"first index {int(bad.nonzero()[0])}"
         )
-
-
-def check_condition(condition: str | None) -> str | None:
-    """Return what batches are conditioned on, refusing all but "label" and None."""
-    if condition not in ("label", None):
-        raise ValueError(f"condition must be null or 'label', got {condition!r}; use 'label'")
-    return condition
-
-
-def number_of_classes(
-    name: str, condition: str | None, train: Tensor | None, test: Tensor | None
-) -> int | None:
-    """K of labels 0..K-1; None where there are no labels, which are none to condition on."""
-    if train is None or test is None:
-        if condition is not None:
-            raise ValueError(
-                f"dataset '{name}' has no labels to condition on; name what holds them, such as "
-                "data.labels=folders for a folder of each class, or use condition=none"
-            )
-        return None
-    lowest = min(int(labels.min()) for labels in (train, test))
-    if condition is not None and lowest < 0:
-        raise ValueError(f"labels of dataset '{name}' must be ≥ 0 to be classes, got {lowest}")
-    return 1 + max(int(labels.max()) for labels in (train, test))

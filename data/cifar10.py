@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from .base import Dataset, Split
-from .batches import Batch, binary_batch, python_batch
+from .base import Split
+from .batches import Records, binary_batch, python_batch
 from .listing import listing, root_path
+from .memory import InMemory
 from .reading import fill, images_of
 
 SITE = "download CIFAR-10 from www.cs.toronto.edu/~kriz/cifar.html and set data.root=DIR"
@@ -26,7 +27,7 @@ _FORMS = (
 )
 
 
-class CIFAR10(Dataset):
+class CIFAR10(InMemory):
     """The 50000 + 10000 colour images of 32 x 32 pixels in ten classes.
 
     The first of these that root holds is read: cifar-10-batches-bin/, cifar-10-binary.tar.gz,
@@ -41,11 +42,11 @@ class CIFAR10(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
-        condition: "label" gives training batches their labels; None gives them none.
+        condition: "label" puts the labels of a batch's samples into it; None does not.
 
     Raises:
         FileNotFoundError: root holds none of the forms, or one of the six batches is missing.
-        ValueError: corrupt or foreign file, impossible range.
+        ValueError: corrupt or foreign file, impossible range or condition.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ def _read_batches(source: Path, names: list[str]) -> tuple[Split, Split]:
     samples, labels = torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
     files = _tar_files(source, names) if source.is_file() else _plain_files(source, names)
     for name, content in files:
-        batch: Batch = parse(content, f"{source}/{name}", SITE)
+        batch: Records = parse(content, f"{source}/{name}", SITE)
         size = sizes[name] = len(batch.labels)
         if len(sizes) == 1:  # all others are of this size, or refused
             samples = torch.empty(len(names) * size, 3, 32, 32, dtype=torch.uint8)

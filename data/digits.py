@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from .base import Dataset, Split, stream
+from .base import Split, stream
+from .memory import InMemory
 from .split import check_fraction, held_out
 
 
-class Digits(Dataset):
+class Digits(InMemory):
     """The 1797 handwritten digits of 8 x 8 pixels and 17 grey levels that scikit-learn bundles.
 
     Each class gives the same fraction of its images to the test set, chosen by the seed.
@@ -21,10 +22,10 @@ class Digits(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
-        condition: "label" gives training batches their labels; None gives them none.
+        condition: "label" puts the labels of a batch's samples into it; None does not.
 
     Raises:
-        ValueError: test_fraction outside (0, 1), impossible range.
+        ValueError: test_fraction outside (0, 1), impossible range or condition.
     """
 
     quality = "classifier"

@@ -11,17 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Dataset, Split, stream
+from .base import Split, stream
+from .checks import check_condition, check_labelled
 from .files import ACCEPTED, PICTURES
 from .labels import classes_of, label_folders, label_listed, read_label_file
 from .listing import Listing, listing, root_path
+from .memory import InMemory
 from .reading import Images, fill, images_of
 from .split import Parting, check_fraction, held_out, part_by_name
 
 _FOLDERS, _NUMBERED, _LISTED = "folders", "numbered_folders", "dataset.json"
+_LABELLED = (
+    f"set data.labels={_FOLDERS}, {_NUMBERED}, {_LISTED}, or the name of an array or a column"
+)
 
 
-class Folder(Dataset):
+class Folder(InMemory):
     """A directory or zip of images, all held in memory.
 
     Images are png, jpg, jpeg, bmp or webp of at most 8 bits per channel, npy and npz arrays of one
@@ -47,7 +52,7 @@ class Folder(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
-        condition: "label" gives training batches their labels; None gives them none.
+        condition: "label" puts the labels of a batch's images into it; None does not.
 
     Raises:
         FileNotFoundError: root does not exist.
@@ -70,6 +75,8 @@ class Folder(Dataset):
         condition: str | None = None,
     ) -> None:
         path = root_path(root)
+        check_condition(condition)
+        check_labelled(path.stem, condition, labels is not None, _LABELLED)
         reading = _Reading(path, size, channels, labels, test_fraction, seed)
         super().__init__(
             path.stem,

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .base import Dataset, Split
+from .base import Split
 from .listing import root_path
+from .memory import InMemory
 
 # Where torchvision keeps the files below its root; MNIST's relatives are named after themselves.
 _BELOW = (".", "raw", "MNIST/raw")
@@ -22,7 +23,7 @@ _DEFLATE = 1032  # gzip makes nothing smaller than by this factor
 _ROWS = 1024  # images read at a time
 
 
-class MNIST(Dataset):
+class MNIST(InMemory):
     """The 60000 + 10000 handwritten digits of 28 x 28 pixels, from the four IDX files.
 
     Reference: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document
@@ -36,11 +37,11 @@ class MNIST(Dataset):
         range: (lo, hi) that the network sees, lo < hi.
         dequantize: add uniform noise within the grey level's cell to training batches.
         flip: mirror half of the training images.
-        condition: "label" gives training batches their labels; None gives them none.
+        condition: "label" puts the labels of a batch's samples into it; None does not.
 
     Raises:
         FileNotFoundError: root or one of the four files is missing.
-        ValueError: corrupt file, negative pad, impossible range.
+        ValueError: corrupt file, negative pad, impossible range or condition.
     """
 
     quality = "classifier"

@@ -106,7 +106,7 @@ def _quality(parts: Parts, samples: Samples) -> dict[str, Any] | None:
     labels = _labels(parts)
     if labels is None or parts.data.levels is None:
         return None
-    images = torch.cat([parts.data.train, parts.data.test])
+    images = torch.cat([parts.data.train[:], parts.data.test[:]])
     print(f"quality: {cost(len(samples.x), len(images), parts.data.shape)}", flush=True)
     drawn = parts.data.quantize(samples.x.cpu())
     quality = sample_quality(drawn, images, labels, parts.data.levels, seed=parts.cfg.seed)
@@ -193,7 +193,7 @@ def _save_points(parts: Parts, model: ScoreModel, samples: Samples, folder: Path
     plots.save_points(
         samples.x.cpu(),
         folder / "samples.png",
-        reference=parts.data.test,
+        reference=parts.data.test[:],
         log_prob=log_prob,
         trajectories=paths.trajectory.cpu() if paths.trajectory is not None else None,
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scoresde.data import Samples
 from scoresde.evaluation import (
     Cells,
     GaussianControl,
@@ -86,8 +87,8 @@ class Evaluator:
                 **settings,
             )
 
-    def bounds(self, raw: Tensor, index: list[int]) -> dict[str, Any]:
-        """The variational bounds that the configuration asks for, as entries of result.json."""
+    def bounds(self, raw: Samples, index: list[int]) -> dict[str, Any]:
+        """The variational bounds that the configuration asks for, of the first samples."""
         cfg, found = self.cfg, dict[str, Any]()
         if cfg.elbo:
             print("variational bound of continuous time", flush=True)
@@ -100,13 +101,13 @@ class Evaluator:
         return found
 
     def _bound(
-        self, kind: Callable[..., VariationalBound], raw: Tensor, index: list[int], **settings: Any
+        self, kind: Callable[..., VariationalBound], raw: Samples, index: list[int], **settings: Any
     ) -> VariationalBound:
         """A bound of all samples, `batch_size` at once."""
         parts, size, bounds = self.parts, self.cfg.batch_size, list[VariationalBound]()
-        bar = tqdm(total=len(raw), disable=None, leave=False, unit="sample")
-        for first in range(0, len(raw), size):
-            rows = slice(first, first + size)
+        bar = tqdm(total=len(index), disable=None, leave=False, unit="sample")
+        for first in range(0, len(index), size):
+            rows = slice(first, min(first + size, len(index)))
             own = {"seed": parts.cfg.seed, "index": index[rows], "eps": self.cfg.eps}
             k, score = raw[rows].to(parts.device), self._score(index[rows])
             with silent():

@@ -73,7 +73,7 @@ def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -
         result["against"] = _compare(likelihood, others[0], parts.against.name)
     record.add(result)
     bounds = own.evaluator.bounds
-    record.attempt("bounds", lambda: bounds(own.raw, list(range(len(own.raw)))))
+    record.attempt("bounds", lambda: bounds(own.raw, list(range(own.total))))
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
     names = [parts.data.name, *(one.name for one in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)
@@ -102,10 +102,11 @@ class _Split:
     ) -> None:
         cfg = parts.cfg.evaluate
         self.evaluator, self.folder = Evaluator(parts, model, labels_of(data, split)), folder
-        self.raw = getattr(data, split)[: cfg.likelihood_samples]
+        self.raw = getattr(data, split)  # of which a part is read at a time
+        self.total = min(len(self.raw), cfg.likelihood_samples or len(self.raw))
         self.name, self.shard, self.shards = name or split, cfg.shard, cfg.shards
-        starts = range(0, len(self.raw), cfg.batch_size)
-        self.parts = [range(i, min(i + cfg.batch_size, len(self.raw))) for i in starts]
+        starts = range(0, self.total, cfg.batch_size)
+        self.parts = [range(i, min(i + cfg.batch_size, self.total)) for i in starts]
 
     def work(self) -> None:
         """Do the parts of this shard that are not there."""
@@ -125,7 +126,7 @@ class _Split:
             shown = _mean_and_error(torch.cat(done))
             bar.set_postfix_str(shown)
             if bar.disable:
-                print(f"{part.stop}/{len(self.raw)}  {shown}", flush=True)
+                print(f"{part.stop}/{self.total}  {shown}", flush=True)
         bar.close()
 
     def missing(self) -> list[range]:

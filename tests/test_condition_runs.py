@@ -85,7 +85,10 @@ def test_a_folder_of_classes(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["data=moons"], "condition=label needs data with labels, and data=moons has none"),
+        (
+            ["data=swissroll"],
+            "condition=label, but the data .swissroll. have no labels; use another",
+        ),
         (["condition.draw=[4]"], r"classes in 0 … 3, got \[4\]"),
         (["condition.draw=[]"], r"classes in 0 … 3, got \[\]"),
         (["condition.draw=[true]"], r"classes in 0 … 3, got \[True\]"),
@@ -105,7 +108,7 @@ def test_what_cannot_be_conditioned_is_refused(settings, said, tmp_path, capsys)
 def test_networks_and_folders_without_classes_are_refused(tmp_path, capsys):
     settings = images(tmp_path / "images", 4, 4)
     code, said = ends(capsys, tmp_path / "run", *settings, "condition=label")
-    assert code == 2 and "has no labels to condition on" in said and "data.labels=folders" in said
+    assert code == 2 and "have no labels; set data.labels=folders" in said
     code, said = ends(capsys, tmp_path / "run", "condition=label", "model=ncsn", "sde=ncsn")
     assert code == 2 and "scoresde.models.RefineNet has none; use model=unet" in said
 

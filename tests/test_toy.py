@@ -208,13 +208,13 @@ def test_entropy_refuses_what_its_grids_cannot_resolve():
 @pytest.mark.parametrize("name", ["moons", "swissroll", "checkerboard", "eightgaussians"])
 def test_configuration_builds_the_default_set(name):
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert settings.pop("condition") == "${condition.kind}"
     law = getattr(data, settings.pop("_target_").removeprefix("scoresde.data."))
-    assert settings.pop("condition", "${condition.kind}") == "${condition.kind}"
     assert torch.equal(law(**settings).train, law().train)
 
 
 def test_mixture_configuration_is_the_default():
     settings = yaml.safe_load((CONF / "mixture.yaml").read_text())
-    assert settings.pop("_target_") == "scoresde.data.Mixture"
     assert settings.pop("condition") == "${condition.kind}"
+    assert settings.pop("_target_") == "scoresde.data.Mixture"
     assert torch.equal(Mixture(**settings).train, Mixture().train)
