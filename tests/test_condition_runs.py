@@ -87,7 +87,7 @@ def test_a_folder_of_classes(tmp_path):
     [
         (
             ["data=swissroll"],
-            "condition=label, but the data .swissroll. have no labels; use another",
+            "condition=label, but the data .swissroll. have no labels; use data=mixture",
         ),
         (["condition.draw=[4]"], r"classes in 0 … 3, got \[4\]"),
         (["condition.draw=[]"], r"classes in 0 … 3, got \[\]"),
