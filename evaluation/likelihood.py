@@ -105,6 +105,7 @@ def log_likelihood(
     dtype = dtype or x.dtype
     check_resolution(rtol, computing_dtype(score, x.new_empty(0, dtype=dtype)))
     end = sde.check_end(sde.eps if eps is None else eps)
+    sde.check_signal("the likelihood")
     check_range(sde, dtype, end, derivatives=True)
     check_differentiable(score, x, differentiable)
     for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):

@@ -259,6 +259,7 @@ class _Data:
     def __init__(
         self, sde: SDE, k: Tensor, cells: Cells, draws: Draws, dtype: torch.dtype | None
     ) -> None:
+        sde.check_signal("a variational bound")
         self.sde, self.k, self.cells, self.draws = sde, k, cells, draws
         self.x0, self.dtype = cells.centre(k), dtype or torch.get_default_dtype()
         check_range(sde, self.dtype)

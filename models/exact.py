@@ -88,11 +88,23 @@ class GaussianMixtureScore:
         return self._given(x, t, condition)[0].logsumexp(1)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """Exact posterior mean E[x_0 | x_t = x, k] = (x + σ² s)/α; shape of x."""
-        wide = widened(x)
-        variance = expand(self.sde.sigma(t).square(), wide)
-        moved = wide + variance * self(wide, t, condition)
-        return (moved / expand(self.sde.alpha(t), wide)).to(x.dtype)
+        """Exact posterior mean E[x_0 | x_t = x, k]; shape of x. Arguments as for the score.
+
+            D = Σ_k r_k (μ_k − α Σ_k s_k)
+
+        It is (x + σ² s)/α, but there is no division by α, which may be 0.
+        """
+        log_joint, pull = self._given(x, t, condition)
+        variances = self.variances.to(pull)
+        if self.basis is None:
+            moved = variances * pull
+        else:
+            basis = self.basis.to(pull)
+            inside = variances * torch.einsum("bki,kij->bkj", pull, basis)
+            moved = torch.einsum("bkj,kij->bki", inside, basis)
+        means = self.means.to(pull) - expand(self.sde.alpha(t), pull) * moved
+        data = (log_joint.softmax(1)[..., None] * means).sum(1)
+        return data.reshape(x.shape).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw data x_0, float64, shape (n, D)."""

@@ -1,7 +1,7 @@
 """The one place where a network's output becomes a score."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,73 +20,33 @@ from .embedding import FourierFeatures
 from .given import Given
 from .names import fitted as fitted_names
 from .names import inner
+from .parameterization import BLIND, PARAMETERIZATIONS, Coefficients, Scales, Weights, log_noise
 
 
-class Coefficients(NamedTuple):
-    """How a network F is wrapped: noise ẑ = skip · x̂ + out · F(c_in · x̂; c_noise)."""
+class _Output(NamedTuple):
+    """What one evaluation gives: x̂, F, what the network says of a variance, and their weights."""
 
-    c_in: Tensor
-    skip: Tensor
-    out: Tensor
+    centred: Tensor
+    raw: Tensor
+    variance: Tensor | None
+    weights: Coefficients
 
-
-def _noise(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
-    """F = ẑ (Ho et al. 2020, arXiv:2006.11239)."""
-    one = torch.ones_like(sigma)
-    return Coefficients(one, 0 * one, one)
-
-
-def _score(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
-    """F = σ s: NCSN++ with `scale_by_sigma` (Song & Ermon 2020, arXiv:2006.09011)."""
-    one = torch.ones_like(sigma)
-    return Coefficients(one, 0 * one, -one)
-
-
-def _raw_score(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
-    """F = s, in the units of the data: NCSN (Song & Ermon 2019, arXiv:1907.05600)."""
-    one = torch.ones_like(sigma)
-    return Coefficients(one, 0 * one, -half * sigma)
-
-
-def _data(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
-    """F = x̂_0, so ẑ = (x − α F)/σ."""
-    return Coefficients(torch.ones_like(sigma), 1 / sigma, -alpha / sigma)
-
-
-def _velocity(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
-    """F = (α ẑ − σ x̂_0)/r with r² = α² + σ² (Salimans & Ho 2022, arXiv:2202.00512, r = 1)."""
-    r = (alpha.square() + sigma.square()).sqrt()
-    return Coefficients(torch.ones_like(sigma), sigma / r.square(), alpha / r)
-
-
-def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float, half: float) -> Coefficients:
-    """Inputs and targets of unit variance (Karras et al. 2022, arXiv:2206.00364, table 1).
-
-    Their σ is σ/α here, and their x is x/α.
-    """
-    r = (alpha.square() * sigma_data**2 + sigma.square()).sqrt()
-    return Coefficients(1 / r, sigma / r.square(), -alpha * sigma_data / r)
-
-
-_PARAMETERIZATIONS: dict[str, Callable[[Tensor, Tensor, float, float], Coefficients]] = {
-    "noise": _noise,
-    "score": _score,
-    "raw_score": _raw_score,
-    "data": _data,
-    "v": _velocity,
-    "edm": _edm,
-}
+    def combine(self, weights: Weights) -> Tensor:
+        """A prediction, in float32 at least."""
+        skip, out = weights
+        return expand(skip, self.centred) * self.centred + expand(out, self.raw) * self.raw
 
 
 class ScoreModel(nn.Module):
     """A network, told what its output means, as a score function of a process.
 
-        x̂ = (x − α m)/h,   ẑ = skip · x̂ + out · F(c_in · x̂; c_noise),
-        s = −ẑ/σ,          x̂_0 = (x − σ ẑ)/α
+        x̂ = (x − α m)/h,   F = F(c_in · x̂; c_noise),   ẑ = n x̂ + k F,   s = −ẑ/σ,
+        D = m + h (d x̂ + e F)
 
     m and h are the middle and half the width of the data range, so that a network always sees
-    data in [−1, 1]; (skip, out, c_in) follow from the parameterization, and c_noise is the label
-    of the process (999 t, log σ, or the level of a chain), or ¼ log(σ/α) for `edm`.
+    data in [−1, 1]; c_in, (n, k) and (d, e) follow from the parameterization
+    (models/parameterization.py), and c_noise is the label of the process (999 t, log σ, or the
+    level of a chain), or ¼ log(σ/α) for `edm`.
 
     The network sees its own type, that of its first parameter; all else is computed in the state's
     type and in float32 at least, and ẑ, s and x̂_0 have the state's type.
@@ -96,7 +56,7 @@ class ScoreModel(nn.Module):
             be conditioned takes F(x, c_noise, condition).
         sde: Process whose score it is.
         parameterization: What F predicts: `noise`, `score` (times σ), `raw_score` (not so), `data`,
-            `v` or `edm`.
+            `v`, `velocity` (dx/dt of the probability flow) or `edm`.
         data_range: Interval of the data, or None for data of no fixed range (m = 0, h = 1).
         sigma_data: Standard deviation of the data after x̂, used by `edm` alone.
         learned_variance: The network has twice the channels of x, and the second half says where
@@ -111,7 +71,8 @@ class ScoreModel(nn.Module):
 
     Raises:
         ValueError: Unknown parameterization, empty data range, sigma_data not > 0, or a feature
-            that is not an integer ≥ 0, or descending labels of a process that is no chain.
+            that is not an integer ≥ 0, descending labels of a process that is no chain, or a
+            prediction of the noise for a chain whose last level is noise alone.
     """
 
     def __init__(
@@ -127,7 +88,7 @@ class ScoreModel(nn.Module):
         labels: str = "process",
     ) -> None:
         super().__init__()
-        check_choice("parameterization", parameterization, *_PARAMETERIZATIONS)
+        check_choice("parameterization", parameterization, *PARAMETERIZATIONS)
         check_choice("labels", labels, "process", "descending")
         if not isinstance(learned_variance, bool):
             raise TypeError(f"learned_variance must be true or false, got {learned_variance!r}")
@@ -135,6 +96,12 @@ class ScoreModel(nn.Module):
             raise ValueError(
                 "labels=descending number the levels of a chain, and this process has none; "
                 "use sde.discretize(steps), or sde=ncsn on a command line"
+            )
+        if parameterization in BLIND and sde.zero_terminal_snr:
+            raise ValueError(
+                f"parameterization={parameterization} says nothing of the data at the last level "
+                "of this chain, where alpha = 0; use v, data, velocity or edm, or "
+                "zero_terminal_snr=false"
             )
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
@@ -170,7 +137,8 @@ class ScoreModel(nn.Module):
             t: Time in (0, T], shape (B,) or ().
             condition: c as for `given`; None for none.
         """
-        return self._outputs(x, t, condition)[0].to(x.dtype)
+        output = self._output(x, t, condition)
+        return output.combine(output.weights.noise).to(x.dtype)
 
     def noise_and_share(
         self, x: Tensor, t: Tensor, condition: Condition | None = None
@@ -184,29 +152,33 @@ class ScoreModel(nn.Module):
 
         Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15).
         """
-        noise, raw = self._outputs(x, t, condition)
-        if raw is None:
+        output = self._output(x, t, condition)
+        if output.variance is None:
             raise ValueError(
                 "this model has no variance of its own; use model.learned_variance=true, "
                 "or another loss than hybrid"
             )
-        return noise.to(x.dtype), ((raw + 1) / 2).clamp(0, 1).to(x.dtype)
+        noise, share = output.combine(output.weights.noise), (output.variance + 1) / 2
+        return noise.to(x.dtype), share.clamp(0, 1).to(x.dtype)
 
     def variance_share(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """v of `noise_and_share` alone."""
         return self.noise_and_share(x, t, condition)[1]
 
-    def _outputs(
-        self, x: Tensor, t: Tensor, condition: Condition | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """ẑ, and what the network says of the variance, in float32 at least."""
+    def _output(self, x: Tensor, t: Tensor, condition: Condition | None) -> _Output:
+        """One evaluation of the network, in float32 at least."""
         x = widened(x)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
         centred = (x - expand(self._middle * alpha, x)) / self._half
-        wrap = _PARAMETERIZATIONS[self.parameterization]
-        c_in, skip, out = wrap(alpha, sigma, self.sigma_data, self._half)
+
+        def rates() -> tuple[Tensor, Tensor]:
+            alpha_rate, sigma_rate = self.sde.rates(t)
+            return alpha_rate, sigma_rate / self._half
+
+        scales = Scales(alpha, sigma, rates, self.sigma_data, self._half)
+        weights = PARAMETERIZATIONS[self.parameterization](scales)
         if self.parameterization == "edm":
-            c_noise = 0.25 * (sigma / alpha).log()
+            c_noise = 0.25 * log_noise(alpha, sigma)
         else:
             c_noise = self.sde.label(t)
             if self.labels == "descending" and self.sde.steps is not None:
@@ -215,16 +187,17 @@ class ScoreModel(nn.Module):
         own = self._own_type(x.dtype)
         exact = torch.promote_types(own, torch.float32)
         c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
-        seen = expand(c_in, x) * centred
+        seen = expand(weights.c_in, x) * centred
         if self.features is not None:
-            noise, scale = expand(sigma / alpha, x), expand(alpha, x)
+            # Where α = 0 nothing of the data is seen, whatever they are divided by.
+            noise, scale = expand(sigma / alpha, x), expand(alpha.where(alpha > 0, 1.0), x)
             seen = torch.cat([seen, self.features(centred / scale, noise)], 1)
         raw = self._network(seen.to(own), c_noise, condition)
         raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
         # Next to skip · x̂ an output of another shape would be broadcast to one that fits.
         raw = like(x, raw, "the network's output")
         variance = variance if variance is None else like(x, variance, "the network's variance")
-        return expand(skip, x) * centred + expand(out, x) * raw, variance
+        return _Output(centred, raw, variance, weights)
 
     def _network(self, x: Tensor, c_noise: Tensor, condition: Condition | None) -> Tensor:
         """F, of which a network without a condition need not know that there could be one."""
@@ -253,17 +226,21 @@ class ScoreModel(nn.Module):
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Score s(x, t | c) = −ẑ/σ; shape of x. Arguments as for `noise`."""
-        noise, _ = self._outputs(x, t, condition)
+        output = self._output(x, t, condition)
+        noise = output.combine(output.weights.noise)
         return (-noise / expand(self.sde.sigma(t), noise)).to(x.dtype)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """Posterior mean of the data x̂_0 = (x − σ ẑ)/α; shape of x. Arguments as for `noise`.
+        """Posterior mean of the data D(x, t | c) = E[x_0 | x_t = x]; shape of x.
+
+        Where the state is not all noise it is (x + σ² s)/α, but it is not computed so.
+        Arguments as for `noise`.
 
         Reference: Robbins 1956; Efron 2011 (Tweedie's formula).
         """
-        noise, _ = self._outputs(x, t, condition)
-        sigma, alpha = (expand(c(t), noise) for c in (self.sde.sigma, self.sde.alpha))
-        return ((x - sigma * noise) / alpha).to(x.dtype)
+        output = self._output(x, t, condition)
+        data = output.combine(output.weights.data)
+        return (self._middle + self._half * data).to(x.dtype)
 
     def forward(
         self, x: Tensor, t: Tensor, condition: Condition | None = None, *, predict: str = "score"

@@ -90,6 +90,7 @@ class AdaptiveSDE(Sampler):
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if eps is not in (0, T), or a step cannot be as short as it must be."""
         last_time(sde, self.eps)
+        sde.check_signal("an adaptive solver")
         check_resolution(self.rtol, dtype)
         top = torch.tensor(sde.T, dtype=torch.float64)
         longest = 2 * (sde.sigma(top) / sde.g(top)).square().item()  # of a stable step at T

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import Score, rows
-from scoresde.sde.score import like
+from scoresde.sde.score import denoise, like
 
 
 class AskedIn:
@@ -29,6 +29,10 @@ class AskedIn:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t) in x's type."""
         return like(x, self.score(x.to(self.dtype), t))
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t) in x's type."""
+        return like(x, denoise(self.score, x.to(self.dtype), t), "the data prediction")
 
     def rows(self, index: Tensor) -> "AskedIn":
         """That of some samples of the batch."""

@@ -19,13 +19,15 @@ def fold(steps: Sequence[Step]) -> list[Step]:
     divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1
     for step in steps:
         rows = []
-        for t, p, q, x, k, z in step.rows:
-            if t is not None:
+        for t, p, q, x, k, z, data in step.rows:
+            if data:
+                divisors.append(1.0)
+            elif t is not None:
                 own = next((weight for lag, weight in k if lag == 0), 1.0)
                 divisors.append(1 / p if p else 1 / q if forgets else own)
                 p, q = (1.0, q / p) if p else (0.0, 1.0 if forgets else q * own)
             k = tuple((lag, weight / divisors[-1 - lag]) for lag, weight in k)
-            rows.append(Row(t, p, q, x, k, z))
+            rows.append(Row(t, p, q, x, k, z, data))
         folded.append(Step(step.t, step.t_next, tuple(rows)))
     return folded
 

@@ -81,6 +81,7 @@ class LogSNRGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
+        check_log_snr(sde, "log_snr")
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
         first, last = sde.log_snr(ends).tolist()
         times = sde.time_of_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
@@ -150,6 +151,8 @@ class KarrasGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
+        if self.sigma_max is None:
+            check_log_snr(sde, "karras")
         first = self._time(sde, "sigma_max", self.sigma_max, sde.T)
         last = self._time(sde, "sigma_min", self.sigma_min, last_time(sde, self.eps))
         ends = torch.tensor([first, last], dtype=torch.float64)
@@ -200,6 +203,19 @@ class FixedGrid(Grid):
                 f"use steps={len(self.times) - 1}"
             )
         return self.times
+
+
+def check_log_snr(sde: SDE, name: str) -> None:
+    """Refuse a chain that begins at λ = −∞, for a grid that begins at a number of λ.
+
+    Raises:
+        ValueError: It does.
+    """
+    if sde.zero_terminal_snr:
+        raise ValueError(
+            f"grid={name} is laid out in log(alpha/sigma), which is −∞ at the last level of this "
+            "chain, where alpha = 0; use UniformGrid() (sampler/grid=uniform)"
+        )
 
 
 def last_time(sde: SDE, eps: float | None) -> float:

@@ -88,6 +88,7 @@ class NoiseAdaptive(Sampler):
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the predictor not on it."""
+        sde.check_signal("a schedule that follows an estimate of the noise")
         times = self.grid(sde, self.steps)
         with suppress(NotCalibrated):
             check_plan(sde, self.predictor.plan(sde, times), dtype)
@@ -103,6 +104,7 @@ class NoiseAdaptive(Sampler):
                 "a schedule that depends on the state cannot be run backwards, so this sampler "
                 "cannot encode; use ProbabilityFlowODE, or PredictorCorrector(DDIM())"
             )
+        sde.check_signal("a schedule that follows an estimate of the noise")
         times = self.grid(sde, self.steps)
         steps = self.predictor.plan(sde, times)
         check_plan(sde, steps, x.dtype)

@@ -80,6 +80,7 @@ class ProbabilityFlowODE(Sampler):
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
         last_time(sde, self.eps)
+        sde.check_signal("the probability flow")
         check_resolution(self.rtol, dtype)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:

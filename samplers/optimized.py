@@ -10,7 +10,7 @@ from torch import Tensor
 from scoresde.sde import SDE
 
 from .folding import fold
-from .grid import Grid, last_time
+from .grid import Grid, check_log_snr, last_time
 from .solver import NotCalibrated, Solver, advance, depth, draws_noise
 
 MOST_STEPS = 64
@@ -58,6 +58,7 @@ class OptimizedGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
+        check_log_snr(sde, "optimized")
         if steps > MOST_STEPS:
             raise ValueError(
                 f"steps are optimized up to {MOST_STEPS}, got {steps}; use grid=log_snr, which "

@@ -75,6 +75,7 @@ class ParallelPicard(Sampler):
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver draws noise."""
+        sde.check_signal("a parallel solver")
         check_plan(sde, self._plan(sde, self.grid(sde, self.steps)).steps, dtype)
 
     def states(self, sde: SDE) -> int:
@@ -88,6 +89,7 @@ class ParallelPicard(Sampler):
                 "a parallel solver takes no constraint; "
                 "use PredictorCorrector with the same predictor, which goes step by step"
             )
+        sde.check_signal("a parallel solver")
         times = self.grid(sde, self.steps)
         plan = self._plan(sde, times[sde.sigma(times) > 0].flip(0) if run.encode else times)
         check_plan(sde, plan.steps, x.dtype)

@@ -22,6 +22,7 @@ from .solver import (
     advance,
     depth,
     draws_noise,
+    from_noise_alone,
     is_multistep,
     tabulate,
 )
@@ -137,7 +138,7 @@ class PredictorCorrector(Sampler):
         """The predictor's steps, or empty ones."""
         if self.predictor is None:
             return tabulate(times)
-        steps = self.predictor.plan(sde, times)
+        steps = from_noise_alone(sde, times, self.predictor.plan)
         if self.corrector is not None and is_multistep(steps):
             raise ValueError(
                 "a corrector moves the state off the path on which a multistep solver's memory "
@@ -154,7 +155,8 @@ class PredictorCorrector(Sampler):
             torch.stack(times) for times in zip(*(step[:2] for step in steps), strict=True)
         )
         if self.order == "corrector-first":
-            return [*self.corrector.levels(sde, starts, ends)], nowhere
+            levels = self.corrector.levels(sde, starts, ends)
+            return [one if sde.alpha(one.t) > 0 else None for one in levels], nowhere
         below = torch.cat([ends[1:], ends[-1:]])  # the last time has none below it but itself
         levels = self.corrector.levels(sde, ends, below)
         return nowhere, [level if level.sigma > 0 else None for level in levels]
@@ -165,6 +167,7 @@ class PredictorCorrector(Sampler):
         Raises:
             ValueError: A corrector, or steps that draw noise, which no latent could undo.
         """
+        sde.check_signal("encoding")
         if self.corrector is not None or draws_noise(self._plan(sde, times)):
             raise ValueError(
                 "encoding follows a deterministic path, and this sampler draws noise; use "

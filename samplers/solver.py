@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score
+from scoresde.sde.score import denoise
 
 Noise = Callable[[Tensor], Tensor]
 """noise(x): a standard normal draw of x's shape."""
@@ -32,7 +33,7 @@ Memory = deque[Tensor]
 class Stage:
     """One evaluation, if any, and the linear combination after it, as columns over N steps.
 
-        k_0 = p y + q s(y, t),   y ← c x + Σ_j w_j k_j + Σ_i d_i z_i
+        k_0 = p y + q s(y, t) or D(y, t),   y ← c x + Σ_j w_j k_j + Σ_i d_i z_i
 
     y is what the stage before left (the state itself in the first stage), x the state at the start
     of the step, k_j the j-th evaluation before the newest, z_i the i-th draw of the step.
@@ -44,6 +45,7 @@ class Stage:
         t: Times of the evaluation, (N,), or None for a stage without one.
         p: p.
         q: q.
+        data: Whether the evaluation is the data prediction D(y, t), which there is where α = 0 too.
     """
 
     x: Column
@@ -52,6 +54,7 @@ class Stage:
     t: Tensor | None = None
     p: Column = 0.0
     q: Column = 1.0
+    data: bool = False
 
 
 class Row(NamedTuple):
@@ -63,6 +66,7 @@ class Row(NamedTuple):
     x: float
     k: tuple[tuple[int, float], ...]
     z: tuple[tuple[int, float], ...]
+    data: bool = False
 
 
 class Step(NamedTuple):
@@ -124,11 +128,14 @@ def advance(
     draws: list[Tensor] = []
     for row in step.rows:
         if row.t is not None:
-            k = score(y, row.t)
-            if row.p:
-                k = torch.add(y if row.p == 1 else y * row.p, k, alpha=row.q)
-            elif row.q != 1:
-                k = k * row.q
+            if row.data:  # it is what the step is stated by
+                k = denoise(score, y, row.t)
+            else:
+                k = score(y, row.t)
+                if row.p:
+                    k = torch.add(y if row.p == 1 else y * row.p, k, alpha=row.q)
+                elif row.q != 1:
+                    k = k * row.q
             memory.appendleft(k)
         terms = row.k
         if terms and terms[0][1] == 1:
@@ -211,6 +218,32 @@ def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], list[Step
     return head + denoising_step(sde, times[-2:])
 
 
+def from_noise_alone(
+    sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], list[Step]]
+) -> list[Step]:
+    """Plan with `steps`, but for a first step that leaves a level with α = 0, where there is one.
+
+        x_s = α_s D(x_T, T) + (σ_s/σ_T) x_T
+
+    The state there is independent of the data: it is the noise that the state at s needs, whatever
+    method goes on from there, and D is all that there is to be known. It is the step of DDIM.
+
+    Args:
+        sde: Process.
+        times: Times of the process, shape (N + 1,).
+        steps: Plan between times that all have α > 0.
+
+    Reference: Lin et al. 2024, arXiv:2305.08891 (section 3.3); Song, Meng & Ermon 2021,
+    arXiv:2010.02502 (eq. 12).
+    """
+    if sde.alpha(times[0]) > 0:
+        return steps(sde, times)
+    alpha, sigma = sde.alpha(times[1]), sde.sigma(times[:2])
+    first = Stage((sigma[1] / sigma[0]).item(), [alpha], t=times[:1], q=0.0, data=True)
+    rest = steps(sde, times[1:]) if len(times) > 2 else []
+    return tabulate(times[:2], first) + rest
+
+
 def depth(steps: Sequence[Step]) -> int:
     """How many evaluations a plan looks back to, its newest included."""
     lags = [lag for step in steps for row in step.rows for lag, _ in row.k]
@@ -237,7 +270,9 @@ def _rows(stage: Stage, n: int) -> list[Row]:
     x, p, q = (_numbers(column, n) for column in (stage.x, stage.p, stage.q))
     k, z = ([_numbers(column, n) for column in columns] for columns in (stage.k, stage.z))
     times = [None] * n if stage.t is None else stage.t.unbind()
-    return [Row(times[i], p[i], q[i], x[i], _sparse(k, i), _sparse(z, i)) for i in range(n)]
+    return [
+        Row(times[i], p[i], q[i], x[i], _sparse(k, i), _sparse(z, i), stage.data) for i in range(n)
+    ]
 
 
 def _numbers(column: Column, n: int) -> list[float]:

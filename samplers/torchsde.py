@@ -102,6 +102,7 @@ class TorchSDE(Sampler):
         """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
         _package()
         last_time(sde, self.eps)
+        sde.check_signal("torchsde")
         if self.adaptive:
             check_resolution(self.rtol, dtype)
             return

@@ -12,7 +12,9 @@ Conventions of the whole toolkit, stated once:
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import wraps
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +51,9 @@ class SDE(Described, ABC):
         p(x_t | x_0) = N(α(t) x_0, σ(t)² I),   f = α′/α,   g² = (σ²)′ − 2 f σ²
 
     A subclass states four functions of time, a prior, and three facts by which networks, data and
-    chains are matched to it; everything else is derived here.
+    chains are matched to it; everything else is derived here. α(t) > 0 on [0, T], which is checked
+    when a process is made: one whose α reaches 0 ends before. Only the last level of a chain may
+    have α = 0.
 
     Attributes:
         T: Last time of the process.
@@ -58,6 +62,7 @@ class SDE(Described, ABC):
         rho: ρ of the process's own clock t^{1/ρ}, in which uniform grids have equal steps.
         data_range: Interval of image data for which the constants of the process are quoted.
         steps: Number of levels of a chain; None for a process of continuous time.
+        zero_terminal_snr: Whether the last level of a chain has α = 0.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 5, appendix B).
     """
@@ -68,6 +73,26 @@ class SDE(Described, ABC):
     rho: float = 1.0
     data_range: tuple[float, float] = (-1.0, 1.0)
     steps: int | None = None
+    zero_terminal_snr: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have every process looked at when it has been made, whoever writes its class."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls):
+            return
+        make = cls.__init__
+
+        @wraps(make)
+        def checked(self: SDE, *args: Any, **kwargs: Any) -> None:
+            make(self, *args, **kwargs)
+            if type(self).__init__ is checked:  # not within that of a class derived from this one
+                self.check_alpha()
+
+        cls.__init__ = checked  # type: ignore[method-assign]
+
+    def __init__(self) -> None:
+        if type(self).__init__ is SDE.__init__:
+            self.check_alpha()
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -96,6 +121,23 @@ class SDE(Described, ABC):
     @abstractmethod
     def levels(self, steps: int) -> tuple[Tensor, Tensor]:
         """Table (α_i, σ_i), i = 0 … steps − 1, of the classical chain of this process."""
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α′(t), σ′(t)); shape of t.
+
+            α′ = f α,   σ′ = f σ + g²/(2 σ)
+
+        A process overrides them where f or g is infinite, or where the terms of σ′ cancel. With
+        W = α σ′ − α′ σ = α g²/(2 σ) the velocity u = dx/dt of the probability flow, the data and
+        the noise prediction follow from each other:
+
+            u = α′ D + σ′ ẑ = f x − ½ g² s,   D = (σ′ x − σ u)/W,   ẑ = (α u − α′ x)/W
+
+        Args:
+            t: Time in [0, T], shape (B,) or ().
+        """
+        f, sigma = self.f(t), self.sigma(t)
+        return f * self.alpha(t), f * sigma + self.g(t).square() / (2 * sigma)
 
     # ---------------------------------------------------------------- derived, final
 
@@ -180,15 +222,19 @@ class SDE(Described, ABC):
         """The process run from T to 0: the reverse SDE (η = 1), the probability flow (η = 0)."""
         return ReverseSDE(self, score, eta)
 
-    def discretize(self, steps: int) -> "SDE":
+    def discretize(self, steps: int, zero_terminal_snr: bool = False) -> "SDE":
         """The chain on `steps` levels: DDPM for VP, NCSN for VE, and one for any other process.
 
+        Args:
+            steps: Number of levels ≥ 2.
+            zero_terminal_snr: Whether the last level is noise alone; see `Discretized`.
+
         Raises:
-            ValueError: steps is not an integer ≥ 1.
+            ValueError: steps is not an integer ≥ 2, or the process has no such chain.
         """
         from .discrete import Discretized  # a Discretized is an SDE: it needs this module first
 
-        return Discretized(self, steps)
+        return Discretized(self, steps, zero_terminal_snr)
 
     def to_levels(self, t: Tensor) -> Tensor:
         """The times nearest to t that the process has: t itself where time is continuous."""
@@ -230,9 +276,13 @@ class SDE(Described, ABC):
     def check_range(self) -> None:
         """Refuse a process whose λ(T) is not finite: α(T) or σ(T) is 0, or not a number.
 
+        A chain of zero terminal SNR has λ(T) = −∞ by intention.
+
         Raises:
             ValueError: It is; what α(T) and σ(T) are, and what to change.
         """
+        if self.zero_terminal_snr:
+            return
         alpha, sigma = (
             c(torch.tensor(self.T, dtype=torch.float64)).item() for c in (self.alpha, self.sigma)
         )
@@ -243,6 +293,43 @@ class SDE(Described, ABC):
                 f", where both must be finite and at least {smallest:.3g} for log(alpha/sigma) to "
                 "exist; make T or the noise smaller (on VP and SubVP a smaller beta_max, or the "
                 "cosine schedule, sde=vp_cosine; on a chain more levels)"
+            )
+
+    def check_alpha(self) -> None:
+        """Refuse a process that has α ≤ 0, or no number for it, at some of its times.
+
+        Raises:
+            ValueError: It has; where, and what to change.
+        """
+        times = torch.linspace(0, self.T, 17, dtype=torch.float64)
+        alpha = self.alpha(times).detach()
+        good = (alpha > 0) & alpha.isfinite()
+        if self.zero_terminal_snr:
+            good[-1] = alpha[-1] == 0
+        if not bool(good.all()):
+            worst = int((~good).nonzero()[0])
+            raise ValueError(
+                f"{type(self).__name__} has alpha({times[worst].item():g}) = "
+                f"{alpha[worst].item():g}, and alpha(t) must be finite and > 0 on [0, T={self.T:g}]"
+                "; end the process before, with a smaller T, or for a chain whose last level is "
+                "noise alone use discretize(steps, zero_terminal_snr=True)"
+            )
+
+    def check_signal(self, who: str) -> None:
+        """Refuse a chain whose last level is noise alone, for what needs the score to say more.
+
+        Args:
+            who: What needs it.
+
+        Raises:
+            ValueError: The last level has α = 0.
+        """
+        if self.zero_terminal_snr:
+            raise ValueError(
+                f"{who} follows the score alone, which at the last level of this chain, where "
+                "alpha = 0, says nothing of the data; use PredictorCorrector() with UniformGrid() "
+                "(sampler=pc sampler/corrector=none), whose first step there is one of the data "
+                "prediction, or zero_terminal_snr=false"
             )
 
     def check_time(self, t: Tensor) -> None:

@@ -5,7 +5,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from .base import SDE, check_steps
+from .base import SDE, check_steps, check_switch
 from .prior import Prior
 
 
@@ -19,27 +19,43 @@ class Discretized(SDE):
     time 0 is the data, level −1. Between levels log α and log σ are monotone cubic interpolants of
     the tables, and f and g are their exact derivatives, so solvers of any kind run on a chain.
 
+    With zero terminal SNR the table of a chain that preserves the variance is shifted and stretched
+    until its last level is noise alone,
+
+        α_i ← (α_i − α_{N−1}) α_0/(α_0 − α_{N−1}),   σ_i² = 1 − α_i²,
+
+    as the state from which sampling starts is. Before that level α falls to 0 linearly in t. Steps
+    leave it by the data prediction, since the score says nothing of the data there.
+
     Args:
         base: Process whose `levels` are tabulated.
-        steps: Number of levels N ≥ 2.
+        steps: Number of levels N ≥ 2; 3 with zero terminal SNR.
+        zero_terminal_snr: Whether the last level is noise alone.
 
     Raises:
-        ValueError: steps is not an integer ≥ 2, or the base has no such chain.
+        ValueError: steps is not such an integer, or the base has no such chain.
 
-    Reference: Ho et al. 2020, arXiv:2006.11239 (eq. 2, 4); Song & Ermon 2019, arXiv:1907.05600.
+    Reference: Ho et al. 2020, arXiv:2006.11239 (eq. 2, 4); Song & Ermon 2019, arXiv:1907.05600;
+    Lin et al. 2024, arXiv:2305.08891 (algorithm 1), for zero terminal SNR.
     """
 
     steps: int
 
-    def __init__(self, base: SDE, steps: int) -> None:
-        if check_steps(steps) < 2:
-            raise ValueError(f"steps must be an integer ≥ 2 for a chain, got {steps}")
+    def __init__(self, base: SDE, steps: int, zero_terminal_snr: bool = False) -> None:
+        self.zero_terminal_snr = check_switch(zero_terminal_snr, "zero_terminal_snr")
+        least = 3 if zero_terminal_snr else 2
+        if check_steps(steps) < least:
+            raise ValueError(f"steps must be an integer ≥ {least} for a chain, got {steps}")
         self.base, self.steps = base, int(steps)
         self.T, self.data_range = base.T, base.data_range
         self.eps = self.sampling_eps = base.sampling_eps
         self.alphas, self.sigmas = _checked(base, steps)
         self.times = torch.linspace(self.eps, self.T, steps, dtype=torch.float64)
-        self._log_alpha = _MonotoneCubic(self.times, self.alphas.log())
+        if zero_terminal_snr:
+            self.alphas, self.sigmas = _without_signal(self.alphas, self.sigmas)
+            self._log_alpha: _MonotoneCubic = _Vanishing(self.times, self.alphas)
+        else:
+            self._log_alpha = _MonotoneCubic(self.times, self.alphas.log())
         self._log_sigma = _MonotoneCubic(self.times, self.sigmas.log())
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -66,6 +82,15 @@ class Discretized(SDE):
             sigma.square() * self._log_sigma.slope(t),
         )
         return (2 * (growth - self.f(t) * sigma.square())).sqrt()
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of the interpolants of α and σ."""
+        first = self.sigmas[0].item() / self.eps
+        below = self._log_alpha.first / self.eps * self.alpha(t)
+        return (
+            torch.where(t < self.eps, below, self._log_alpha.growth(t)),
+            torch.where(t < self.eps, first, self._log_sigma.growth(t)),
+        )
 
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """The base's prior."""
@@ -147,6 +172,22 @@ def _checked(base: SDE, steps: int) -> tuple[Tensor, Tensor]:
     )
 
 
+def _without_signal(alphas: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+    """The table of a chain, shifted and stretched until its last level is noise alone.
+
+    Raises:
+        ValueError: The chain does not preserve the variance, so that σ does not follow from α.
+    """
+    if not bool(((alphas.square() + sigmas.square() - 1).abs() < 1e-9).all()):
+        raise ValueError(
+            "zero_terminal_snr is of chains that preserve the variance, α² + σ² = 1, as those over "
+            "VP (sde=ddpm, sde=iddpm); use one of these, or zero_terminal_snr=false"
+        )
+    first, last = alphas[0], alphas[-1]
+    alphas = (alphas - last) * (first / (first - last))
+    return alphas, ((1 - alphas) * (1 + alphas)).sqrt()
+
+
 def _first_bad(alphas: Tensor, sigmas: Tensor) -> int | None:
     """Number of the first level that has no α, no σ or no λ below the one before it."""
     smallest = torch.finfo(torch.float64).tiny
@@ -180,5 +221,32 @@ class _MonotoneCubic:
         return ((c3 * u + c2) * u + c1) * u + c0
 
     def slope(self, t: Tensor) -> Tensor:
+        """Derivative of the interpolant."""
         u, (c3, c2, c1, _) = self._piece(t)
         return (3 * c3 * u + 2 * c2) * u + c1
+
+    def growth(self, t: Tensor) -> Tensor:
+        """Derivative of the exponential of the interpolant."""
+        return self.slope(t) * self(t).exp()
+
+
+class _Vanishing(_MonotoneCubic):
+    """log α of a table whose last α is 0: before the last knot α falls to it linearly."""
+
+    def __init__(self, knots: Tensor, values: Tensor) -> None:
+        super().__init__(knots[:-1], values[:-1].log())
+        self._start, self._end = knots[-2].item(), knots[-1].item()
+        self._fall = values[-2].item() / (self._end - self._start)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return torch.where(
+            t > self._start, (self._fall * (self._end - t)).log(), super().__call__(t)
+        )
+
+    def slope(self, t: Tensor) -> Tensor:
+        """Derivative of log α, −∞ at the last knot."""
+        return torch.where(t > self._start, -1 / (self._end - t), super().slope(t))
+
+    def growth(self, t: Tensor) -> Tensor:
+        """Derivative of α, which is finite there too."""
+        return torch.where(t > self._start, -self._fall, super().growth(t))

@@ -53,6 +53,10 @@ class EDM(SDE):
         """√(2 t)."""
         return (2 * t).sqrt()
 
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(0, 1), at t = 0 too."""
+        return torch.zeros_like(t), torch.ones_like(t)
+
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """N(0, σ_max² I)."""
         return Prior(shape, self.sigma_max)

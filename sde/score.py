@@ -117,6 +117,28 @@ def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
     return value if value.dtype == x.dtype else value.to(x.dtype)
 
 
+def denoise(score: Any, x: Tensor, t: Tensor) -> Tensor:
+    """The data prediction D(x, t) that comes with a score, for times at which the score has none.
+
+    Args:
+        score: s(x, t), with a method `denoise(x, t)`.
+        x: State, shape (B, *).
+        t: Time, shape (B,) or ().
+
+    Raises:
+        ValueError: The score has no such method.
+    """
+    own = getattr(score, "denoise", None)
+    if own is None:
+        raise ValueError(
+            "where alpha = 0 the score says nothing of the data, and a step needs its "
+            "denoise(x, t), as a ScoreModel, its given(…) and a GaussianMixtureScore have; got "
+            f"{type(score).__name__} without one, so use zero_terminal_snr=false"
+        )
+    prediction: Tensor = own(x, t)
+    return prediction
+
+
 class _Tally:
     """A count that several scores share."""
 
@@ -149,6 +171,11 @@ class Evaluations:
         part = Evaluations(rows(self.score, index), self.size)
         part._tally = self._tally
         return part
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t), of x's shape and type, counted as one evaluation of the score."""
+        self._tally.count += len(x) * self.evaluations
+        return like(x, denoise(self.score, x, t), "the data prediction")
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t), of x's shape and type."""

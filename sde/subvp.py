@@ -53,6 +53,11 @@ class SubVP(SDE):
         """√(β(t) (1 − exp(−2 B(t))))."""
         return (-self.schedule.beta(t) * torch.expm1(-2 * self.schedule.integral(t))).sqrt()
 
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(−½ β α, β α²), which at t = 0, where σ = 0, are finite."""
+        alpha, beta = self.alpha(t), self.schedule.beta(t)
+        return -0.5 * beta * alpha, beta * alpha.square()
+
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """N(0, I)."""
         return Prior(shape)

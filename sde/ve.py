@@ -57,6 +57,10 @@ class VE(SDE):
         """σ(t) √(2 log(σ_max/σ_min))."""
         return math.sqrt(2 * self._log_ratio) * self.sigma(t)
 
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(0, σ log(σ_max/σ_min))."""
+        return torch.zeros_like(t), self._log_ratio * self.sigma(t)
+
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """N(0, σ_max² I)."""
         return Prior(shape, self.sigma_max)

@@ -51,6 +51,11 @@ class VP(SDE):
         """√β(t)."""
         return self.schedule.beta(t).sqrt()
 
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(−½ β α, ½ β α²/σ), of which no terms cancel."""
+        alpha, half = self.alpha(t), 0.5 * self.schedule.beta(t)
+        return -half * alpha, half * alpha.square() / self.sigma(t)
+
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """N(0, I)."""
         return Prior(shape)

@@ -1,5 +1,6 @@
 """Training: the loss, the average, the loop, checkpoints and loggers."""
 
+from .data_prediction import DataPrediction
 from .dequantization import DequantizationLoss
 from .ema import EMA
 from .hybrid import HybridLoss
@@ -12,6 +13,7 @@ from .times import ImportanceTimes, LogNormalTimes, uniform_times
 __all__ = [
     "EMA",
     "Batch",
+    "DataPrediction",
     "DenoisingScoreMatching",
     "DequantizationLoss",
     "HybridLoss",

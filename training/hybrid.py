@@ -36,6 +36,7 @@ class HybridLoss(Loss):
     def __init__(self, sde: SDE, weight: float = 0.001, steps: int | None = None) -> None:
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be finite and ≥ 0, got {weight}")
+        sde.check_signal("the hybrid loss")
         count = (sde.steps or 1000) if steps is None else steps
         if check_steps(count) < 2:
             raise ValueError(f"steps must be an integer ≥ 2, got {steps}")

@@ -58,6 +58,12 @@ class DenoisingScoreMatching(Loss):
     ) -> None:
         if reduce not in ("mean", "sum"):
             raise ValueError(f"unknown reduce '{reduce}'. Available: mean, sum")
+        if sde.zero_terminal_snr:
+            raise ValueError(
+                "at the last level of this chain, where alpha = 0, the score says nothing of the "
+                "data and its loss trains nothing; use DataPrediction() (loss=data), or "
+                "zero_terminal_snr=false"
+            )
         self.sde, self.times, self.reduce = sde, times, reduce
         self.weight = choose_weighting(
             weighting, sigma_data=sigma_data, gamma=gamma, data_range=data_range

@@ -28,6 +28,7 @@ class NoiseLevelLoss(Loss):
     """
 
     def __init__(self, sde: SDE) -> None:
+        sde.check_signal("an estimator of the noise level")
         self.sde = sde
         ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
         self._first, self._last = sde.log_snr(ends).tolist()

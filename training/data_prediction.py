@@ -1,0 +1,86 @@
+"""The error of the data prediction: a loss that trains where there is no signal left, too."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.sde import SDE, expand
+from scoresde.sde.base import check_floating, widened
+from scoresde.sde.precision import check_range
+from scoresde.sde.score import like
+
+from .objective import Batch, Loss, parted, told
+from .times import TimeDistribution, uniform_times
+
+Weight = Callable[[Tensor, Tensor], Tensor]
+
+
+def _v(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """1 + α²/σ²: the error of v counts the same at all times (SNR + 1, where α² + σ² = 1)."""
+    return 1 + (alpha / sigma).square()
+
+
+def _truncated(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """max(1, α²/σ²): the larger of the errors of data and noise."""
+    return (alpha / sigma).square().clamp(min=1)
+
+
+def _uniform(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """1."""
+    return torch.ones_like(sigma)
+
+
+WEIGHTS: dict[str, Weight] = {"v": _v, "truncated": _truncated, "uniform": _uniform}
+
+
+class DataPrediction(Loss):
+    """The weighted squared error of the data prediction D.
+
+        E_t E_{x_0, c, z} w(t) ‖D(x_t, t | c) − x_0‖²,   x_t = α(t) x_0 + σ(t) z
+
+    Its minimum is that of denoising score matching, w σ²/α² times which it is where α > 0. Where
+    α = 0, at the last level of a chain of zero terminal SNR, D is all that can be learned, and the
+    error of the score vanishes whatever a network says. The model must say D itself: `data`, `v`,
+    `velocity` or `edm`.
+
+    Args:
+        sde: Process.
+        weighting: `v` (w = 1 + α²/σ²), `truncated` (w = max(1, α²/σ²)) or `uniform` (w = 1).
+        times: Distribution of t; uniform on [eps, T], or uniform levels, where not given.
+
+    Raises:
+        ValueError: Unknown weighting.
+
+    Reference: Salimans & Ho 2022, arXiv:2202.00512 (section 4); Lin et al. 2024, arXiv:2305.08891
+    (section 3.2).
+    """
+
+    def __init__(
+        self, sde: SDE, weighting: str = "v", times: TimeDistribution = uniform_times
+    ) -> None:
+        if weighting not in WEIGHTS:
+            raise ValueError(f"unknown weighting '{weighting}'. Available: {', '.join(WEIGHTS)}")
+        self.sde, self.weight, self.times = sde, WEIGHTS[weighting], times
+
+    def __call__(
+        self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Estimate the loss from one draw of t and z for each sample; shape ().
+
+        Args:
+            model: Model that gives D(x, t) for `predict="denoise"`, such as a `ScoreModel`.
+            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
+            generator: Source of t and z, on x_0's device.
+        """
+        x0, condition = parted(batch)
+        check_floating("x0", x0)
+        check_range(self.sde, x0.dtype, self.sde.eps)
+        t = self.times(self.sde, len(x0), generator, x0.device)
+        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        x = self.sde.perturb(x0, t, z)
+        data = like(x0, model(x, t, *told(condition), predict="denoise"), "the data prediction")
+        errors = widened(data - x0).square()
+        weight = self.weight(self.sde.alpha(t), self.sde.sigma(t))
+        return (expand(weight, errors) * errors).mean()
