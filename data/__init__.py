@@ -8,6 +8,7 @@ from .folder import Folder
 from .memory import InMemory
 from .mixture import EightGaussians, Mixture
 from .mnist import MNIST
+from .streamed import Streamed
 from .toy import Checkerboard, Moons, SwissRoll
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Moons",
     "Samples",
     "Split",
+    "Streamed",
     "SwissRoll",
     "stream",
 ]
