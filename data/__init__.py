@@ -9,6 +9,7 @@ from .memory import InMemory
 from .mixture import EightGaussians, Mixture
 from .mnist import MNIST
 from .streamed import Streamed
+from .tensors import Tensors
 from .toy import Checkerboard, Moons, SwissRoll
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "Split",
     "Streamed",
     "SwissRoll",
+    "Tensors",
     "stream",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .ahead import Ahead
 from .base import Dataset
-from .checks import check_labelled
+from .checks import check_labelled, check_request
 from .index import Index
 from .listing import root_path
 from .reading import Form
@@ -89,12 +89,13 @@ class Streamed(Dataset):
         with survey.find() as found:
             index = Index(found.sources)
             test, train = slice(found.tests), slice(found.tests, None)
-            self.train_labels, self.test_labels = map(found.part_labels, (train, test))
+            self._set_labels(found.part_labels(train), found.part_labels(test))
             places = found.order[train], found.order[test]
         self._reader = reader = Reader(index, form)
         survey.check_two(len(index))
-        self.train, self.test = (OnDemand(self.name, reader, part) for part in places)
         self.shape = form.shape
+        self.at_once = AT_ONCE // torch.Size(self.shape).numel()
+        self.train, self.test = (OnDemand(self.name, reader, part, self.at_once) for part in places)
         self._ahead = Ahead(reader.read, workers)
         self.report = survey.report(len(self.train), len(self.test), "found")
 
@@ -165,10 +166,17 @@ class OnDemand:
 
     Attributes:
         numbers: of the images in the order of names, int64 (N,).
+
+    Args:
+        name: of the data set, for messages.
+        reader: of all images.
+        numbers: as above.
+        at_once: how many images one request may ask for.
     """
 
-    def __init__(self, name: str, reader: Reader, numbers: Tensor) -> None:
-        self.name, self.numbers, self._reader = name, numbers, reader
+    def __init__(self, name: str, reader: Reader, numbers: Tensor, at_once: int) -> None:
+        self.numbers = numbers
+        self._name, self._reader, self._at_once = name, reader, at_once
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -177,16 +185,12 @@ class OnDemand:
         """The images of a slice, or of positions int64 (B,), uint8 (B, C, H, W).
 
         Raises:
+            FileNotFoundError: The file of an image is gone.
             ValueError: They would take more than 4 GiB, or one of them cannot be read.
         """
         numbers = self.numbers[index]
+        check_request(self._name, numbers.numel(), self._at_once, "ask for fewer of them")
         shape = self._reader.form.shape
-        need = numbers.numel() * torch.Size(shape).numel()
-        if need > AT_ONCE:
-            raise ValueError(
-                f"{numbers.numel()} images {shape} of '{self.name}' need {need / 2**30:.1f} GiB, "
-                f"and at most {AT_ONCE / 2**30:.0f} GiB are read at once; ask for fewer of them"
-            )
         out = torch.empty(*numbers.shape, *shape, dtype=torch.uint8)
         self._reader.read(numbers.reshape(-1), out.view(-1, *shape))
         return out

@@ -180,7 +180,11 @@ class Survey:
             more = f", {absent} of them of no image" if absent else ""
             self.notes.append(f"labels by {LISTED}{more}")
             return torch.tensor(numbers).repeat_interleave(counts)
-        return self._own_labels(sources, self.labels)
+        labels = self._own_labels(sources, self.labels)
+        beside = "cls" if self.labels == "cls" else "json"
+        files = [file for source in sources for file in found.beside_of(source.file)]
+        self.skipped[f"{beside} (not read)"] -= sum(file.suffix[1:] == beside for file in files)
+        return labels
 
     def _own_labels(self, sources: Sequence[Images], name: str) -> Tensor:
         """Labels that files of many images hold themselves, or that stand next to an image."""
