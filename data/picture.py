@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .files import File, image_kind
 from .labels import labels_beside
@@ -20,6 +20,7 @@ Decoder = Callable[[bytes, str], Image.Image]
 # Naming the decoders keeps Pillow from handing a renamed file to another one, e.g. PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
+_ROWS = {1: "L", 3: "RGB;L"}  # Pillow's name for one row of each channel in turn
 # Markers that begin a JPEG frame, whose next byte is the number of bits.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -118,7 +119,9 @@ def decode(content: bytes, source: str) -> Image.Image:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """The image turned as its EXIF data say; where they cannot be read, as it is stored."""
     try:
-        return ImageOps.exif_transpose(image)
+        # Most images stand upright, and need no copy.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # the pixels are whole all the same
         notes.append("with unreadable EXIF data (read as stored)")
         return image
@@ -132,7 +135,7 @@ def channels_of(image: Image.Image) -> int:
 def pixels(
     image: Image.Image, channels: int, size: int | None, crop: int | None, source: str
 ) -> NDArray[np.uint8]:
-    """The grey levels of an image, uint8 (H, W, C).
+    """The grey levels of an image, uint8 (C, H, W).
 
     Args:
         image: as `decode` returns it.
@@ -146,7 +149,8 @@ def pixels(
     """
     if "transparency" in image.info:  # of single colours: only as RGBA does Pillow drop it unasked
         image = image.convert("RGBA")
-    image = image.convert(_MODES[channels])
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
     side = crop or min(image.size)
     if side > min(image.size):
         raise ValueError(
@@ -155,11 +159,16 @@ def pixels(
         )
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
-    if size is not None:
+    if box == (0, 0, *image.size) and size in (None, side):
+        pass
+    elif size is not None:
         image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     elif crop is not None:
         image = image.crop(box)
-    return np.asarray(image).reshape(image.height, image.width, channels)
+    # Row by row, so that the copy into (C, H, W) moves whole rows rather than single bytes.
+    rows = image.tobytes("raw", _ROWS[channels])
+    shape = image.height, channels, image.width
+    return np.frombuffer(rows, np.uint8).reshape(shape).transpose(1, 0, 2)
 
 
 def _depth(content: bytes) -> int:

@@ -89,7 +89,7 @@ class Form:
                 f"{source} has {own} channels, the first image ({self._first}) has {wanted}; set "
                 "data.channels=1 or data.channels=3 to convert"
             )
-        levels = pixels(image, wanted, self.size, self.crop, source).transpose(2, 0, 1)
+        levels = pixels(image, wanted, self.size, self.crop, source)
         if not self.shape:
             self._first, self._wanted, self.shape = source, wanted, levels.shape
         if levels.shape != self.shape:
