@@ -127,7 +127,7 @@ def listing(root: Path, tars: bool = False) -> Iterator[Listing]:
     elif root.suffix.lower() in STACKS + TABLES:
         one = File(root.name, str(root), Place(str(root)), lambda: root.open("rb"))
         yield found.sort_in([one])
-    elif tars and not zipfile.is_zipfile(root) and is_tar(root):
+    elif tars and is_tar(root):
         yield found.sort_in(untar(root, "", str(root), found.skipped))
     else:
         check_zip(root)

@@ -159,12 +159,11 @@ def pixels(
         )
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
-    if box == (0, 0, *image.size) and size in (None, side):
-        pass
-    elif size is not None:
+    if crop is not None and side < max(image.size):
+        image, box = image.crop(box), (0, 0, side, side)
+    if size is not None and (size, size) != image.size:
+        # What lies next to the box enters at its edges; of a crop nothing is left there.
         image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    elif crop is not None:
-        image = image.crop(box)
     # Row by row, so that the copy into (C, H, W) moves whole rows rather than single bytes.
     rows = image.tobytes("raw", _ROWS[channels])
     shape = image.height, channels, image.width

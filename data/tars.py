@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
@@ -12,10 +13,17 @@ from .files import File
 from .output import is_hidden, lies_in, runs_among
 from .place import PLAIN, Place, read_place
 
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how gzip, bzip2 and xz begin
+
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is a tar, packed or not, or is called one."""
-    return path.suffix.lower() == ".tar" or tarfile.is_tarfile(path)
+    """Whether a file is a tar, packed or not, or is called one.
+
+    A tar that ends with an npz looks like a zip, too, and so its name is asked first.
+    """
+    return path.suffix.lower() == ".tar" or (
+        not zipfile.is_zipfile(path) and tarfile.is_tarfile(path)
+    )
 
 
 def untar(path: Path, prefix: str, source: str, skipped: Counter[str]) -> Iterator[File]:
@@ -40,6 +48,11 @@ def untar(path: Path, prefix: str, source: str, skipped: Counter[str]) -> Iterat
             skipped["hidden"] += 1
         elif not lies_in(name, runs):
             yield _file(f"{prefix}{name}", f"{source}/{name}", place)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(8)
 
 
 def _file(name: str, source: str, place: Place) -> File:
@@ -71,7 +84,7 @@ def _places(path: Path, source: str, skipped: Counter[str]) -> dict[str, Place]:
                     start, length = member.offset_data, member.size
                     places[name] = Place(str(path), start, length, PLAIN, length)
     except (tarfile.TarError, EOFError, OSError) as error:
-        if size and tarfile.is_tarfile(path):  # only as a packed one
+        if _start(path).startswith(_PACKED):
             raise ValueError(
                 f"{source} is a compressed tar, in which no image can be found without unpacking; "
                 "decompress it to a plain tar (gunzip, xz -d, bunzip2)"
