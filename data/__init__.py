@@ -8,6 +8,8 @@ from .folder import Folder
 from .memory import InMemory
 from .mixture import EightGaussians, Mixture
 from .mnist import MNIST
+from .streamed import Streamed
+from .tensors import Tensors
 from .toy import Checkerboard, Moons, SwissRoll
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "Moons",
     "Samples",
     "Split",
+    "Streamed",
     "SwissRoll",
+    "Tensors",
     "stream",
 ]

@@ -22,7 +22,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .checks import cell_and_margin, check_condition, check_finite, check_levels, interval
+from .checks import (
+    cell_and_margin,
+    check_condition,
+    check_finite,
+    check_levels,
+    check_request,
+    interval,
+)
 
 Condition = Tensor | Mapping[str, Tensor]
 """What samples are told of: a tensor, or a dict of tensors, with the samples first."""
@@ -93,7 +100,9 @@ class Dataset(ABC):
         train, test: raw samples: `len(train)`, and `train[index]` for a slice or for positions
             int64 (B,), which is a tensor: uint8 (B, C, H, W) for images.
         train_labels, test_labels: class of each sample, int64 (N,), or None.
-        condition: "label" where batches carry the labels of their samples; None for no condition.
+        condition: "label" where batches carry the labels of their samples, else None.
+        train_condition, test_condition: what each sample is conditioned on, or None.
+        at_once: how many samples may be asked for at once; None for any number.
         shape: of one sample.
         range: images: the interval (lo, hi) that a network sees; None for points.
         levels: images: the number L of grey levels a pixel can take; None for points.
@@ -104,12 +113,15 @@ class Dataset(ABC):
     """
 
     quality: str | None = None
+    at_once: int | None = None
     report: str = ""
     name: str
     train: Samples
     test: Samples
     train_labels: Tensor | None
     test_labels: Tensor | None
+    train_condition: Condition | None
+    test_condition: Condition | None
     shape: tuple[int, ...]
     range: tuple[float, float] | None
     levels: int | None
@@ -170,15 +182,23 @@ class Dataset(ABC):
         largest = [int(part.max()) for part in parts if len(part)]
         return 1 + max(largest) if largest else None
 
-    @property
-    def train_condition(self) -> Condition | None:
-        """What each training sample is conditioned on, or None."""
-        return None if self.condition is None else self.train_labels
+    def check_request(self, count: int, fix: str) -> None:
+        """Refuse so many samples at once where there is no memory for them.
 
-    @property
-    def test_condition(self) -> Condition | None:
-        """What each test sample is conditioned on, or None."""
-        return None if self.condition is None else self.test_labels
+        Args:
+            count: number of samples.
+            fix: what messages say to do.
+
+        Raises:
+            ValueError: They are more than `at_once`.
+        """
+        check_request(self.name, count, self.at_once, fix)
+
+    def _set_labels(self, train: Tensor | None, test: Tensor | None) -> None:
+        """Keep the labels, which batches carry where they are the condition."""
+        self.train_labels, self.test_labels = train, test
+        told = self.condition is not None
+        self.train_condition, self.test_condition = (train, test) if told else (None, None)
 
     def scale(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map grey levels to the network's range, x = lo + (hi - lo) (k + u) / L; points unchanged.

@@ -83,6 +83,14 @@ def check_levels(raw: Tensor, levels: int) -> None:
         raise ValueError(f"raw grey levels must be in 0..{levels - 1}, got {int(raw.max())}")
 
 
+def check_request(name: str, count: int, at_once: int | None, fix: str) -> None:
+    if at_once is not None and count > at_once:
+        raise ValueError(
+            f"{count} samples of '{name}' are asked for at once, and at most {at_once} of their "
+            f"size are read on demand; {fix}"
+        )
+
+
 def check_finite(x: Tensor) -> None:
     if not x.isfinite().all():
         bad = (~x.isfinite()).flatten(1).any(1)

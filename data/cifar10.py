@@ -14,7 +14,7 @@ from .base import Split
 from .batches import Records, binary_batch, python_batch
 from .listing import listing, root_path
 from .memory import InMemory
-from .reading import fill, images_of
+from .reading import Form, fill, images_of
 
 SITE = "download CIFAR-10 from www.cs.toronto.edu/~kriz/cifar.html and set data.root=DIR"
 CLASSES = [
@@ -155,7 +155,7 @@ def _class_zip(path: Path, notes: list[str]) -> Split:
         place = torch.arange(len(labels)) - torch.searchsorted(labels, labels)
         order = torch.argsort(place * len(classes) + labels)
         sources = [images_of(file) for file in found.files]
-        samples = fill(sources, order.argsort(), 3, None, found.skipped)
+        samples = fill(sources, order.argsort(), Form(None, 3, None), found.skipped)
         skipped = ", ".join(f"{count} {kind}" for kind, count in found.skipped.items() if count)
         notes.append(f"{path}{f' ({skipped})' if skipped else ''}")
     if samples.shape[1:] != (3, 32, 32):

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+from .place import Place, broken_zip
+
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 STACKS = (".npy", ".npz")
 TABLES = (".parquet",)
@@ -31,17 +33,19 @@ _MAGIC = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """A file under a root.
 
     Attributes:
         name: below the root, with / between the parts.
         source: what messages call it.
+        place: where its bytes stand, so that they can be found again without a listing.
     """
 
     name: str
     source: str
+    place: Place
     _open: Callable[[], IO[bytes]]
 
     @property
@@ -81,11 +85,3 @@ class File:
 def image_kind(start: bytes) -> str | None:
     """The kind of image that a file's first bytes announce, if any."""
     return next((name for i, magic, name in _MAGIC if start[i:].startswith(magic)), None)
-
-
-def broken_zip(source: str, error: object) -> ValueError:
-    """The error of a zip that cannot be read to its end."""
-    return ValueError(
-        f"{source} is corrupt, truncated or encrypted: expected a readable zip ({error}); make or "
-        "download it again"
-    )

@@ -7,11 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .files import File
 from .listing import LABEL_FILE
 
 # FFHQ and EDM deal images out to 00000, 01000, … so that no folder grows too large.
 _CHUNK = re.compile(r"\d{4,}")
+_SHARD = re.compile(r".*\.tar")  # and WebDataset to tars
 
 
 def classes_of(folders: Sequence[str], numbered: bool = False) -> list[str]:
@@ -24,10 +28,11 @@ def classes_of(folders: Sequence[str], numbered: bool = False) -> list[str]:
     Returns:
         The class's name, "" where an image lies in no class's folder.
     """
-    if numbered:
-        return list(folders)
+    chunks = (_SHARD,) if numbered else (_SHARD, _CHUNK)
     known = {
-        folder: "/".join(part for part in folder.split("/") if not _CHUNK.fullmatch(part))
+        folder: "/".join(
+            part for part in folder.split("/") if not any(chunk.fullmatch(part) for chunk in chunks)
+        )
         for folder in set(folders)
     }
     return [known[folder] for folder in folders]
@@ -90,6 +95,48 @@ def read_label_file(file: File) -> dict[str, int] | None:
             f"({type(error).__name__}: {error}); mend it, or use data.labels=null"
         ) from error
     return labels
+
+
+def labels_beside(file: File) -> dict[str, int | str]:
+    """What a file next to an image says of it: `cls` of a .cls, or the entries of a .json.
+
+    A label is an integer ≥ 0, or the name of a class; other entries are none.
+
+    Raises:
+        ValueError: The file is no text of that kind.
+    """
+    try:
+        text = file.read().decode()
+        if file.suffix == ".cls":
+            return {"cls": _label(text.strip())}
+        entries: Any = json.loads(text)
+        if not isinstance(entries, dict):
+            raise ValueError("it is no table of names and values")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file.source} is no label, expected an integer or a class (.cls), or "
+            f'{{"label": 3}} (.json) ({error}); mend it, or use data.labels=null'
+        ) from error
+    known = {str(name): value for name, value in entries.items() if type(value) in (int, str)}
+    return {name: value for name, value in known.items() if value != ""}
+
+
+def _label(text: str) -> int | str:
+    if not text:
+        raise ValueError("it is empty")
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text
+
+
+def number_classes(values: NDArray[Any]) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels as numbers; where they are names of classes, in the order of these.
+
+    Returns:
+        The numbers, and the names, none where the labels are numbers.
+    """
+    if values.dtype.kind != "U":
+        return values.astype(np.int64), []
+    classes, numbers = np.unique(values, return_inverse=True)
+    return numbers.astype(np.int64), classes.tolist()
 
 
 def label_listed(files: Mapping[str, File], names: Sequence[str]) -> tuple[list[int], int]:

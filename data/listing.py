@@ -10,16 +10,20 @@ import os
 import posixpath
 import zipfile
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .files import ACCEPTED, STACKS, TABLES, File, broken_zip
+from .files import ACCEPTED, STACKS, TABLES, File
 from .output import is_hidden, is_output
+from .place import Place, broken_zip
+from .tars import is_tar, untar
 from .zips import check_zip, unzip
 
 LABEL_FILE = "dataset.json"
+BESIDE = (".cls", ".json")  # what WebDataset calls the label of an image of the same name
+_TAR = ".tar"
 
 
 @dataclass
@@ -30,12 +34,16 @@ class Listing:
         root: directory, zip, or file of many images.
         files: those of an accepted kind, sorted by name.
         labels: the `dataset.json` files.
+        beside: files that can hold the label of the image of their name, by that name.
+        tars: tars that lie in a directory.
         skipped: how many others there are, for each reason.
     """
 
     root: Path
     files: list[File] = field(default_factory=list)
     labels: dict[str, File] = field(default_factory=dict)
+    beside: dict[str, list[File]] = field(default_factory=dict)
+    tars: list[File] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def sort_in(self, files: Iterable[File]) -> Listing:
@@ -46,9 +54,27 @@ class Listing:
             elif file.suffix in ACCEPTED:
                 self.files.append(file)
             else:
+                if file.suffix in BESIDE:
+                    self.beside.setdefault(posixpath.splitext(file.name)[0], []).append(file)
+                if file.suffix == _TAR:
+                    self.tars.append(file)
                 kind = file.suffix[1:] or "without suffix"
                 self.skipped[f"{kind} (not read)"] += 1
         self.files.sort(key=lambda file: file.name)
+        return self
+
+    def beside_of(self, file: File) -> Sequence[File]:
+        """The files of an image's name that can hold its label."""
+        return self.beside.get(posixpath.splitext(file.name)[0], ())
+
+    def open_tars(self) -> Listing:
+        """Where a directory holds tars and no images, list what is in the tars."""
+        if self.files:
+            return self
+        for tar in self.tars:
+            self.skipped[f"{_TAR[1:]} (not read)"] -= 1
+            path = Path(tar.place.path)
+            self.sort_in(untar(path, f"{tar.name}/", tar.source, self.skipped))
         return self
 
 
@@ -79,11 +105,12 @@ def root_path(root: object) -> Path:
 
 
 @contextmanager
-def listing(root: Path) -> Iterator[Listing]:
+def listing(root: Path, tars: bool = False) -> Iterator[Listing]:
     """List the files under a directory, in a zip, or the one file that holds many images.
 
     Args:
         root: of the images.
+        tars: whether a tar, or a directory of tars, is read as well.
 
     Raises:
         FileNotFoundError: root does not exist.
@@ -91,13 +118,17 @@ def listing(root: Path) -> Iterator[Listing]:
     """
     found = Listing(root)
     if root.is_dir():
-        yield found.sort_in(_walk(root, found.skipped))
+        found.sort_in(_walk(root, found.skipped))
+        yield found.open_tars() if tars else found
     elif not root.exists():
         raise FileNotFoundError(
             f"data.root={root} not found; set it to a directory or a zip of images"
         )
     elif root.suffix.lower() in STACKS + TABLES:
-        yield found.sort_in([File(root.name, str(root), lambda: root.open("rb"))])
+        one = File(root.name, str(root), Place(str(root)), lambda: root.open("rb"))
+        yield found.sort_in([one])
+    elif tars and is_tar(root):
+        yield found.sort_in(untar(root, "", str(root), found.skipped))
     else:
         check_zip(root)
         try:
@@ -154,7 +185,7 @@ def _walk(root: Path, skipped: Counter[str]) -> Iterator[File]:
 
 
 def _file(root: Path, name: str, path: str) -> File:
-    return File(name, f"{root}/{name}", lambda: open(path, "rb"))
+    return File(name, f"{root}/{name}", Place(path), lambda: open(path, "rb"))
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

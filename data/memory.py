@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .base import Dataset, Split
@@ -66,8 +67,8 @@ class InMemory(Dataset):
         for part, split in (("train", train), ("test", test)):
             check_split(name, part, *split, levels)
             check_labelled(name, condition, split.labels is not None, unlabelled)
-        self.train, self.train_labels = train
-        self.test, self.test_labels = test
+        self.train, self.test = train.samples, test.samples
+        self._set_labels(train.labels, test.labels)
         self.shape = tuple(self.train.shape[1:])
 
     @cached_property
@@ -77,17 +78,22 @@ class InMemory(Dataset):
         Number, shape, type and bytes of the train and the test part enter; equal data have equal
         digests on every machine of the same byte order. A chunk of 4 MiB is hashed at a time.
         """
-        whole = hashlib.sha256()
         parts = (self.train, self.train_labels, self.test, self.test_labels)
-        for name, values in zip(("train", "labels", "test", "labels"), parts, strict=True):
-            about = "none" if values is None else f"{values.dtype} {tuple(values.shape)}"
-            whole.update(f"{name} {about}\n".encode())
-            if values is None or values.numel() == 0:
-                continue
-            rows = max(1, _CHUNK * len(values) // values.nbytes)
-            for chunk in values.split(rows):
-                whole.update(chunk.contiguous().numpy().data)
-        return whole.hexdigest()
+        return digest_of(zip(("train", "labels", "test", "labels"), parts, strict=True))
 
     def _raw(self, step: int, batch_size: int, seed: int) -> Tensor:
         return self.train[self.indices(step, batch_size, seed)]
+
+
+def digest_of(parts: Iterable[tuple[str, Tensor | None]]) -> str:
+    """SHA-256 of named tensors: of their types, shapes and bytes, a chunk at a time."""
+    whole = hashlib.sha256()
+    for name, values in parts:
+        about = "none" if values is None else f"{values.dtype} {tuple(values.shape)}"
+        whole.update(f"{name} {about}\n".encode())
+        if values is None or values.numel() == 0:
+            continue
+        rows = max(1, _CHUNK * len(values) // values.nbytes)
+        for chunk in values.split(rows):  # as bytes, since numpy lacks some types
+            whole.update(chunk.cpu().contiguous().view(torch.uint8).numpy().data)
+    return whole.hexdigest()

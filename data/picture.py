@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .files import File, image_kind
+from .labels import labels_beside
+from .place import ZIP_OTHER, Place
+
+Decoder = Callable[[bytes, str], Image.Image]
+"""Makes an image of bytes, and of what messages call them."""
 
 # Naming the decoders keeps Pillow from handing a renamed file to another one, e.g. PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
+_ROWS = {1: "L", 3: "RGB;L"}  # Pillow's name for one row of each channel in turn
 # Markers that begin a JPEG frame, whose next byte is the number of bits.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 class Picture:
-    """A file that holds one encoded image."""
+    """A file that holds one encoded image.
 
-    def __init__(self, file: File) -> None:
-        self.file = file
+    Args:
+        file: of the image.
+        beside: the files of its name that can hold its label, .cls or .json.
+    """
+
+    def __init__(self, file: File, beside: Sequence[File] = ()) -> None:
+        self.file, self._beside = file, beside
 
     def __len__(self) -> int:
         return 1
@@ -31,12 +43,28 @@ class Picture:
         yield decode(self.file.read(), self.file.source)
 
     def label_names(self) -> list[str]:
-        """An image has no label of its own."""
-        return []
+        """`cls` where there is a file .cls, and the names of a .json that can be labels."""
+        return list(self._labels())
 
-    def labels(self, name: str) -> NDArray[np.int64]:
-        """Nothing else than an error, since there are no labels."""
-        raise ValueError(f"{self.file.source} is an image, which holds no labels '{name}'")
+    def labels(self, name: str) -> NDArray[Any]:
+        """The label of that name, (1,): an integer, or the name of a class."""
+        return np.array([self._labels()[name]])
+
+    def place(self) -> Place:
+        """Where the bytes of the image stand."""
+        if self.file.place.packing == ZIP_OTHER:
+            raise ValueError(
+                f"{self.file.source} is encrypted, or packed otherwise than by deflate, and cannot "
+                "be read on demand; pack it anew, or use data=folder"
+            )
+        return self.file.place
+
+    def decoder(self) -> Decoder:
+        """What makes an image of the bytes at its place."""
+        return decode
+
+    def _labels(self) -> dict[str, int | str]:
+        return {name: label for file in self._beside for name, label in labels_beside(file).items()}
 
 
 def decode(content: bytes, source: str) -> Image.Image:
@@ -91,7 +119,9 @@ def decode(content: bytes, source: str) -> Image.Image:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """The image turned as its EXIF data say; where they cannot be read, as it is stored."""
     try:
-        return ImageOps.exif_transpose(image)
+        # Most images stand upright, and need no copy.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # the pixels are whole all the same
         notes.append("with unreadable EXIF data (read as stored)")
         return image
@@ -102,27 +132,42 @@ def channels_of(image: Image.Image) -> int:
     return 1 if image.mode in ("1", "L", "LA", "La") else 3
 
 
-def pixels(image: Image.Image, channels: int, size: int | None) -> NDArray[np.uint8]:
-    """The grey levels of an image, uint8 (H, W, C).
+def pixels(
+    image: Image.Image, channels: int, size: int | None, crop: int | None, source: str
+) -> NDArray[np.uint8]:
+    """The grey levels of an image, uint8 (C, H, W).
 
     Args:
         image: as `decode` returns it.
         channels: 1 or 3.
-        size: crop the centre square and resize it to this many pixels; None leaves it as it is.
+        size: resize the centre square to this many pixels; None leaves its size.
+        crop: side of the centre square; None for the largest where there is a size, else no crop.
+        source: what messages call the image.
+
+    Raises:
+        ValueError: The image is smaller than the crop.
     """
     if "transparency" in image.info:  # of single colours: only as RGBA does Pillow drop it unasked
         image = image.convert("RGBA")
-    image = image.convert(_MODES[channels])
-    if size is not None:
-        image = _square(image, size)
-    return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    side = min(image.size)
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
+    side = crop or min(image.size)
+    if side > min(image.size):
+        raise ValueError(
+            f"{source} is {image.width}x{image.height}, too small for data.crop={crop}; remove it, "
+            "or use a smaller crop"
+        )
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    if crop is not None and side < max(image.size):
+        image, box = image.crop(box), (0, 0, side, side)
+    if size is not None and (size, size) != image.size:
+        # What lies next to the box enters at its edges; of a crop nothing is left there.
+        image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    # Row by row, so that the copy into (C, H, W) moves whole rows rather than single bytes.
+    rows = image.tobytes("raw", _ROWS[channels])
+    shape = image.height, channels, image.width
+    return np.frombuffer(rows, np.uint8).reshape(shape).transpose(1, 0, 2)
 
 
 def _depth(content: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from .files import PICTURES, TABLES, File
-from .picture import Picture, channels_of, pixels
+from .picture import Decoder, Picture, channels_of, pixels
+from .place import Place
 from .stack import Stack
 from .table import Table
 
@@ -29,30 +30,84 @@ class Images(Protocol):
 
     def label_names(self) -> list[str]: ...
 
-    def labels(self, name: str) -> NDArray[np.int64]: ...
+    def labels(self, name: str) -> NDArray[Any]: ...
+
+    def place(self) -> Place:
+        """Where the bytes of the first image stand; the others follow it at equal distances."""
+        ...
+
+    def decoder(self) -> Decoder: ...
 
 
-def images_of(file: File) -> Images:
-    """The images of a file of an accepted kind."""
+def images_of(file: File, beside: Sequence[File] = ()) -> Images:
+    """The images of a file of an accepted kind, next to which there may be files of labels."""
     if file.suffix in PICTURES:
-        return Picture(file)
+        return Picture(file, beside)
     return Table(file) if file.suffix in TABLES else Stack(file)
 
 
-def fill(
-    sources: Sequence[Images],
-    rows: Tensor,
-    channels: int | None,
-    size: int | None,
-    notes: Counter[str],
-) -> Tensor:
+class Form:
+    """What all images of a set are brought to; the first one says what the settings leave open.
+
+    Args:
+        size: crop the centre square and resize it, antialiased, to this many pixels, ≥ 1; None asks
+            for images of equal size.
+        channels: 1 or 3 converts; None takes what the first image has and asks it of the rest.
+        crop: side of the centre square, ≥ 1; None for the largest where there is a size.
+
+    Attributes:
+        shape: (C, H, W) of an image, once there was one.
+
+    Raises:
+        ValueError: bad setting.
+    """
+
+    def __init__(self, size: int | None, channels: int | None, crop: int | None) -> None:
+        for name, value in (("size", size), ("crop", crop)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be an integer ≥ 1 or null, got {value!r}")
+        if channels not in (1, 3, None):
+            raise ValueError(f"channels must be 1, 3 or null, got {channels!r}")
+        self.size, self.channels, self.crop = size, channels, crop
+        self.shape: tuple[int, ...] = ()
+        self._first, self._wanted = "", channels
+
+    def levels(self, image: Image.Image, source: str) -> NDArray[np.uint8]:
+        """The grey levels of an image, uint8 (C, H, W).
+
+        Args:
+            image: as it was decoded.
+            source: what messages call it.
+
+        Raises:
+            ValueError: It has other channels or another size than the first, or less than the crop.
+        """
+        own = channels_of(image)
+        wanted = self._wanted or own
+        if self.channels is None and own != wanted:
+            raise ValueError(
+                f"{source} has {own} channels, the first image ({self._first}) has {wanted}; set "
+                "data.channels=1 or data.channels=3 to convert"
+            )
+        levels = pixels(image, wanted, self.size, self.crop, source)
+        if not self.shape:
+            self._first, self._wanted, self.shape = source, wanted, levels.shape
+        if levels.shape != self.shape:
+            _, height, width = self.shape
+            raise ValueError(
+                f"{source} is {levels.shape[2]}x{levels.shape[1]}, the first image ({self._first}) "
+                f"is {width}x{height}; all must agree: set data.size to crop and resize"
+            )
+        return levels
+
+
+def fill(sources: Sequence[Images], rows: Tensor, form: Form, notes: Counter[str]) -> Tensor:
     """Read images, one after the other, into the rows of a tensor.
 
     Args:
         sources: of the images.
         rows: where each image goes, int64 (N,), a permutation of 0..N-1.
-        channels: 1 or 3 converts; None takes what the first image has and asks it of the rest.
-        size: centre-crop to a square and resize to this many pixels; None asks for equal sizes.
+        form: that they are brought to.
         notes: counts what a report should say of images.
 
     Returns:
@@ -62,26 +117,12 @@ def fill(
         ValueError: unreadable image, mixed sizes or channels, deep pixels.
     """
     samples: Tensor | None = None
-    first, wanted, places = "", channels, iter(rows.tolist())
+    places = iter(rows.tolist())
     for source in sources:
         for image in source:
-            own = channels_of(image)
-            first, wanted = first or source.file.source, wanted or own
-            if channels is None and own != wanted:
-                raise ValueError(
-                    f"{source.file.source} has {own} channels, the first image ({first}) has "
-                    f"{wanted}; set data.channels=1 or data.channels=3 to convert"
-                )
-            levels = pixels(image, wanted, size).transpose(2, 0, 1)
+            levels = form.levels(image, source.file.source)
             if samples is None:
                 samples = _allocate(len(rows), levels.shape)
-            if levels.shape != samples.shape[1:]:
-                height, width = samples.shape[2:]
-                raise ValueError(
-                    f"{source.file.source} is {levels.shape[2]}x{levels.shape[1]}, the first image "
-                    f"({first}) is {width}x{height}; all must agree: set data.size to crop and "
-                    "resize"
-                )
             samples.numpy()[next(places)] = levels
             notes.update(image.info.get("notes", ()))
     assert samples is not None, "there is an image at least"

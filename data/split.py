@@ -61,6 +61,8 @@ def part_by_name(names: Sequence[str], many: Sequence[bool]) -> Parting:
 
 
 def _kind(name: str) -> str | None:
+    if name.endswith(".tar") and (begin := _NAMED.match(name)):  # train-00000-of-00128.tar
+        name = begin[1]
     for kind, names in (("train", _TRAIN), ("test", _TEST), ("validation", _VALIDATION)):
         if name.lower() in names:
             return kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import IO
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .files import File
+from .picture import Decoder
+from .place import PLAIN, ZIP_STORED, Place, seek_bytes
 
 _EXPECTED = (
     "expected one uint8 image (H, W), (H, W, C) or (C, H, W), or a stack (N, H, W, C) or "
@@ -69,9 +72,7 @@ class Stack:
                     for _ in range(self._count)
                 )
             for image in images:
-                upright = image.transpose(1, 2, 0) if self.first else image
-                flat = upright[..., 0] if upright.ndim == 3 and upright.shape[2] == 1 else upright
-                yield Image.fromarray(np.ascontiguousarray(flat))
+                yield _upright(image, self.first)
 
     def label_names(self) -> list[str]:
         """The other arrays of an npz that hold one integer for each image."""
@@ -89,6 +90,36 @@ class Stack:
             _, _, dtype = _header(stream)
             content = _exactly(stream, self._count * dtype.itemsize)
         return np.frombuffer(content, dtype).astype(np.int64)
+
+    def place(self) -> Place:
+        """Where the bytes of the first image stand, if they stand there as they are.
+
+        Raises:
+            ValueError: The array is compressed, or its first axis runs fastest.
+        """
+        place, source = self.file.place, self.file.source
+        packed = place.packing not in (PLAIN, ZIP_STORED)
+        if not packed and self._key is not None:
+            with self._readable(), self.file.open() as stream, zipfile.ZipFile(stream) as archive:
+                member = archive.getinfo(f"{self._key}.npy")
+            packed = member.compress_type != zipfile.ZIP_STORED
+        if packed or self.fortran:
+            how = "is compressed" if packed else "runs through its images side by side"
+            raise ValueError(
+                f"{source} holds an array that {how}, and cannot be read image by image; save it "
+                "by numpy.save in C order, or use data=folder"
+            )
+        with open(place.path, "rb") as stream, self._readable():
+            seek_bytes(stream, place, source)
+            if self._key is not None:
+                within = Place(place.path, stream.tell() + member.header_offset, packing=ZIP_STORED)
+                seek_bytes(stream, within, source)
+            _header(stream)
+            return Place(place.path, stream.tell(), prod(self._one), PLAIN, prod(self._one))
+
+    def decoder(self) -> Decoder:
+        """What makes an image of the bytes of a row of the array."""
+        return partial(_row_image, self._one, self.first)
 
     @contextmanager
     def _array(self, key: str | None) -> Iterator[IO[bytes]]:
@@ -109,6 +140,18 @@ class Stack:
                 f"{self.file.source} is corrupt, truncated or not what its name says: expected a "
                 f"complete array ({error}); replace or remove it"
             ) from error
+
+
+def _row_image(shape: tuple[int, ...], first: bool, content: bytes, source: str) -> Image.Image:
+    """The image in the bytes of a row, whose channels come first or last."""
+    return _upright(np.frombuffer(content, np.uint8).reshape(shape), first)
+
+
+def _upright(image: NDArray[np.uint8], first: bool) -> Image.Image:
+    """An image of Pillow's, whose channels come last, and which has no axis for a single one."""
+    upright = image.transpose(1, 2, 0) if first else image
+    flat = upright[..., 0] if upright.ndim == 3 and upright.shape[2] == 1 else upright
+    return Image.fromarray(np.ascontiguousarray(flat))
 
 
 class _Unreadable(Exception):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .files import File
-from .picture import decode
+from .picture import Decoder, decode
+from .place import Place
 
 _ROWS = 32  # decoded at a time
 
@@ -70,6 +71,17 @@ class Table:
                 f"{name}, expected an integer in each; use data.labels=null"
             )
         return np.asarray(column.to_numpy(), np.int64)
+
+    def place(self) -> Place:
+        """Nothing else than an error, since rows of Parquet files are compressed together."""
+        raise ValueError(
+            f"{self.file.source} is a Parquet file, which cannot be read image by image; use "
+            "data=folder, or write the images to a folder, zip or tar"
+        )
+
+    def decoder(self) -> Decoder:
+        """What makes an image of the bytes of a row."""
+        return decode
 
     def _find(self, schema: Any) -> tuple[str, bool]:
         """The column of images, and whether it is a struct."""

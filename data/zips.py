@@ -10,34 +10,42 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from .files import STACKS, TABLES, File, broken_zip, image_kind
-from .output import is_hidden, is_output
+from .files import STACKS, TABLES, File, image_kind
+from .output import is_hidden, lies_in, runs_among
+from .place import ZIP_DEFLATED, ZIP_OTHER, ZIP_STORED, Place, broken_zip
 
+_PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATED}
+_ENCRYPTED = 1  # the bit of a member's flags
 _FOLDER = "set data.root to the directory that holds the images, or to a zip of them"
 
 
 def unzip(root: Path, archive: zipfile.ZipFile, skipped: Counter[str]) -> Iterator[File]:
     """Every file in a zip; of two with one name the later, as unpacking leaves it."""
     members = {m.filename.replace("\\", "/"): m for m in archive.infolist() if not m.is_dir()}
-    inside: dict[str, set[str]] = {}  # what lies in each folder
-    for name in members:
-        parts = name.split("/")
-        for i, part in enumerate(parts):
-            inside.setdefault("/".join(parts[:i]), set()).add(part)
-    runs = {folder for folder, names in inside.items() if is_output(folder, names)}
+    runs = runs_among(members)
     skipped["folders of runs (a run's own output)"] += len(runs)
     for name, member in members.items():
         if any(map(is_hidden, name.split("/"))):
             skipped["hidden"] += 1
         elif stat.S_ISLNK(member.external_attr >> 16):
             skipped["links in the zip (not followed)"] += 1
-        elif not runs or runs.isdisjoint(name[:i] for i in _folder_ends(name)):
-            yield File(name, f"{root}/{name}", partial(archive.open, member))
+        elif not lies_in(name, runs):
+            place = _place(str(root), member)
+            yield File(name, f"{root}/{name}", place, partial(archive.open, member))
 
 
-def _folder_ends(name: str) -> list[int]:
-    """Where in a file's name those of the folders above it end, from the topmost, "", on."""
-    return [0, *(i for i, letter in enumerate(name) if letter == "/")]
+def _place(path: str, member: zipfile.ZipInfo) -> Place:
+    packing = _PACKINGS.get(member.compress_type, ZIP_OTHER)
+    if member.flag_bits & _ENCRYPTED:
+        packing = ZIP_OTHER
+    return Place(
+        path,
+        member.header_offset,
+        member.compress_size,
+        packing,
+        member.file_size,
+        member.CRC,
+    )
 
 
 def check_zip(root: Path) -> None:
@@ -51,7 +59,8 @@ def check_zip(root: Path) -> None:
         raise ValueError(f"data.root={root} is a single {kind} image; {_FOLDER}")
     if tarfile.is_tarfile(root):
         raise ValueError(
-            f"data.root={root} is a tar archive, which is not read; unpack it and {_FOLDER}"
+            f"data.root={root} is a tar archive, which is not read; unpack it and {_FOLDER}; "
+            "data=streamed reads tars"
         )
     if root.suffix.lower() == ".zip" or start.startswith(b"PK"):
         raise broken_zip(str(root), "it is empty" if not start else "no directory at its end")

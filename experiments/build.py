@@ -179,6 +179,10 @@ def _check_likelihood(cfg: DictConfig, sde: SDE, data: Dataset) -> None:
     if evaluate.likelihood or cfg.task in ("likelihood", "dequantizer"):
         choose_divergence(evaluate, torch.Size(data.shape).numel())
     bounds = [name for name in ("vlb", "elbo") if evaluate[name]]
+    if cfg.task in ("generate", "dequantizer") and (evaluate.likelihood or bounds):
+        total = len(getattr(data, evaluate.split))
+        count = min(total, evaluate.likelihood_samples or total)
+        data.check_request(count, "set evaluate.likelihood_samples, or evaluate.likelihood=false")
     if bounds and (data.levels is None or data.range is None):
         raise ValueError(
             f"evaluate.{bounds[0]} bounds the likelihood of quantized images; {data.name} has "

@@ -211,7 +211,7 @@ def test_broken_samples_are_named():
         grey.scale(torch.zeros(1, 1, 2, 2))
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "folder"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "folder", "streamed"])
 def test_configuration_lists_the_constructors_defaults(name):
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     build = getattr(data, settings.pop("_target_").removeprefix("scoresde.data."))
@@ -221,7 +221,7 @@ def test_configuration_lists_the_constructors_defaults(name):
         assert settings.pop("root") == "???" and expected.pop("root") is inspect.Parameter.empty
     assert settings.pop("condition") == "${condition.kind}" and expected.pop("condition") is None
     assert settings == {**expected, "range": None}
-    assert settings["flip"] is (name in ("cifar10", "folder"))
+    assert settings["flip"] is (name in ("cifar10", "folder", "streamed"))
 
 
 # Digits

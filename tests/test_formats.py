@@ -117,7 +117,7 @@ def test_a_photograph_with_broken_exif_data_is_no_corrupt_photograph(tmp_path, m
     def fail(image):
         raise struct.error("required argument is not an integer")
 
-    monkeypatch.setattr("scoresde.data.picture.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr("scoresde.data.picture.Image.Image.getexif", fail)
     write_files(tmp_path, {f"{i}.png": png(noise(i, 8, 6)) for i in range(2)})
     folder = Folder(tmp_path)
     assert together(folder) == sorted(noise(i, 8, 6).ravel().tolist() for i in range(2))

@@ -50,6 +50,7 @@ class Published:
         snr: Of the corrector, or None for no corrector.
         n_steps: Steps of the corrector at each time.
         denoise: Whether samples end with a mean.
+        crop: Pixels of the centre square that is taken of an image.
     """
 
     parameters: int | None
@@ -72,6 +73,7 @@ class Published:
     lr: float = 2e-4
     warmup: int = 5000
     clip: float = 1.0
+    crop: int | None = None
 
 
 DEEP = {"iterations": 950_000}
@@ -123,7 +125,7 @@ NCSN = Published(
 )
 LEVELS_CIFAR10 = {"levels": 232, "steps": 232, "sigma_max": 50.0, "snr": 0.176, "n_steps": 5}
 LEVELS_CELEBA = {"levels": 500, "steps": 500, "sigma_max": 90.0, "snr": 0.128, "n_steps": 5}
-NCSN_CELEBA = replace(NCSN, size=64)
+NCSN_CELEBA = replace(NCSN, size=64, crop=140)
 NCSNV2 = replace(
     NCSN, **LEVELS_CIFAR10, output="score", descending=False, denoise=True, ema=0.999, lr=1e-4
 )
@@ -151,7 +153,7 @@ TABLE = {
     "cifar10_ncsnpp_deep_vp": replace(VP, parameters=107_586_947 - 128 * 512, **DEEP),
     "cifar10_ncsnpp_deep_subvp": replace(SUBVP, parameters=107_586_947 - 128 * 512, **DEEP),
     "celeba_ncsnpp_ve_discrete": replace(
-        VE, parameters=62_693_251, **DISCRETE, size=64, sigma_max=90.0, snr=0.17
+        VE, parameters=62_693_251, **DISCRETE, size=64, crop=140, sigma_max=90.0, snr=0.17
     ),
     "bedroom_256_ncsnpp_ve": replace(VE_256, sigma_max=378.0),
     "church_256_ncsnpp_ve": replace(VE_256, sigma_max=380.0),
@@ -171,7 +173,7 @@ TABLE = {
     "celeba_ncsn_5": replace(NCSN_CELEBA, ema=0.999),
     "celeba_ncsn_124": replace(NCSN_CELEBA, **LEVELS_CELEBA),
     "celeba_ncsn_1245": replace(NCSN_CELEBA, **LEVELS_CELEBA, ema=0.999),
-    "celeba_ncsnv2": replace(NCSNV2, **LEVELS_CELEBA, size=64),
+    "celeba_ncsnv2": replace(NCSNV2, **LEVELS_CELEBA, size=64, crop=140),
     "bedroom_128_ncsnv2": replace(
         NCSNV2,
         levels=1086,
@@ -346,7 +348,10 @@ def test_the_data(preset: Preset) -> None:
     if size == 32:
         assert data._target_ == "scoresde.data.CIFAR10"
     else:
-        assert data._target_ == "scoresde.data.Folder" and (data.size, data.channels) == (size, 3)
+        # What may not fit into memory is read on demand.
+        kind = "Folder" if size == 64 else "Streamed"
+        assert data._target_ == f"scoresde.data.{kind}"
+        assert (data.size, data.channels, data.crop) == (size, 3, preset.published.crop)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,109 @@
+"""Where the bytes of a file stand: in a file of their own, or in a part of a zip or tar."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import IO, NamedTuple
+
+# How bytes stand there: as they are; or behind the header of a zip's member, plain or deflated.
+PLAIN, ZIP_STORED, ZIP_DEFLATED, ZIP_OTHER = range(4)
+WHOLE = -1  # the size of a file that is read to its end
+UNKNOWN = -1  # a checksum that nothing says
+_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: magic, lengths of its name and its extras
+
+
+class Place(NamedTuple):
+    """Where the bytes of a file stand.
+
+    Attributes:
+        path: of the file itself, or of the zip or tar that holds it.
+        start: of its bytes, or of the header before them in a zip.
+        size: number of bytes there, packed or not; WHOLE for a file of its own.
+        packing: PLAIN, ZIP_STORED, ZIP_DEFLATED or ZIP_OTHER.
+        length: number of bytes unpacked; WHOLE for a file of its own.
+        crc: CRC-32 of the bytes unpacked, or UNKNOWN.
+    """
+
+    path: str
+    start: int = 0
+    size: int = WHOLE
+    packing: int = PLAIN
+    length: int = WHOLE
+    crc: int = UNKNOWN
+
+
+def read_place(place: Place, source: str) -> bytes:
+    """The unpacked bytes of a file, read without a listing and from any thread.
+
+    Args:
+        place: of the file; not ZIP_OTHER.
+        source: what messages call it.
+
+    Raises:
+        FileNotFoundError: The file is gone since it was listed.
+        ValueError: It cannot be read, or its bytes are not all there any more.
+    """
+    try:
+        # No buffer: a small image is one call, and nobody reads what stands behind it.
+        with open(place.path, "rb", buffering=0) as stream:
+            if place.size == WHOLE:
+                return stream.read()
+            seek_bytes(stream, place, source)
+            content = _exactly(stream, place.size)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{source} was there and is gone; put it back, and go on by resume=auto"
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"{source} cannot be read ({error.strerror}); make it readable, and go on by "
+            "resume=auto"
+        ) from error
+    if len(content) != place.size:
+        raise ValueError(
+            f"{source} is truncated: {place.size - len(content)} of its bytes are missing; replace "
+            "or remove it"
+        )
+    return content if place.packing == PLAIN else _unpacked(content, place, source)
+
+
+def seek_bytes(stream: IO[bytes], place: Place, source: str) -> None:
+    """Go to the first byte of a file within the zip or tar that holds it."""
+    stream.seek(place.start)
+    if place.packing == PLAIN:
+        return
+    head = _exactly(stream, _HEADER.size)
+    if len(head) < _HEADER.size or not head.startswith(b"PK\3\4"):
+        raise broken_zip(source, "it is not where the directory of the zip says")
+    _, name, extra = _HEADER.unpack(head)
+    stream.seek(name + extra, 1)
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    """So many bytes, or all that there are; one read may return fewer."""
+    content = stream.read(size)
+    while 0 < len(content) < size and (more := stream.read(size - len(content))):
+        content += more
+    return content
+
+
+def _unpacked(content: bytes, place: Place, source: str) -> bytes:
+    if place.packing == ZIP_DEFLATED:
+        try:
+            # No more than is announced, and a byte that tells that there is more.
+            unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = unpacker.decompress(content, place.length + 1)
+        except zlib.error as error:
+            raise broken_zip(source, error) from error
+    if len(content) != place.length or zlib.crc32(content) != place.crc:
+        raise broken_zip(source, "its checksum is another")
+    return content
+
+
+def broken_zip(source: str, error: object) -> ValueError:
+    """The error of a zip that cannot be read to its end."""
+    return ValueError(
+        f"{source} is corrupt, truncated or encrypted: expected a readable zip ({error}); make or "
+        "download it again"
+    )

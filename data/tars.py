@@ -1,0 +1,97 @@
+"""Tars of images, listed once and never unpacked: in WebDataset's form, or of any folders."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+from .files import File
+from .output import is_hidden, lies_in, runs_among
+from .place import PLAIN, Place, read_place
+
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how gzip, bzip2 and xz begin
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar, packed or not, or is called one.
+
+    A tar that ends with an npz looks like a zip, too, and so its name is asked first.
+    """
+    return path.suffix.lower() == ".tar" or (
+        not zipfile.is_zipfile(path) and tarfile.is_tarfile(path)
+    )
+
+
+def untar(path: Path, prefix: str, source: str, skipped: Counter[str]) -> Iterator[File]:
+    """Every file in a tar; of two with one name the later, as unpacking leaves it.
+
+    Links are not followed, and names that lead out of the tar are not read.
+
+    Args:
+        path: of the tar.
+        prefix: of the names of its files below the root.
+        source: what messages call the tar.
+        skipped: counts what is left out.
+
+    Raises:
+        ValueError: The file is no complete tar, or is compressed.
+    """
+    places = _places(path, source, skipped)
+    runs = runs_among(places)
+    skipped["folders of runs (a run's own output)"] += len(runs)
+    for name, place in places.items():
+        if any(map(is_hidden, name.split("/"))):
+            skipped["hidden"] += 1
+        elif not lies_in(name, runs):
+            yield _file(f"{prefix}{name}", f"{source}/{name}", place)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(8)
+
+
+def _file(name: str, source: str, place: Place) -> File:
+    return File(name, source, place, lambda: BytesIO(read_place(place, source)))
+
+
+def _places(path: Path, source: str, skipped: Counter[str]) -> dict[str, Place]:
+    """Where the bytes of each regular file in a tar stand."""
+    places, size = dict[str, Place](), path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (member := archive.next()) is not None:
+                # Else every header would stay in memory.
+                archive.members.clear()  # type: ignore[attr-defined]
+                name = member.name
+                while name.startswith("./"):
+                    name = name[2:].lstrip("/")
+                if member.isdir():
+                    continue
+                if member.issym() or member.islnk():
+                    skipped["links in the tar (not followed)"] += 1
+                elif name.startswith("/") or ".." in name.split("/"):
+                    skipped["with names that lead out of the tar (not read)"] += 1
+                elif not member.isreg() or member.issparse():
+                    skipped["special files"] += 1
+                elif member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"the bytes of {name} are not all there")
+                else:
+                    start, length = member.offset_data, member.size
+                    places[name] = Place(str(path), start, length, PLAIN, length)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if _start(path).startswith(_PACKED):
+            raise ValueError(
+                f"{source} is a compressed tar, in which no image can be found without unpacking; "
+                "decompress it to a plain tar (gunzip, xz -d, bunzip2)"
+            ) from error
+        why = "it is empty" if not size else error
+        raise ValueError(
+            f"{source} is corrupt or truncated: expected a complete tar ({why}); make or download "
+            "it again"
+        ) from error
+    return places

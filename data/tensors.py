@@ -1,0 +1,158 @@
+"""Tensors as a data set: latents of an autoencoder, features, or whatever else is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .base import Condition, Dataset, rows_of, stream
+from .checks import check_finite
+from .memory import digest_of
+from .split import check_fraction, held_out
+
+
+class Tensors(Dataset):
+    """Tensors of any floating-point type and shape, with what each is conditioned on.
+
+    They have no levels and no range, so that `scale` and `quantize` leave them as they are, in
+    their own type. Without a test part the seed deals the samples out to train and test at random.
+
+    Args:
+        samples: floating point (N, *), N ≥ 2, or N ≥ 1 where there is a test part.
+        condition: what each sample is conditioned on: a tensor, or a dict of tensors, with the N
+            samples first. A tensor int64 (N,) is labels.
+        test: samples of the test part, of the same type and shape (M, *).
+        test_condition: of the test part, like `condition`.
+        test_fraction: part that is held out, in (0, 1), where no test part is given.
+        seed: of the split, any integer.
+        name: short name for messages.
+
+    Raises:
+        TypeError: samples or conditions that are no tensors.
+        ValueError: shapes or types that disagree, NaN or Inf, too few samples, labels below 0.
+    """
+
+    train: Tensor
+    test: Tensor
+
+    def __init__(
+        self,
+        samples: Tensor,
+        condition: Condition | None = None,
+        test: Tensor | None = None,
+        test_condition: Condition | None = None,
+        test_fraction: float = 0.1,
+        seed: int = 0,
+        name: str = "tensors",
+    ) -> None:
+        super().__init__(name)
+        _check_samples("samples", samples, 2 if test is None else 1)
+        _check_condition("condition", condition, len(samples))
+        if test is not None:
+            _check_samples("test", test, 1)
+            _check_condition("test_condition", test_condition, len(test))
+            _check_alike(samples, condition, test, test_condition)
+            self.train, self.test = samples.detach(), test.detach()
+            self.train_condition, self.test_condition = condition, test_condition
+        else:
+            if test_condition is not None:
+                raise ValueError("test_condition belongs to a test part; give test, too")
+            check_fraction(test_fraction)
+            order = torch.randperm(len(samples), generator=stream("split", seed))
+            held = held_out(len(samples), test_fraction)
+            parts = (order[held:], order[:held])
+            self.train, self.test = (samples.detach()[part] for part in parts)
+            self.train_condition, self.test_condition = (rows_of(condition, p) for p in parts)
+        self.train_labels, self.test_labels = map(
+            _labels, (self.train_condition, self.test_condition)
+        )
+        self.shape = tuple(self.train.shape[1:])
+        self.report = (
+            f"{len(self.train)} tensors {self.shape} for training, {len(self.test)} for test"
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tensors and their conditions in their order, as 64 hexadecimal digits."""
+        train = [("train", self.train), *_named(self.train_condition)]
+        return digest_of([*train, ("test", self.test), *_named(self.test_condition)])
+
+    def _raw(self, step: int, batch_size: int, seed: int) -> Tensor:
+        return self.train[self.indices(step, batch_size, seed)]
+
+
+def _named(condition: Condition | None) -> Iterator[tuple[str, Tensor | None]]:
+    """The tensors of a condition by their names, in the order of these."""
+    if isinstance(condition, Mapping):
+        yield from ((f"condition {name}", condition[name]) for name in sorted(condition))
+    else:
+        yield "condition", condition
+
+
+def _labels(condition: Condition | None) -> Tensor | None:
+    """The condition, where it is labels."""
+    if not isinstance(condition, Tensor) or condition.dtype != torch.int64 or condition.ndim != 1:
+        return None
+    return condition
+
+
+def _check_samples(name: str, samples: Tensor, least: int) -> None:
+    if not isinstance(samples, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(samples).__name__}; use torch.as_tensor"
+        )
+    if not samples.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating point, got {samples.dtype}; use .float(), or data=folder for "
+            "images of grey levels"
+        )
+    if samples.ndim < 2 or samples[:1].numel() == 0 or len(samples) < least:
+        raise ValueError(
+            f"{name} must be (N, *) with N ≥ {least} and at least one number in each, got "
+            f"{tuple(samples.shape)}"
+        )
+    check_finite(samples)
+
+
+def _check_condition(name: str, condition: Condition | None, count: int) -> None:
+    if condition is not None and not isinstance(condition, Tensor | Mapping):
+        raise TypeError(
+            f"{name} must be a tensor or a dict of tensors, got {type(condition).__name__}; use "
+            "torch.as_tensor"
+        )
+    for key, values in _named(condition):
+        if condition is None:
+            continue
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{name} must hold tensors, got {type(values).__name__} as '{key}'")
+        if values.ndim < 1 or len(values) != count:
+            raise ValueError(
+                f"{name} must have the {count} samples first, got {tuple(values.shape)} as '{key}'"
+            )
+        if values.is_floating_point():
+            check_finite(values.reshape(count, -1))
+    labels = _labels(condition)
+    if labels is not None and int(labels.min()) < 0:
+        raise ValueError(f"labels must be ≥ 0, got {int(labels.min())}; number classes from 0")
+
+
+def _check_alike(
+    samples: Tensor, condition: Condition | None, test: Tensor, test_condition: Condition | None
+) -> None:
+    """Refuse a test part of another kind than the training part."""
+    for train_part, test_part in ((samples, test), (condition, test_condition)):
+        kinds = [
+            [
+                (name, None if v is None else (v.dtype, tuple(v.shape[1:])))
+                for name, v in _named(part)
+            ]
+            for part in (train_part, test_part)
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"the test part must be of the type and shape of the training part, got {kinds[1]} "
+                f"and {kinds[0]}"
+            )
