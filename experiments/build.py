@@ -177,6 +177,8 @@ def _check_likelihood(cfg: DictConfig, sde: SDE, data: Dataset) -> None:
     """Refuse, before anything is trained, what could only fail once it is scored."""
     evaluate = cfg.evaluate
     if evaluate.likelihood or cfg.task in ("likelihood", "dequantizer"):
+        if cfg.task != "sample":
+            sde.check_signal("the likelihood (evaluate.likelihood=false leaves it out)")
         choose_divergence(evaluate, torch.Size(data.shape).numel())
     bounds = [name for name in ("vlb", "elbo") if evaluate[name]]
     if cfg.task in ("generate", "dequantizer") and (evaluate.likelihood or bounds):
@@ -188,6 +190,8 @@ def _check_likelihood(cfg: DictConfig, sde: SDE, data: Dataset) -> None:
             f"evaluate.{bounds[0]} bounds the likelihood of quantized images; {data.name} has "
             "points, whose likelihood needs no bound"
         )
+    if bounds:
+        sde.check_signal(f"the bound (evaluate.{bounds[0]})")
     if evaluate.vlb is not None:
         sde.equal_times(evaluate.vlb, evaluate.eps)
 

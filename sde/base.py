@@ -327,9 +327,9 @@ class SDE(Described, ABC):
         if self.zero_terminal_snr:
             raise ValueError(
                 f"{who} follows the score alone, which at the last level of this chain, where "
-                "alpha = 0, says nothing of the data; use PredictorCorrector() with UniformGrid() "
-                "(sampler=pc sampler/corrector=none), whose first step there is one of the data "
-                "prediction, or zero_terminal_snr=false"
+                "alpha = 0, says nothing of the data; leave it by a sampler with fixed steps, such "
+                "as DDIM, whose first step there is one of the data prediction, or use "
+                "zero_terminal_snr=false"
             )
 
     def check_time(self, t: Tensor) -> None:

@@ -61,7 +61,7 @@ class DenoisingScoreMatching(Loss):
         if sde.zero_terminal_snr:
             raise ValueError(
                 "at the last level of this chain, where alpha = 0, the score says nothing of the "
-                "data and its loss trains nothing; use DataPrediction() (loss=data), or "
+                "data and its loss trains nothing; use DataPrediction(), or "
                 "zero_terminal_snr=false"
             )
         self.sde, self.times, self.reduce = sde, times, reduce
