@@ -237,6 +237,8 @@ def _process_fields(model: ScoreModel) -> dict[str, Any]:
     """Fields of `model` and `training` for a process, as far as score-SDE has it."""
     described = describe(model.sde)
     steps = model.sde.steps
+    if model.sde.zero_terminal_snr:
+        raise ValueError("score-SDE has no chain whose last level is noise alone")
     base = described["base"] if steps is not None and "base" in described else described
     fields: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": steps or 1000}
     fields |= {"beta_min": 0.1, "beta_max": 20.0}

@@ -21,16 +21,19 @@ def process(scheduler: Mapping[str, Any], source: object) -> SDE:
         return VE(scheduler.get("sigma_min", 0.01), scheduler.get("sigma_max", 1348.0))
     if "num_train_timesteps" not in scheduler or "beta_schedule" not in scheduler:
         raise ValueError(f"{source} has a {kind}, which has no chain of β; give sde= in Python")
-    if scheduler.get("trained_betas") is not None or scheduler.get("rescale_betas_zero_snr"):
-        raise ValueError(f"{source} has betas of its own (trained_betas, rescale_betas_zero_snr)")
+    if scheduler.get("trained_betas") is not None:
+        raise ValueError(f"{source} has betas of its own (trained_betas)")
+    zero = bool(scheduler.get("rescale_betas_zero_snr"))
     steps, schedule = scheduler["num_train_timesteps"], scheduler["beta_schedule"]
     first, last = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
     if schedule == "linear":
-        return VP(steps * first, steps * last).discretize(steps)
+        return VP(steps * first, steps * last).discretize(steps, zero)
     if schedule == "scaled_linear":
-        return VP(schedule=ScaledLinearSchedule(steps * first, steps * last)).discretize(steps)
+        return VP(schedule=ScaledLinearSchedule(steps * first, steps * last)).discretize(
+            steps, zero
+        )
     if schedule == "squaredcos_cap_v2":
-        return VP(schedule=CosineSchedule()).discretize(steps)
+        return VP(schedule=CosineSchedule()).discretize(steps, zero)
     raise ValueError(
         f"{source} has beta_schedule={schedule}; only linear, scaled_linear and squaredcos_cap_v2 "
         "are read"
@@ -124,6 +127,8 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
         raise ValueError("diffusers' networks of chains have a positional embedding")
     fields |= {"_class_name": "DDPMScheduler", "num_train_timesteps": steps}
     fields["prediction_type"] = predictions[model.parameterization]
+    if model.sde.zero_terminal_snr:  # which is sampled from its last level on
+        fields |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if model.learned_variance:
         fields["variance_type"] = "learned_range"
     schedule = base["schedule"]

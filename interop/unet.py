@@ -34,7 +34,15 @@ class Part(NamedTuple):
 def parts(net: UNet) -> Iterator[Part]:
     """All layers with parameters or buffers of their own that are saved, or that published
     checkpoints count, in the order of construction.
+
+    Raises:
+        ValueError: The network has class labels, which those that are written here have not.
     """
+    if net.classes is not None:
+        raise ValueError(
+            f"a network of {net.classes} classes is none of score-SDE's, and of diffusers' none "
+            "that is written here; keep it in the native format (ScoreModel.save, --to native)"
+        )
     yield from _entrance(net)
     lowest = len(net.widths) - 1
     ways: tuple[Any, Any] = (net.down, net.up)

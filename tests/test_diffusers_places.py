@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from scoresde.experiments import convert
-from scoresde.interop import format_of, load, load_diffusers, save_diffusers
+from scoresde.interop import format_of, load, load_diffusers, save_diffusers, save_score_sde
 from scoresde.models import ScoreModel, UNet
 from scoresde.sde import VP, CosineSchedule, ScaledLinearSchedule, describe
 
@@ -209,6 +209,30 @@ def test_scaled_linear_chains_are_read_and_written(tmp_path):
     assert {name: again[name] for name in fields} == pytest.approx(fields)
     check(load(tmp_path / "b"), found)
     check(load(found.save(tmp_path / "c")), found)
+
+
+@pytest.mark.parametrize("base", [VP(), VP(schedule=CosineSchedule())], ids=["linear", "cosine"])
+def test_chains_that_end_in_noise_alone_are_read_and_written(base, tmp_path):
+    original = model(sde=base.discretize(50, zero_terminal_snr=True))
+    folder = save_diffusers(original, tmp_path / "pipe")
+    fields = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert fields["rescale_betas_zero_snr"] and fields["timestep_spacing"] == "trailing"
+    check(load_diffusers(folder), original)
+    with pytest.raises(ValueError, match="score-SDE has no chain whose last level is noise alone"):
+        save_score_sde(original, tmp_path / "checkpoint_1.pth")
+
+
+@pytest.mark.parametrize("write", [save_diffusers, save_score_sde])
+def test_networks_with_classes_are_kept_in_the_native_format(write, tmp_path):
+    sde = VP().discretize(1000)
+    net = UNet(SHAPE, nf=32, ch_mult=(1,), num_res_blocks=1, classes=10, **DDPM)
+    told = ScoreModel(net, sde, "noise", data_range=(-1.0, 1.0))
+    target = tmp_path / "checkpoint_1.pth"
+    with pytest.raises(ValueError, match="a network of 10 classes is none of score-SDE's"):
+        write(told, target)
+    assert not list(tmp_path.iterdir())
+    told.save(target)
+    assert ScoreModel.load(target).net.classes == 10
 
 
 def test_the_scaled_linear_schedule_is_one_formula():
