@@ -4,8 +4,8 @@ python -m benchmarks.streaming [--folder FOLDER] [--small N] [--large N]
 
 Synthetic photographs of 64, 256 and 1024 px are written to a temporary folder under FOLDER. Medians
 of actions taken in turn, in one process and at the same number of threads: Pillow alone opens,
-decodes and converts each file to an array; `reading` fills tensors by `train[index]`; `batches` are
-those of a training, read ahead by that many workers while the main thread mirrors and scales them.
+decodes and converts each file to an array; `reading` gives batches of raw levels, read ahead by as
+many workers; `batches` are those of a training, which the main thread mirrors and scales besides.
 Memory is the peak of a process of its own that takes batches, torch included.
 """
 
@@ -40,6 +40,7 @@ from torch import Tensor
 
 from benchmarks.likelihood import median_seconds
 from scoresde.data import Streamed
+from scoresde.data.ahead import Ahead
 
 ROUNDS = 7
 IMAGES = {64: 3840, 256: 512}  # that are read in one round, by their size
@@ -100,6 +101,7 @@ class Speed:
         self.batch, self.threads = BATCH[size], threads
         self.steps = IMAGES[size] // self.batch
         self.data = Streamed(root, size=size, dequantize=False, workers=threads)
+        self.ahead = Ahead(self.data.reader.read, threads)
         self.index = [self.data.indices(step, self.batch, seed=0) for step in range(self.steps)]
         listed = sorted(path for path in root.rglob("*") if path.is_file())
         numbers = [self.data.train.numbers[index].tolist() for index in self.index]
@@ -111,10 +113,9 @@ class Speed:
             list(pool.map(decode, self.paths))
 
     def reading(self) -> None:
-        """The images are read into tensors."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(self._read, self.index):
-                pass
+        """The images are read ahead into tensors of levels."""
+        for step in range(self.steps):
+            self.ahead.take(step, self._numbers, self.data.shape, "reading")
 
     def batches(self) -> None:
         """They are read ahead, mirrored and scaled."""
@@ -130,12 +131,13 @@ class Speed:
         }
         seconds = median_seconds(ways, ROUNDS)
         self.data.close()
+        self.ahead.close()
         alone, *others = (self.steps * self.batch / value for value in seconds.values())
         shown = [f"{rate:.0f} ({rate / alone:.2f})" for rate in others]
         return f"{self.threads} | {alone:.0f} | {' | '.join(shown)}"
 
-    def _read(self, index: Tensor) -> None:
-        self.data.train[index]
+    def _numbers(self, step: int) -> Tensor:
+        return self.data.train.numbers[self.index[step % self.steps]]
 
 
 def memory(root: Path, size: int, steps: int) -> str:

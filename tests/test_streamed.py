@@ -515,14 +515,14 @@ def test_few_images_are_held_at_once(places, monkeypatch):
 def test_an_index_is_small_whatever_the_names(tmp_path):
     """Some dozen bytes and the name for each image, and nothing for a row of an array."""
     write_tar(tmp_path / "set.tar", {f"{i:06d}.png": png(noise(0, 2, 2)) for i in range(500)})
-    index = Streamed(tmp_path / "set.tar")._reader.index
+    index = Streamed(tmp_path / "set.tar").reader.index
     size = sum(
         len(memoryview(value).cast("B"))
         for value in (index._names, index._ends, index._first, *index._columns)
     )
     assert size <= 500 * (10 + 53) + 16
     write_files(tmp_path, {"a.npy": npy(noise(0, 500, 2, 2, 3))})
-    assert len(Streamed(tmp_path / "a.npy")._reader.index._columns[1]) == 1
+    assert len(Streamed(tmp_path / "a.npy").reader.index._columns[1]) == 1
 
 
 def test_more_than_fits_is_refused_before_it_is_read(places, monkeypatch):
