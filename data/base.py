@@ -34,6 +34,7 @@ from .checks import (
 Condition = Tensor | Mapping[str, Tensor]
 """What samples are told of: a tensor, or a dict of tensors, with the samples first."""
 
+_PIECE = 2**17  # values that are scaled at a time
 _EPOCHS = 2  # orders that are kept: a batch that is read ahead can be of the next epoch
 
 
@@ -216,14 +217,21 @@ class Dataset(ABC):
         if self.range is None or self.cell is None or self.levels is None:
             return raw
         check_levels(raw, self.levels)
-        x = raw.double()
+        u = None
         if generator is not None:
-            u = torch.rand(raw.shape, generator=generator, device=raw.device)
-            # Without the margin, rounding to float32 would carry a few values into the next cell.
-            x.add_(u, alpha=1 - 2 * self._margin).add_(self._margin)
-        else:
-            x.add_(0.5)
-        return x.mul_(self.cell).add_(self.range[0]).float()
+            u = torch.rand(raw.shape, generator=generator, device=raw.device).view(-1)
+        x = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
+        flat, levels = x.view(-1), raw.reshape(-1)
+        # In pieces that fit into a processor's cache: float64 takes eight times the memory of k.
+        for piece in (slice(i, i + _PIECE) for i in range(0, len(flat), _PIECE)):
+            y = levels[piece].double()
+            if u is None:
+                y.add_(0.5)
+            else:
+                # Without the margin, rounding to float32 would carry a few into the next cell.
+                y.add_(u[piece], alpha=1 - 2 * self._margin).add_(self._margin)
+            flat[piece] = y.mul_(self.cell).add_(self.range[0])
+        return x
 
     def quantize(self, x: Tensor) -> Tensor:
         """Grey level of scaled images, k = floor(L (x - lo) / (hi - lo)); points unchanged.

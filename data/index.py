@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,6 @@ from PIL import Image
 from .picture import Decoder, decode
 from .place import UNKNOWN, WHOLE, Place, read_place
 from .reading import Images
-
-_CRC_UNKNOWN = 2**32  # no checksum of 32 bits
 
 
 class Index:
@@ -36,7 +35,7 @@ class Index:
         self._prefix = start.source.removesuffix(start.name)
         names, ends = bytearray(), array("q", [0])
         paths, number = list[str](), dict[str, int]()
-        columns = {name: array(kind) for name, kind in _COLUMNS.items()}
+        columns = [array(kind) for kind in _COLUMNS]
         first, total = array("q", [0]), 0
         self._decoders = dict[int, Decoder]()  # of files that are no encoded images
         for i, source in enumerate(sources):
@@ -49,20 +48,17 @@ class Index:
             if not own and place.path not in number:
                 number[place.path] = len(paths)
                 paths.append(place.path)
-            columns["path"].append(-1 if own else number[place.path])
-            columns["start"].append(place.start)
-            columns["size"].append(place.size)
-            columns["packing"].append(place.packing)
-            columns["length"].append(place.length)
-            columns["crc"].append(_CRC_UNKNOWN if place.crc == UNKNOWN else place.crc)
+            entries = (-1 if own else number[place.path], *place[1:])
+            for column, value in zip(columns, entries, strict=True):
+                column.append(value)
             total += len(source)
             first.append(total)
         self._names, self._paths = bytes(names), paths
-        self._ends, self._first = np.array(ends), np.array(first)
-        self._columns = {name: np.array(values) for name, values in columns.items()}
+        self._ends, self._first = ends, first
+        self._columns = columns
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     def image(self, number: int) -> tuple[Image.Image, str]:
         """An image, decoded, and what messages call it.
@@ -76,7 +72,7 @@ class Index:
         """
         file = self._file(number)
         source = self._source(file)
-        content = read_place(self._place(number, file), source)
+        content = read_place(self._place(number, file, source), source)
         return self._decoders.get(file, decode)(content, source), source
 
     def sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -87,31 +83,29 @@ class Index:
         lengths, crcs = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         for number in range(len(self)):
             file = self._file(number)
-            place = self._place(number, file)
+            source = self._source(file)
+            place = self._place(number, file, source)
             if place.crc != UNKNOWN:
                 lengths[number], crcs[number] = place.length, place.crc
                 continue
-            content = read_place(place, self._source(file))
+            content = read_place(place, source)
             lengths[number], crcs[number] = len(content), zlib.crc32(content)
         return lengths, crcs
 
     def _file(self, number: int) -> int:
         """Which file an image is in."""
-        return int(np.searchsorted(self._first, number, side="right")) - 1
+        return bisect_right(self._first, number) - 1
 
     def _source(self, file: int) -> str:
         name = self._names[self._ends[file] : self._ends[file + 1]]
         return self._prefix + name.decode("utf-8", "surrogateescape")
 
-    def _place(self, number: int, file: int) -> Place:
-        values = {name: int(column[file]) for name, column in self._columns.items()}
-        path = self._source(file) if values["path"] < 0 else self._paths[values["path"]]
-        crc = UNKNOWN if values["crc"] == _CRC_UNKNOWN else values["crc"]
-        start, size = values["start"], values["size"]
-        if size != WHOLE:
-            start += (number - int(self._first[file])) * size
-        return Place(path, start, size, values["packing"], values["length"], crc)
+    def _place(self, number: int, file: int, source: str) -> Place:
+        path, start, size, packing, length, crc = (column[file] for column in self._columns)
+        if size != WHOLE:  # a row of an array
+            start += (number - self._first[file]) * size
+        return Place(source if path < 0 else self._paths[path], start, size, packing, length, crc)
 
 
-# Of each file: number of its zip or tar, or -1; and the entries of `Place`.
-_COLUMNS = {"path": "i", "start": "q", "size": "q", "packing": "b", "length": "q", "crc": "q"}
+# Of each file: the number of its zip or tar, or -1; and the entries of `Place`.
+_COLUMNS = "iqqbqq"

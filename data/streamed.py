@@ -32,6 +32,9 @@ class Streamed(Dataset):
 
     An image that cannot be read ends the training at its batch.
 
+    Attributes:
+        reader: of all images by their number in the order of names.
+
     Args:
         root: directory, searched recursively, zip, tar, directory of tars, or one file npy or npz.
         size: crop the centre square and resize it, antialiased, to this many pixels, ≥ 1; None asks
@@ -56,6 +59,7 @@ class Streamed(Dataset):
             unreadable first image, images without the labels that are asked for, bad setting.
     """
 
+    reader: Reader
     train: OnDemand
     test: OnDemand
 
@@ -91,7 +95,7 @@ class Streamed(Dataset):
             test, train = slice(found.tests), slice(found.tests, None)
             self._set_labels(found.part_labels(train), found.part_labels(test))
             places = found.order[train], found.order[test]
-        self._reader = reader = Reader(index, form)
+        self.reader = reader = Reader(index, form)
         survey.check_two(len(index))
         self.shape = form.shape
         self.at_once = AT_ONCE // torch.Size(self.shape).numel()
@@ -108,8 +112,8 @@ class Streamed(Dataset):
         checksums; other files are read once. The digest is another than that of `Folder`, which is
         of pixels.
         """
-        lengths, crcs = self._reader.index.sums()
-        whole = hashlib.sha256(f"{self.shape} {self._reader.form.crop}\n".encode())
+        lengths, crcs = self.reader.index.sums()
+        whole = hashlib.sha256(f"{self.shape} {self.reader.form.crop}\n".encode())
         parts = ((self.train, self.train_labels), (self.test, self.test_labels))
         for images, labels in parts:
             whole.update(f"{len(images)} {labels is not None}\n".encode())

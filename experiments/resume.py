@@ -33,7 +33,10 @@ TRAINING: Sections = {
 }
 # Whose models a task uses, where it trains none of its own.
 USES = {"likelihood": "generate", "sample": "generate"}
-HARMLESS = ("data.root", "train.checkpoint_every", "train.keep", "train.log_every")
+HARMLESS = (
+    *("data.root", "data.workers"),
+    *("train.checkpoint_every", "train.keep", "train.log_every"),
+)
 
 
 @dataclass(frozen=True)

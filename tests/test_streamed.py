@@ -20,6 +20,7 @@ from scoresde.data.ahead import DEPTH, Ahead, _Job
 from scoresde.data.picture import decode
 from scoresde.data.split import part_by_name
 
+from .runs import ends, images, start
 from .test_data import noise
 from .test_formats import encoded, npz
 from .test_readers import npy, png, spoil, write_files
@@ -226,9 +227,9 @@ def test_labels_stand_next_to_images_in_shards(suffix, content, name, expected, 
 
 
 def test_shards_are_parts_by_their_names_and_no_classes(tmp_path):
-    for part, start in (("train", 0), ("val", 50)):
+    for part, first in (("train", 0), ("val", 50)):
         for shard in range(2):
-            files = samples(start + 10 * shard, 10)
+            files = samples(first + 10 * shard, 10)
             folders = {f"{'ab'[i % 2]}/{name}": c for i, (name, c) in enumerate(files.items())}
             write_tar(tmp_path / f"{part}-{shard:05d}-of-00002.tar", folders)
     for labels in ("folders", "numbered_folders"):
@@ -514,14 +515,14 @@ def test_few_images_are_held_at_once(places, monkeypatch):
 def test_an_index_is_small_whatever_the_names(tmp_path):
     """Some dozen bytes and the name for each image, and nothing for a row of an array."""
     write_tar(tmp_path / "set.tar", {f"{i:06d}.png": png(noise(0, 2, 2)) for i in range(500)})
-    index = Streamed(tmp_path / "set.tar")._reader.index
+    index = Streamed(tmp_path / "set.tar").reader.index
     size = sum(
-        len(value) if isinstance(value, bytes) else value.nbytes
-        for value in (index._names, index._ends, index._first, *index._columns.values())
+        len(memoryview(value).cast("B"))
+        for value in (index._names, index._ends, index._first, *index._columns)
     )
     assert size <= 500 * (10 + 53) + 16
     write_files(tmp_path, {"a.npy": npy(noise(0, 500, 2, 2, 3))})
-    assert len(Streamed(tmp_path / "a.npy")._reader.index._columns["start"]) == 1
+    assert len(Streamed(tmp_path / "a.npy").reader.index._columns[1]) == 1
 
 
 def test_more_than_fits_is_refused_before_it_is_read(places, monkeypatch):
@@ -633,3 +634,41 @@ def test_digest_tells_bytes_labels_parts_and_forms_apart(places, tmp_path):
         root = _packed(tmp_path / f"changed {place[4:]}", place, changed)
         assert pack is None or root.exists()
         assert Streamed(root, **settings).digest != digest
+
+
+# Runs
+
+
+def test_a_run_streams_its_images_and_goes_on_from_the_middle(tmp_path, capsys):
+    """Weights after 2 + 2 steps, with other workers, are those of 4 steps on images in memory."""
+    from scoresde.training import checkpoint
+
+    settings = [*images(tmp_path / "data", 6, 7), "train.checkpoint_every=2"]
+    settings += ["evaluate.quality=false", "condition=none"]
+    streamed = [setting.replace("data=folder", "data=streamed") for setting in settings]
+    whole = [*settings, "train.steps=4"]
+    start(tmp_path / "memory", *whole)
+    start(tmp_path / "run", *streamed, "data.workers=1")
+    assert "found 13 images" in capsys.readouterr().out
+    start(tmp_path / "run", *streamed, "data.workers=0", "train.steps=4", "resume=auto")
+    assert "continues after step 2" in capsys.readouterr().out
+    weights = [
+        torch.load(checkpoint.available(tmp_path / name / "checkpoints")[-1], weights_only=True)
+        for name in ("memory", "run")
+    ]
+    for name, values in weights[0]["model"].items():
+        assert torch.equal(values, weights[1]["model"][name])
+    (tmp_path / "data" / "0" / "3.png").write_bytes(png(noise(0, 8, 8)))
+    more = [*streamed, "train.steps=6", "resume=auto"]
+    code, sentence = ends(capsys, tmp_path / "run", *more)
+    assert code == 2 and "other data: 12 + 1 samples (train + test), as now, of another" in sentence
+
+
+def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scoresde.data.streamed.AT_ONCE", 8 * 8 * 20)
+    settings = [s.replace("data=folder", "data=streamed") for s in images(tmp_path / "data", 40)]
+    run = [*settings, "evaluate.likelihood=true", "data.test_fraction=0.6"]
+    code, sentence = ends(capsys, tmp_path / "run", *run)
+    assert code == 2 and "24 samples of 'data' are asked for at once, and at most 20" in sentence
+    assert "set evaluate.likelihood_samples, or evaluate.likelihood=false" in sentence
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,0 +1,183 @@
+"""How fast images are read on demand, compared with decoding them by Pillow, and in what memory.
+
+python -m benchmarks.streaming [--folder FOLDER] [--small N] [--large N]
+
+Synthetic photographs of 64, 256 and 1024 px are written to a temporary folder under FOLDER. Medians
+of actions taken in turn, in one process and at the same number of threads: Pillow alone opens,
+decodes and converts each file to an array; `reading` gives batches of raw levels, read ahead by as
+many workers; `batches` are those of a training, which the main thread mirrors and scales besides.
+Memory is the peak of a process of its own that takes batches, torch included.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where the images are written")
+    parser.add_argument("--small", type=int, default=50_000, help="images of 64 px (50000)")
+    parser.add_argument("--large", type=int, default=2_000, help="images of 256 px (2000)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # --help is answered before torch is imported
+    arguments()
+
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.likelihood import median_seconds
+from scoresde.data import Streamed
+from scoresde.data.ahead import Ahead
+
+ROUNDS = 7
+IMAGES = {64: 3840, 256: 512}  # that are read in one round, by their size
+BATCH = {64: 128, 256: 64, 1024: 8}
+DISTINCT = 250  # files are copies of so many pictures
+PEAK = """
+import sys, torch
+from scoresde.data import Streamed
+torch.set_num_threads(1)
+root, size, batch, steps = sys.argv[1], *map(int, sys.argv[2:])
+data = Streamed(root, size=size, dequantize=False)
+for step in range(steps):
+    data.batch(step, batch, seed=0)
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line))
+"""
+
+
+def photograph(rng: np.random.Generator, size: int, kind: str) -> bytes:
+    """Smooth colours with some noise, encoded."""
+    coarse = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+    pixels = smooth.astype(int) + rng.integers(-6, 7, smooth.shape)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, kind)
+    return stream.getvalue()
+
+
+def write(folder: Path, size: int, kind: str, count: int) -> Path:
+    """Write a folder of photographs."""
+    rng = np.random.default_rng(size)
+    distinct = [photograph(rng, size, kind) for _ in range(min(DISTINCT, count))]
+    root = folder / f"{size}_{kind}"
+    for i in range(count):
+        path = root / f"{i // 1000:05d}" / f"img{i:08d}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(distinct[i % len(distinct)])
+    return root
+
+
+def decode(paths: list[Path]) -> None:
+    """What Pillow alone does with files."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            np.asarray(image.convert("RGB"))
+
+
+class Speed:
+    """The ways to get the images of some batches, at one number of threads.
+
+    Args:
+        root: of the images.
+        size: of them, in pixels.
+        threads: number of threads.
+    """
+
+    def __init__(self, root: Path, size: int, threads: int) -> None:
+        self.batch, self.threads = BATCH[size], threads
+        self.steps = IMAGES[size] // self.batch
+        self.data = Streamed(root, size=size, dequantize=False, workers=threads)
+        self.ahead = Ahead(self.data.reader.read, threads)
+        self.index = [self.data.indices(step, self.batch, seed=0) for step in range(self.steps)]
+        listed = sorted(path for path in root.rglob("*") if path.is_file())
+        numbers = [self.data.train.numbers[index].tolist() for index in self.index]
+        self.paths = [[listed[i] for i in some] for some in numbers]
+
+    def alone(self) -> None:
+        """Pillow decodes the files."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(decode, self.paths))
+
+    def reading(self) -> None:
+        """The images are read ahead into tensors of levels."""
+        for step in range(self.steps):
+            self.ahead.take(step, self._numbers, self.data.shape, "reading")
+
+    def batches(self) -> None:
+        """They are read ahead, mirrored and scaled."""
+        for step in range(self.steps):
+            self.data.batch(step, self.batch, seed=0)
+
+    def row(self) -> str:
+        """Images a second of each, and of Pillow's, as a row of a table."""
+        ways: dict[str, Callable[[], object]] = {
+            "alone": self.alone,
+            "reading": self.reading,
+            "batches": self.batches,
+        }
+        seconds = median_seconds(ways, ROUNDS)
+        self.data.close()
+        self.ahead.close()
+        alone, *others = (self.steps * self.batch / value for value in seconds.values())
+        shown = [f"{rate:.0f} ({rate / alone:.2f})" for rate in others]
+        return f"{self.threads} | {alone:.0f} | {' | '.join(shown)}"
+
+    def _numbers(self, step: int) -> Tensor:
+        return self.data.train.numbers[self.index[step % self.steps]]
+
+
+def memory(root: Path, size: int, steps: int) -> str:
+    """Peak memory of a process that takes batches, in MiB."""
+    command = [sys.executable, "-c", PEAK, str(root), str(size), str(BATCH[size]), str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return f"{int(done.stdout) / 2**10:.0f} MiB"
+
+
+def listed(root: Path, size: int) -> tuple[float, float]:
+    """Seconds to find all images, and to tell them from others."""
+    begun = time.perf_counter()
+    data = Streamed(root, size=size)
+    found = time.perf_counter()
+    _ = data.digest
+    return found - begun, time.perf_counter() - found
+
+
+def main() -> None:
+    """Print the tables."""
+    asked = arguments()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        folder = Path(name)
+        small = [write(folder, 64, kind, asked.small) for kind in ("png", "jpeg")]
+        large = [write(folder, 256, kind, asked.large) for kind in ("png", "jpeg")]
+        few, largest = (write(folder / "few", 64, "png", 500), write(folder, 1024, "png", 40))
+        print(f"torch {torch.__version__}; images a second, and in brackets of Pillow's\n")
+        print("| images | threads | Pillow alone | reading | batches |\n|---|---:|---:|---:|---:|")
+        for size, roots in ((64, small), (256, large)):
+            for root, threads in ((root, threads) for root in roots for threads in (1, 2)):
+                print(f"| {root.name} | {Speed(root, size, threads).row()} |", flush=True)
+        print("\n| images | found in | digest in | peak memory |\n|---|---:|---:|---:|")
+        rows = [(few, 64, 500), *((r, 64, asked.small) for r in small)]
+        rows += [*((r, 256, asked.large) for r in large), (largest, 1024, 40)]
+        for root, size, count in rows:
+            found, digest = listed(root, size)
+            peak = memory(root, size, min(100, count * 9 // 10 // BATCH[size]))
+            print(f"| {count} {root.name} | {found:.2f} s | {digest:.2f} s | {peak} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
