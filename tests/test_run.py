@@ -322,7 +322,8 @@ def test_every_preset_builds_its_network(name):
         "scoresde.data.CIFAR10": (3, 32, 32),
     }
     shapes["scoresde.data.Digits"] = (1, 8, 8)
-    shapes["scoresde.data.Folder"] = (3, cfg.data.get("size"), cfg.data.get("size"))
+    sized = (3, cfg.data.get("size"), cfg.data.get("size"))
+    shapes |= {"scoresde.data.Folder": sized, "scoresde.data.Streamed": sized}
     with torch.device("meta"):
         net = instantiate(cfg.model.net, shape=shapes[cfg.data._target_], _convert_="all")
     assert sum(p.numel() for p in net.parameters()) > 10_000
