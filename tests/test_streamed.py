@@ -226,6 +226,38 @@ def test_labels_stand_next_to_images_in_shards(suffix, content, name, expected, 
     assert labels_by_level(memory) == labels_by_level(streamed)
 
 
+def test_the_key_of_a_sample_ends_at_the_first_dot(tmp_path):
+    files = {f"a/{i}.input.png": png(np.full((2, 2), i, np.uint8)) for i in range(4)}
+    files |= {f"a/{i}.cls": str(3 - i).encode() for i in range(4)}
+    write_tar(tmp_path / "set.tar", files)
+    assert labels_by_level(Streamed(tmp_path / "set.tar", labels="cls")) == {
+        i: 3 - i for i in range(4)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels", "message"),
+    [
+        ("1.cls", b"", "cls", r"1.cls is no label, expected an integer .*\(it is empty\)"),
+        ("1.cls", b"\xff\xfe", "cls", r"1.cls is no label, expected"),
+        ("1.cls", b"-4", "cls", "the labels 'cls' under .* must be integers ≥ 0, got -4"),
+        ("1.json", b"[1]", "label", r"1.json is no label, .*no table of names and values"),
+        ("1.json", b'{"label": ', "label", r"1.json is no label"),
+        ("1.json", b'{"label": true}', "label", r"1.png has no labels 'label'"),
+        ("1.txt", b"1", "cls", r"1.png has no labels 'cls'; allowed are null"),
+    ],
+)
+def test_unusable_labels_next_to_images_are_named(name, content, labels, message, tmp_path):
+    files = {f"{i}.png": png(noise(i, 2, 2)) for i in range(3)}
+    files |= {f"{i}.cls": b"1" for i in range(3)} | {f"{i}.json": b'{"label": 1}' for i in range(3)}
+    for suffix in (".cls", ".json"):
+        del files[f"1{suffix}"]
+    write_tar(tmp_path / "set.tar", files | {name: content})
+    with pytest.raises(ValueError, match=message) as error:
+        Streamed(tmp_path / "set.tar", labels=labels)
+    assert "\n" not in str(error.value)
+
+
 def test_shards_are_parts_by_their_names_and_no_classes(tmp_path):
     for part, first in (("train", 0), ("val", 50)):
         for shard in range(2):
