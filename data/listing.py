@@ -64,8 +64,15 @@ class Listing:
         return self
 
     def beside_of(self, file: File) -> Sequence[File]:
-        """The files of an image's name that can hold its label."""
-        return self.beside.get(posixpath.splitext(file.name)[0], ())
+        """The files of an image's name that can hold its label.
+
+        The name ends before its last dot, or else, as WebDataset has it, before its first one.
+        """
+        own = self.beside.get(posixpath.splitext(file.name)[0])
+        if own is None:
+            folder, _, name = file.name.rpartition("/")
+            own = self.beside.get(posixpath.join(folder, name.partition(".")[0]))
+        return own or ()
 
     def open_tars(self) -> Listing:
         """Where a directory holds tars and no images, list what is in the tars."""

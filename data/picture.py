@@ -20,6 +20,7 @@ Decoder = Callable[[bytes, str], Image.Image]
 # Naming the decoders keeps Pillow from handing a renamed file to another one, e.g. PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
+_LARGE = 128  # pixels of a row from which on calls of Pillow's cost less than copies
 _ROWS = {1: "L", 3: "RGB;L"}  # Pillow's name for one row of each channel in turn
 # Markers that begin a JPEG frame, whose next byte is the number of bits.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -164,7 +165,17 @@ def pixels(
     if size is not None and (size, size) != image.size:
         # What lies next to the box enters at its edges; of a crop nothing is left there.
         image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    # Row by row, so that the copy into (C, H, W) moves whole rows rather than single bytes.
+    return _planes(image, channels)
+
+
+def _planes(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    """The levels of an image of Pillow's, channels first.
+
+    Its bytes are taken by rows, or of large images by channels, so that no copy moves single bytes.
+    """
+    if channels == 3 and image.width >= _LARGE:
+        planes = b"".join(image.tobytes("raw", name) for name in image.mode)
+        return np.frombuffer(planes, np.uint8).reshape(channels, image.height, image.width)
     rows = image.tobytes("raw", _ROWS[channels])
     shape = image.height, channels, image.width
     return np.frombuffer(rows, np.uint8).reshape(shape).transpose(1, 0, 2)

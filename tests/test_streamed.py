@@ -13,14 +13,16 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from scoresde.data import Folder, Streamed
 from scoresde.data.ahead import DEPTH, Ahead, _Job
 from scoresde.data.picture import decode
 from scoresde.data.split import part_by_name
+from scoresde.experiments.model import make
 
-from .runs import ends, images, start
+from .runs import CONF, ends, images, start
 from .test_data import noise
 from .test_formats import encoded, npz
 from .test_readers import npy, png, spoil, write_files
@@ -226,6 +228,38 @@ def test_labels_stand_next_to_images_in_shards(suffix, content, name, expected, 
     assert labels_by_level(memory) == labels_by_level(streamed)
 
 
+def test_the_key_of_a_sample_ends_at_the_first_dot(tmp_path):
+    files = {f"a/{i}.input.png": png(np.full((2, 2), i, np.uint8)) for i in range(4)}
+    files |= {f"a/{i}.cls": str(3 - i).encode() for i in range(4)}
+    write_tar(tmp_path / "set.tar", files)
+    assert labels_by_level(Streamed(tmp_path / "set.tar", labels="cls")) == {
+        i: 3 - i for i in range(4)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels", "message"),
+    [
+        ("1.cls", b"", "cls", r"1.cls is no label, expected an integer .*\(it is empty\)"),
+        ("1.cls", b"\xff\xfe", "cls", r"1.cls is no label, expected"),
+        ("1.cls", b"-4", "cls", "the labels 'cls' under .* must be integers ≥ 0, got -4"),
+        ("1.json", b"[1]", "label", r"1.json is no label, .*no table of names and values"),
+        ("1.json", b'{"label": ', "label", r"1.json is no label"),
+        ("1.json", b'{"label": true}', "label", r"1.png has no labels 'label'"),
+        ("1.txt", b"1", "cls", r"1.png has no labels 'cls'; allowed are null"),
+    ],
+)
+def test_unusable_labels_next_to_images_are_named(name, content, labels, message, tmp_path):
+    files = {f"{i}.png": png(noise(i, 2, 2)) for i in range(3)}
+    files |= {f"{i}.cls": b"1" for i in range(3)} | {f"{i}.json": b'{"label": 1}' for i in range(3)}
+    for suffix in (".cls", ".json"):
+        del files[f"1{suffix}"]
+    write_tar(tmp_path / "set.tar", files | {name: content})
+    with pytest.raises(ValueError, match=message) as error:
+        Streamed(tmp_path / "set.tar", labels=labels)
+    assert "\n" not in str(error.value)
+
+
 def test_shards_are_parts_by_their_names_and_no_classes(tmp_path):
     for part, first in (("train", 0), ("val", 50)):
         for shard in range(2):
@@ -242,6 +276,21 @@ def test_shards_are_parts_by_their_names_and_no_classes(tmp_path):
     both = Streamed(tmp_path)
     assert len(both.train) + len(both.test) == 2 and "4 tar (not read)" in both.report
     assert part_by_name(["train.tar/a", "test.tar/b"], [False] * 2).named
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_of_every_form_are_read_with_long_and_foreign_names(format, tmp_path):
+    names = [f"{'long' * 20}/{'er' * 30}/{i}.png" for i in range(3)]
+    names += ["größe/ß 1.png"] * (format != tarfile.USTAR_FORMAT) + ["a b'c.png"]
+    files = {name: png(np.full((2, 2), i, np.uint8)) for i, name in enumerate(names)}
+    write_tar(tmp_path / "set.tar", files, format)
+    streamed = Streamed(tmp_path / "set.tar")
+    levels = torch.cat([streamed.train[:], streamed.test[:]])[:, 0, 0, 0]
+    assert sorted(levels.tolist()) == list(range(len(names)))
+    index = streamed.reader.index
+    assert [index.image(i)[1] for i in range(len(names))] == [
+        f"{tmp_path}/set.tar/{name}" for name in sorted(names)
+    ]
 
 
 # What is no data
@@ -672,3 +721,17 @@ def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, m
     assert code == 2 and "24 samples of 'data' are asked for at once, and at most 20" in sentence
     assert "set evaluate.likelihood_samples, or evaluate.likelihood=false" in sentence
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["celebahq_1024_ncsnpp_ve", "bedroom_128_ncsnv2", "celeba_ncsnv2"])
+def test_presets_get_the_batches_of_their_size(name, tmp_path):
+    """A batch as the preset trains on, of photographs larger and smaller than it asks for."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[f"experiment={name}", f"data.root='{tmp_path}'"])
+    cfg.data.range, size = [0.0, 1.0], min(cfg.train.batch_size, 8)
+    write_files(tmp_path, {f"{i}.png": png(noise(i, 218, 178 + 20 * i, 3)) for i in range(9)})
+    data = make(cfg.data)
+    x, condition = data.batch(0, size, seed=0)
+    assert x.shape == (size, 3, cfg.data.size, cfg.data.size) and condition is None
+    # No noise in training: every value is the middle of its cell.
+    assert torch.equal(data.scale(data.quantize(x)), x)
