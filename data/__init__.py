@@ -1,6 +1,7 @@
 """Data sets: raw samples, the scaling to a network's range, and stateless batches."""
 
-from .base import Batch, Condition, Dataset, Samples, Split, stream
+from .base import Dataset, Samples, Split, stream
+from .batch import Batch, Condition
 from .blank import Blank
 from .cifar10 import CIFAR10
 from .digits import Digits

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from .batch import Batch, Condition, rows_of
 from .checks import (
     cell_and_margin,
     check_condition,
@@ -31,32 +32,8 @@ from .checks import (
     interval,
 )
 
-Condition = Tensor | Mapping[str, Tensor]
-"""What samples are told of: a tensor, or a dict of tensors, with the samples first."""
-
 _PIECE = 2**17  # values that are scaled at a time
 _EPOCHS = 2  # orders that are kept: a batch that is read ahead can be of the next epoch
-
-
-class Batch(NamedTuple):
-    """Training samples of one step.
-
-    Attributes:
-        x: scaled samples, (B, *shape).
-        condition: what these samples are conditioned on, with the same B first, or None.
-    """
-
-    x: Tensor
-    condition: Condition | None = None
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device."""
-        condition = self.condition
-        if isinstance(condition, Mapping):
-            condition = {name: value.to(device) for name, value in condition.items()}
-        elif condition is not None:
-            condition = condition.to(device)
-        return Batch(self.x.to(device), condition)
 
 
 class Split(NamedTuple):
@@ -315,15 +292,3 @@ class Dataset(ABC):
             raw[mirrored] = raw[mirrored].flip(-1)
         x = self.scale(raw, generator if self._dequantize else None)
         return Batch(x, rows_of(self.train_condition, index))
-
-
-def rows_of(condition: Condition | None, index: slice | Tensor) -> Condition | None:
-    """What the samples of an index are conditioned on.
-
-    Args:
-        condition: of all samples, or None.
-        index: slice, or positions int64 (B,).
-    """
-    if condition is None or isinstance(condition, Tensor):
-        return None if condition is None else condition[index]
-    return {name: values[index] for name, values in condition.items()}

@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .base import Condition, Dataset, rows_of, stream
+from .base import Dataset, stream
+from .batch import Condition, rows_of
 from .checks import check_finite
 from .memory import digest_of
 from .split import check_fraction, held_out
