@@ -25,6 +25,9 @@ _ROWS = {1: "L", 3: "RGB;L"}  # Pillow's name for one row of each channel in tur
 # Markers that begin a JPEG frame, whose next byte is the number of bits.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
+# Where Pillow looks for the orientation of an image.
+_TURNS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+
 
 class Picture:
     """A file that holds one encoded image.
@@ -119,6 +122,8 @@ def decode(content: bytes, source: str) -> Image.Image:
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """The image turned as its EXIF data say; where they cannot be read, as it is stored."""
+    if _TURNS.isdisjoint(image.info):  # to ask costs as much as a tenth of a small image
+        return image
     try:
         # Most images stand upright, and need no copy.
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1

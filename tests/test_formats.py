@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from scoresde.data import MNIST, Folder
 
@@ -118,7 +118,10 @@ def test_a_photograph_with_broken_exif_data_is_no_corrupt_photograph(tmp_path, m
         raise struct.error("required argument is not an integer")
 
     monkeypatch.setattr("scoresde.data.picture.Image.Image.getexif", fail)
-    write_files(tmp_path, {f"{i}.png": png(noise(i, 8, 6)) for i in range(2)})
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 1
+    for i in range(2):
+        Image.fromarray(noise(i, 8, 6)).save(tmp_path / f"{i}.png", exif=exif)
     folder = Folder(tmp_path)
     assert together(folder) == sorted(noise(i, 8, 6).ravel().tolist() for i in range(2))
     assert folder.report.endswith("; 2 with unreadable EXIF data (read as stored)")
