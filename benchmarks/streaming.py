@@ -43,7 +43,7 @@ from scoresde.data import Streamed
 from scoresde.data.ahead import Ahead
 
 ROUNDS = 5
-IMAGES = {64: 7680, 256: 1536}  # that are read in one round, by their size
+IMAGES = {64: 38_400, 256: 1536}  # that are read in one round, by their size
 BATCH = {64: 128, 256: 64, 1024: 8}
 DISTINCT = 250  # files are copies of so many pictures
 PEAK = """
