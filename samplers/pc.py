@@ -156,7 +156,8 @@ class PredictorCorrector(Sampler):
         )
         if self.order == "corrector-first":
             levels = self.corrector.levels(sde, starts, ends)
-            return [one if sde.alpha(one.t) > 0 else None for one in levels], nowhere
+            signal = (sde.alpha(starts) > 0).tolist()
+            return [a if b else None for a, b in zip(levels, signal, strict=True)], nowhere
         below = torch.cat([ends[1:], ends[-1:]])  # the last time has none below it but itself
         levels = self.corrector.levels(sde, ends, below)
         return nowhere, [level if level.sigma > 0 else None for level in levels]
