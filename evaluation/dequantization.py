@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.sde.base import check_count
+from scoresde.sde.checks import check_count
 
 from .seeding import Draws
 

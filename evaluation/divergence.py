@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde.sde import Score
-from scoresde.sde.base import check_count, widened
+from scoresde.sde.broadcast import widened
+from scoresde.sde.checks import check_count
 
 from .graph import derivatives_allowed, ordinary
 from .seeding import Draws

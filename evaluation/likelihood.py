@@ -8,8 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.sde import SDE, Evaluations, Score, expand, integrate
-from scoresde.sde.base import check_floating, check_steps, widened
+from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
+from scoresde.sde.checks import check_floating, check_steps
 from scoresde.sde.integrate import Solution, check_resolution, error_norm
 from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.score import Parts

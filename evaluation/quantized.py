@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score
-from scoresde.sde.base import check_count
 from scoresde.sde.cautions import silent
+from scoresde.sde.checks import check_count
 
 from .dequantization import Cells, Dequantization, choose_dequantization
 from .divergence import choose_divergence

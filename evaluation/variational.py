@@ -10,8 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.sde import SDE, Evaluations, Score, expand
-from scoresde.sde.base import check_count, widened
+from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
+from scoresde.sde.checks import check_count
 from scoresde.sde.posterior import log_cell_probability, normal_kl, posterior
 from scoresde.sde.precision import check_range
 from scoresde.sde.score import like

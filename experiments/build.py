@@ -18,7 +18,7 @@ from scoresde.evaluation.variational import VARIANCES
 from scoresde.models import DequantizationFlow, ScoreModel
 from scoresde.samplers import Sampler
 from scoresde.sde import SDE
-from scoresde.sde.base import check_count
+from scoresde.sde.checks import check_count
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.tableau import PAIRS
 from scoresde.training import EMA, Loss, NoiseLevelLoss, Warmup

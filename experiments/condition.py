@@ -11,7 +11,7 @@ from scoresde.data import Dataset
 from scoresde.models import ScoreModel
 from scoresde.models.names import inner
 from scoresde.sde import Condition, Score
-from scoresde.sde.base import check_count
+from scoresde.sde.checks import check_count
 
 
 def classes_of(cfg: DictConfig, data: Dataset, pretrained: ScoreModel | None) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from scoresde.sde.base import check_count
+from scoresde.sde.checks import check_count
 
 
 def check_choice(name: str, value: str, *allowed: str) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde.sde.base import is_integer
+from scoresde.sde.checks import is_integer
 from scoresde.sde.score import Condition
 
 from .checks import check_told

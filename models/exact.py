@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
-from scoresde.sde.base import check_floating, expand, widened
+from scoresde.sde.broadcast import expand, widened
+from scoresde.sde.checks import check_floating
 from scoresde.sde.score import Condition, fitted
 
 from .given import Given

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.sde import SDE, Described, construct, describe, expand
-from scoresde.sde.base import widened
+from scoresde.sde.broadcast import widened
 from scoresde.sde.description import NAME, current_name
 from scoresde.sde.score import Condition, fitted, like
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, rows
-from scoresde.sde.base import ReverseSDE, check_steps, expand
+from scoresde.sde.broadcast import expand
+from scoresde.sde.checks import check_steps
 from scoresde.sde.integrate import check_resolution
+from scoresde.sde.reverse import ReverseSDE
 from scoresde.sde.score import Parts
 from scoresde.sde.stopping import not_finite
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Evaluations, Score, rows
-from scoresde.sde.base import check_floating, check_steps, widened
+from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, check_graph, silent
+from scoresde.sde.checks import check_floating, check_steps
 from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.prior import Randomness
 from scoresde.sde.stopping import first_not_finite

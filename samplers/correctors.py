@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
-from scoresde.sde.base import check_steps, widened
+from scoresde.sde.broadcast import widened
+from scoresde.sde.checks import check_steps
 
 from .solver import Noise
 

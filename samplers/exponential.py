@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
-from scoresde.sde.base import check_count, check_switch, is_integer
+from scoresde.sde.checks import check_count, check_switch, is_integer
 
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
-from scoresde.sde.base import check_steps, check_switch, powers
+from scoresde.sde.base import powers
+from scoresde.sde.checks import check_steps, check_switch
 
 BELOW_TOP = (
     "a grid that begins where the data can be seen, such as KarrasGrid(sigma_max=1000) "

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from scoresde.sde.base import check_floating, check_steps
+from scoresde.sde.checks import check_floating, check_steps
 
 
 def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, rows
-from scoresde.sde.base import check_steps, expand
+from scoresde.sde.broadcast import expand
+from scoresde.sde.checks import check_steps
 
 from .base import Sampler
 from .grid import Grid, UniformGrid

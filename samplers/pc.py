@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score
-from scoresde.sde.base import check_steps, check_switch
+from scoresde.sde.checks import check_steps, check_switch
 
 from .base import Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level

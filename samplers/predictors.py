@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
-from scoresde.sde.base import widened
+from scoresde.sde.broadcast import widened
 from scoresde.sde.prior import standard_normal
 from scoresde.sde.score import like
 

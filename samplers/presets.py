@@ -14,7 +14,7 @@
 
 from collections.abc import Callable
 
-from scoresde.sde.base import is_integer
+from scoresde.sde.checks import is_integer
 
 from .exponential import ExponentialMultistep, ExponentialSinglestep
 from .pndm import PNDM

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score
-from scoresde.sde.base import check_steps
+from scoresde.sde.checks import check_steps
 
 from .solver import Solver, Stage, Step, draws_noise, tabulate
 

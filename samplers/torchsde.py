@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
-from scoresde.sde.base import check_steps
+from scoresde.sde.checks import check_steps
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.prior import Randomness
 from scoresde.sde.score import Parts

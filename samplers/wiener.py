@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.sde.base import expand
+from scoresde.sde.broadcast import expand
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """Forward processes, their reverse, their chains, and the integration of their ODEs."""
 
-from .base import SDE, ReverseSDE, expand
+from .base import SDE
+from .broadcast import expand
 from .description import Described, construct, current_names, describe
 from .discrete import Discretized
 from .edm import EDM
 from .integrate import integrate
 from .prior import Prior
+from .reverse import ReverseSDE
 from .scaled_linear import ScaledLinearSchedule
 from .schedule import CosineSchedule, LinearSchedule, Schedule
 from .score import Condition, Evaluations, Score, rows

@@ -1,4 +1,4 @@
-"""The forward process, its marginals and its reverse.
+"""The forward process and its marginals.
 
 Conventions of the whole toolkit, stated once:
 
@@ -11,38 +11,19 @@ Conventions of the whole toolkit, stated once:
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import wraps
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .broadcast import expand
+from .checks import check_floating
 from .description import Described
 from .inversion import invert_log_snr
 from .prior import Prior
-from .score import Score, like
-
-
-def expand(c: Tensor, x: Tensor) -> Tensor:
-    """Lay a function of time over a state: shape (B,) becomes (B, 1, …, 1), in x's dtype.
-
-    A scalar stays a scalar, wherever it lives: torch mixes it with a state on any device without
-    waiting for the device.
-
-    Args:
-        c: Coefficient, shape (B,) or ().
-        x: State, shape (B, *).
-    """
-    if c.ndim == 0:
-        return c.to(x.dtype)
-    return c.to(x).reshape(-1, *[1] * (x.ndim - 1))
-
-
-def widened(x: Tensor) -> Tensor:
-    """x in float32 at least: a weight such as σ² may be beyond float16 where σ² s is not."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from .reverse import ReverseSDE
+from .score import Score
 
 
 class SDE(Described, ABC):
@@ -348,41 +329,6 @@ class SDE(Described, ABC):
             raise ValueError(f"t outside [0, {self.T:g}]: {value:g}{where}")
 
 
-@dataclass(frozen=True)
-class ReverseSDE:
-    """The forward process run backwards in time with a score in place of ∇ log p_t.
-
-        dx = [f x − ½ (1 + η²) g² s(x, t)] dt + η g dw̄
-
-    η = 1 is the reverse SDE, η = 0 the probability-flow ODE; every η ≥ 0 has the marginals p_t.
-
-    Args:
-        sde: Forward process.
-        score: s(x, t).
-        eta: Stochasticity η ≥ 0.
-
-    Reference: Song et al. 2021, arXiv:2011.13456 (eq. 6, 13, 36).
-    """
-
-    sde: SDE
-    score: Score
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta < float("inf"):
-            raise ValueError(f"eta must be finite and ≥ 0, got {self.eta}")
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f x − ½ (1 + η²) g² s(x, t); shape and type of x."""
-        weight = 0.5 * (1 + self.eta**2) * self.sde.g(t) ** 2
-        s = widened(like(x, self.score(x, t)))
-        return (self.sde.drift(x, t) - expand(weight, s) * s).to(x.dtype)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """η g(t); shape of t."""
-        return self.eta * self.sde.g(t)
-
-
 def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
     """Numbers from first to last, equally spaced in their power 1/ρ; shape (steps + 1,).
 
@@ -396,41 +342,3 @@ def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
     numbers = roots**rho
     numbers[0], numbers[-1] = first, last  # not a rounding away from them
     return numbers
-
-
-def check_floating(name: str, x: Tensor) -> None:
-    """Refuse integer tensors, whose arithmetic would round without a word."""
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float()")
-
-
-def check_switch(value: bool, name: str) -> bool:
-    """Return a switch, refusing all but True and False: 'no' and 'off' would count as true.
-
-    Raises:
-        ValueError: The value is not a bool.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
-    return value
-
-
-def check_steps(steps: int, name: str = "steps") -> int:
-    """Return `steps` as an int, refusing all but integers ≥ 1."""
-    return check_count(name, steps, 1)
-
-
-def check_count(name: str, value: int, least: int) -> int:
-    """Return a count as an int, refusing all but integers ≥ `least`, of NumPy's types too.
-
-    Raises:
-        ValueError: The value is not such an integer.
-    """
-    if not is_integer(value) or value < least:
-        raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
-    return int(value)
-
-
-def is_integer(value: object) -> bool:
-    """Whether a value is an integer, of NumPy's types too; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)

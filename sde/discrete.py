@@ -5,7 +5,8 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from .base import SDE, check_steps, check_switch
+from .base import SDE
+from .checks import check_steps, check_switch
 from .prior import Prior
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .base import check_floating
+from .checks import check_floating
 from .score import like
 from .stopping import Cause, exhausted, stopped
 from .tableau import DORMAND_PRINCE, Tableau

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
-from scoresde.sde.base import check_floating
+from scoresde.sde.checks import check_floating
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, expand
-from scoresde.sde.base import check_floating, check_steps
+from scoresde.sde.checks import check_floating, check_steps
 from scoresde.sde.posterior import normal_kl, posterior
 
 from .objective import Batch, Loss, parted, told

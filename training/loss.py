@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, expand
-from scoresde.sde.base import check_floating, widened
+from scoresde.sde.broadcast import widened
+from scoresde.sde.checks import check_floating
 from scoresde.sde.precision import check_range
 from scoresde.sde.score import like
 

@@ -1,0 +1,43 @@
+"""Checks of what every part of the toolkit is given: tensors, switches and counts."""
+
+from numbers import Integral
+
+from torch import Tensor
+
+
+def check_floating(name: str, x: Tensor) -> None:
+    """Refuse integer tensors, whose arithmetic would round without a word."""
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float()")
+
+
+def check_switch(value: bool, name: str) -> bool:
+    """Return a switch, refusing all but True and False: 'no' and 'off' would count as true.
+
+    Raises:
+        ValueError: The value is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def check_steps(steps: int, name: str = "steps") -> int:
+    """Return `steps` as an int, refusing all but integers ≥ 1."""
+    return check_count(name, steps, 1)
+
+
+def check_count(name: str, value: int, least: int) -> int:
+    """Return a count as an int, refusing all but integers ≥ `least`, of NumPy's types too.
+
+    Raises:
+        ValueError: The value is not such an integer.
+    """
+    if not is_integer(value) or value < least:
+        raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
+    return int(value)
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, of NumPy's types too; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
