@@ -38,43 +38,48 @@ class Scales:
 
 
 class Coefficients(NamedTuple):
-    """c, (n, m) and (d, e) of the equations above."""
+    """c, and (n, m) and (d, e) of the equations above, computed where they are asked for."""
 
     c_in: Tensor
-    noise: Weights
-    data: Weights
+    noise: Callable[[], Weights]
+    data: Callable[[], Weights]
 
 
 def _noise(at: Scales) -> Coefficients:
     """F = ẑ (Ho et al. 2020, arXiv:2006.11239)."""
     one = torch.ones_like(at.sigma)
-    return Coefficients(one, (0 * one, one), (1 / at.alpha, -at.sigma / at.alpha))
+    return Coefficients(one, lambda: (0 * one, one), lambda: (1 / at.alpha, -at.sigma / at.alpha))
 
 
 def _score(at: Scales) -> Coefficients:
     """F = σ s: NCSN++ with `scale_by_sigma` (Song & Ermon 2020, arXiv:2006.09011)."""
     one = torch.ones_like(at.sigma)
-    return Coefficients(one, (0 * one, -one), (1 / at.alpha, at.sigma / at.alpha))
+    return Coefficients(one, lambda: (0 * one, -one), lambda: (1 / at.alpha, at.sigma / at.alpha))
 
 
 def _raw_score(at: Scales) -> Coefficients:
     """F = s, in the units of the data: NCSN (Song & Ermon 2019, arXiv:1907.05600)."""
     one = torch.ones_like(at.sigma)
     pull = at.half * at.sigma
-    return Coefficients(one, (0 * one, -pull), (1 / at.alpha, at.sigma * pull / at.alpha))
+    return Coefficients(
+        one, lambda: (0 * one, -pull), lambda: (1 / at.alpha, at.sigma * pull / at.alpha)
+    )
 
 
 def _data(at: Scales) -> Coefficients:
     """F = x̂_0, so ẑ = (x̂ − α F)/σ."""
     one = torch.ones_like(at.sigma)
-    return Coefficients(one, (1 / at.sigma, -at.alpha / at.sigma), (0 * one, one))
+    return Coefficients(one, lambda: (1 / at.sigma, -at.alpha / at.sigma), lambda: (0 * one, one))
 
 
 def _v(at: Scales) -> Coefficients:
     """F = (α ẑ − σ x̂_0)/r with r² = α² + σ² (Salimans & Ho 2022, arXiv:2202.00512, r = 1)."""
     r = (at.alpha.square() + at.sigma.square()).sqrt()
-    noise = at.sigma / r.square(), at.alpha / r
-    return Coefficients(torch.ones_like(r), noise, (at.alpha / r.square(), -at.sigma / r))
+    return Coefficients(
+        torch.ones_like(r),
+        lambda: (at.sigma / r.square(), at.alpha / r),
+        lambda: (at.alpha / r.square(), -at.sigma / r),
+    )
 
 
 def _velocity(at: Scales) -> Coefficients:
@@ -85,8 +90,11 @@ def _velocity(at: Scales) -> Coefficients:
     """
     alpha_rate, sigma_rate = at.rates()
     w = at.alpha * sigma_rate - alpha_rate * at.sigma
-    noise = -alpha_rate / w, at.alpha / w
-    return Coefficients(torch.ones_like(w), noise, (sigma_rate / w, -at.sigma / w))
+    return Coefficients(
+        torch.ones_like(w),
+        lambda: (-alpha_rate / w, at.alpha / w),
+        lambda: (sigma_rate / w, -at.sigma / w),
+    )
 
 
 def _edm(at: Scales) -> Coefficients:
@@ -95,9 +103,11 @@ def _edm(at: Scales) -> Coefficients:
     Their σ is σ/α here, and their x is x/α.
     """
     r = (at.alpha.square() * at.sigma_data**2 + at.sigma.square()).sqrt()
-    noise = at.sigma / r.square(), -at.alpha * at.sigma_data / r
-    data = at.alpha * at.sigma_data**2 / r.square(), at.sigma * at.sigma_data / r
-    return Coefficients(1 / r, noise, data)
+    return Coefficients(
+        1 / r,
+        lambda: (at.sigma / r.square(), -at.alpha * at.sigma_data / r),
+        lambda: (at.alpha * at.sigma_data**2 / r.square(), at.sigma * at.sigma_data / r),
+    )
 
 
 PARAMETERIZATIONS: dict[str, Callable[[Scales], Coefficients]] = {

@@ -138,7 +138,7 @@ class ScoreModel(nn.Module):
             condition: c as for `given`; None for none.
         """
         output = self._output(x, t, condition)
-        return output.combine(output.weights.noise).to(x.dtype)
+        return output.combine(output.weights.noise()).to(x.dtype)
 
     def noise_and_share(
         self, x: Tensor, t: Tensor, condition: Condition | None = None
@@ -158,7 +158,7 @@ class ScoreModel(nn.Module):
                 "this model has no variance of its own; use model.learned_variance=true, "
                 "or another loss than hybrid"
             )
-        noise, share = output.combine(output.weights.noise), (output.variance + 1) / 2
+        noise, share = output.combine(output.weights.noise()), (output.variance + 1) / 2
         return noise.to(x.dtype), share.clamp(0, 1).to(x.dtype)
 
     def variance_share(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -227,7 +227,7 @@ class ScoreModel(nn.Module):
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Score s(x, t | c) = −ẑ/σ; shape of x. Arguments as for `noise`."""
         output = self._output(x, t, condition)
-        noise = output.combine(output.weights.noise)
+        noise = output.combine(output.weights.noise())
         return (-noise / expand(self.sde.sigma(t), noise)).to(x.dtype)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -239,7 +239,7 @@ class ScoreModel(nn.Module):
         Reference: Robbins 1956; Efron 2011 (Tweedie's formula).
         """
         output = self._output(x, t, condition)
-        data = output.combine(output.weights.data)
+        data = output.combine(output.weights.data())
         return (self._middle + self._half * data).to(x.dtype)
 
     def forward(
