@@ -55,8 +55,14 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ("coefficients", "_loss", "calibrate", "transition", "step"),
         [*PLANS, "tests/test_samplers.py", "tests/test_golden_samplers.py"],
     ),
-    "samplers/solver.py": (("advance", "denoising_step"), PLANS),
-    "samplers/folding.py": (("fold", "merge", "_combine", "_sum"), PLANS),
+    "samplers/solver.py": (
+        ("advance", "denoising_step", "from_noise_alone"),
+        [*PLANS, "tests/test_noise_alone.py"],
+    ),
+    "samplers/folding.py": (
+        ("fold", "merge", "_combine", "_sum"),
+        [*PLANS, "tests/test_noise_alone.py"],
+    ),
     "samplers/correctors.py": (
         ("step", "step_size", "levels"),
         [
