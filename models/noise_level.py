@@ -33,7 +33,8 @@ class NoiseLevelEstimator(nn.Module):
         bounds: (λ(T), λ(ε)).
 
     Raises:
-        ValueError: Empty data range, or a width or depth that is not ≥ 1.
+        ValueError: Empty data range, a width or depth that is not ≥ 1, or a chain whose last level
+            is noise alone, λ = −∞.
 
     Reference: San-Roman, Nachmani & Wolf 2021, arXiv:2104.02600 (section 3.2), whose target is
     the noise level of the chain instead of λ.
@@ -54,6 +55,7 @@ class NoiseLevelEstimator(nn.Module):
         low, high = data_range or (-1.0, 1.0)
         if not low < high:
             raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
+        sde.check_signal("an estimator of the noise level")
         self.sde, self.shape = sde, tuple(shape)
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
         ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)

@@ -168,7 +168,8 @@ class PredictorCorrector(Sampler):
         Raises:
             ValueError: A corrector, or steps that draw noise, which no latent could undo.
         """
-        sde.check_signal("encoding")
+        if not sde.alpha(times[0]) > 0:
+            sde.check_signal("encoding")
         if self.corrector is not None or draws_noise(self._plan(sde, times)):
             raise ValueError(
                 "encoding follows a deterministic path, and this sampler draws noise; use "
@@ -236,6 +237,7 @@ class AnnealedLangevin(Sampler):
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process."""
         self.levels.check(sde, dtype)
+        self._lowest(sde)
 
     def states(self, sde: SDE) -> int:
         """How many states a run passes through, those of its levels."""
@@ -245,7 +247,7 @@ class AnnealedLangevin(Sampler):
         """Carry x through the levels."""
         if run.encode:
             raise ValueError("annealed Langevin dynamics cannot encode; use ProbabilityFlowODE")
-        lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
+        lowest, end = self._lowest(sde)
         (alpha, alpha_end), (sigma, _) = (
             c(torch.stack([lowest, end])).tolist() for c in (sde.alpha, sde.sigma)
         )
@@ -261,3 +263,17 @@ class AnnealedLangevin(Sampler):
         x = x * (alpha / alpha_end)
         mean = torch.add(x, score(x, lowest), alpha=sigma**2) / alpha
         return run.constrain(mean, end)
+
+    def _lowest(self, sde: SDE) -> tuple[Tensor, Tensor]:
+        """The last two times of the grid.
+
+        Raises:
+            ValueError: The first of them is noise alone, where Langevin steps do nothing.
+        """
+        lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
+        if not sde.alpha(lowest) > 0:
+            raise ValueError(
+                "the only level of this grid is noise alone, alpha = 0, where Langevin dynamics "
+                f"finds nothing of the data; use more steps than {self.levels.steps}"
+            )
+        return lowest, end

@@ -133,6 +133,7 @@ class Ancestral(Predictor):
         """
         if self.variance != "analytic":
             return
+        sde.check_signal("variance=analytic")
         ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
         first, last = sde.log_snr(ends).tolist()
         lam = torch.linspace(first, last, 100, dtype=torch.float64)
@@ -149,6 +150,7 @@ class Ancestral(Predictor):
         sigma = sde.sigma(t)
         std = b if self.variance == "forward" else b * sde.sigma(t_next) / sigma
         if self.variance == "analytic":
+            sde.check_signal("variance=analytic")
             spread = b.square() / (a * sigma)
             std = (std.square() + spread.square() * self._loss(sde, t)).sqrt()
         return 1 / a, b.square() / a, std

@@ -32,9 +32,9 @@ class SDE(Described, ABC):
         p(x_t | x_0) = N(α(t) x_0, σ(t)² I),   f = α′/α,   g² = (σ²)′ − 2 f σ²
 
     A subclass states four functions of time, a prior, and three facts by which networks, data and
-    chains are matched to it; everything else is derived here. α(t) > 0 on [0, T], which is checked
-    when a process is made: one whose α reaches 0 ends before. Only the last level of a chain may
-    have α = 0.
+    chains are matched to it; everything else is derived here. α(t) > 0 on [0, T] and 0 < σ(T) < ∞,
+    which is checked when a process is made: one whose α reaches 0 ends before. Only the last level
+    of a chain may have α = 0.
 
     Attributes:
         T: Last time of the process.
@@ -74,6 +74,10 @@ class SDE(Described, ABC):
     def __init__(self) -> None:
         if type(self).__init__ is SDE.__init__:
             self.check_alpha()
+
+    def __post_init__(self) -> None:
+        # A dataclass gets its constructor after the class was made, and that one calls this.
+        self.check_alpha()
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -188,7 +192,8 @@ class SDE(Described, ABC):
 
             a = α_t / α_s,   b² = σ_t² − a² σ_s² = −σ_t² expm1(2 (λ_t − λ_s))
 
-        The second form of b² does not cancel when s is close to t.
+        The second form of b² does not cancel when s is close to t. Out of noise alone, α_t = 0, it
+        is a = 0 and b = σ_t.
 
         Args:
             s: Earlier time, shape (B,) or ().
@@ -197,7 +202,10 @@ class SDE(Described, ABC):
         alpha_s, alpha_t, sigma_t = self.alpha(s), self.alpha(t), self.sigma(t)
         # Grouped so that the gap is exactly 0 at s = t.
         gap = (alpha_t.log() - alpha_s.log()) - (sigma_t.log() - self.sigma(s).log())
-        return alpha_t / alpha_s, sigma_t * (-torch.expm1(2 * gap)).sqrt()
+        # From a time to itself, where 0/0 is no number if α = 0.
+        a = torch.where(s == t, torch.ones_like(gap), alpha_t / alpha_s)
+        gap = torch.where(s == t, torch.zeros_like(gap), gap)
+        return a, sigma_t * (-torch.expm1(2 * gap)).sqrt()
 
     def reverse(self, score: Score, eta: float = 1.0) -> "ReverseSDE":
         """The process run from T to 0: the reverse SDE (η = 1), the probability flow (η = 0)."""
@@ -277,11 +285,13 @@ class SDE(Described, ABC):
             )
 
     def check_alpha(self) -> None:
-        """Refuse a process that has α ≤ 0, or no number for it, at some of its times.
+        """Refuse a process that has α ≤ 0, or no number for it, at some of its times, or σ(T) = 0.
 
         Raises:
             ValueError: It has; where, and what to change.
         """
+        if not 0 < self.T < math.inf:
+            raise ValueError(f"T of {type(self).__name__} must be finite and > 0, got {self.T}")
         times = torch.linspace(0, self.T, 17, dtype=torch.float64)
         alpha = self.alpha(times).detach()
         good = (alpha > 0) & alpha.isfinite()
@@ -294,6 +304,12 @@ class SDE(Described, ABC):
                 f"{alpha[worst].item():g}, and alpha(t) must be finite and > 0 on [0, T={self.T:g}]"
                 "; end the process before, with a smaller T, or for a chain whose last level is "
                 "noise alone use discretize(steps, zero_terminal_snr=True)"
+            )
+        sigma = self.sigma(times[-1]).item()
+        if not 0 < sigma < math.inf:
+            raise ValueError(
+                f"{type(self).__name__} has sigma({self.T:g}) = {sigma:g}, and sigma must be "
+                "finite and > 0 at T, where sampling starts from noise; choose another T"
             )
 
     def check_signal(self, who: str) -> None:

@@ -50,7 +50,7 @@ class Discretized(SDE):
         self.base, self.steps = base, int(steps)
         self.T, self.data_range = base.T, base.data_range
         self.eps = self.sampling_eps = base.sampling_eps
-        self.alphas, self.sigmas = _checked(base, steps)
+        self.alphas, self.sigmas = _checked(base, steps, zero_terminal_snr)
         self.times = torch.linspace(self.eps, self.T, steps, dtype=torch.float64)
         if zero_terminal_snr:
             self.alphas, self.sigmas = _without_signal(self.alphas, self.sigmas)
@@ -150,22 +150,26 @@ class Discretized(SDE):
         return torch.where(level < 0, torch.zeros_like(times[0]), times[level.clamp(min=0)])
 
 
-def _checked(base: SDE, steps: int) -> tuple[Tensor, Tensor]:
+def _checked(base: SDE, steps: int, to_noise: bool) -> tuple[Tensor, Tensor]:
     """The base's table, in which each level has a λ = log(α/σ), lower than the one before.
+
+    With `to_noise` its last level may be noise alone as it stands.
 
     Raises:
         ValueError: A level has none; it is named, with a chain of this base that works, if any.
     """
     table = base.levels(steps)
-    level = _first_bad(*table)
+    level = _first_bad(*table, to_noise)
     if level is None:
         return table
     alpha, sigma = (column[level].item() for column in table)
     more = (steps * 2**k for k in range(1, 7))
-    works = next((n for n in more if _first_bad(*base.levels(n)) is None), None)
+    works = next((n for n in more if _first_bad(*base.levels(n), to_noise) is None), None)
     instead = (
         f"use discretize({works})" if works else "end its table with the last level that has both"
     )
+    if _first_bad(*table, True) is None:
+        instead += f", or use discretize({steps}, zero_terminal_snr=True)"
     raise ValueError(
         f"level {level} of this chain of {steps} levels has alpha = {alpha:g} and sigma = "
         f"{sigma:g}; both must be finite and > 0, and alpha/sigma must fall from level to level "
@@ -189,10 +193,15 @@ def _without_signal(alphas: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
     return alphas, ((1 - alphas) * (1 + alphas)).sqrt()
 
 
-def _first_bad(alphas: Tensor, sigmas: Tensor) -> int | None:
-    """Number of the first level that has no α, no σ or no λ below the one before it."""
+def _first_bad(alphas: Tensor, sigmas: Tensor, to_noise: bool) -> int | None:
+    """Number of the first level that has no α, no σ or no λ below the one before it.
+
+    With `to_noise` the last one may have α = 0.
+    """
     smallest = torch.finfo(torch.float64).tiny
-    good = (alphas >= smallest) & (sigmas >= smallest) & alphas.isfinite() & sigmas.isfinite()
+    seen = alphas >= smallest
+    seen[-1] |= to_noise and bool(alphas[-1] == 0)
+    good = seen & (sigmas >= smallest) & alphas.isfinite() & sigmas.isfinite()
     falls = (alphas.log() - sigmas.log()).diff() < 0
     good = good & torch.cat([torch.ones_like(falls[:1]), falls])
     return None if bool(good.all()) else int((~good).nonzero()[0])

@@ -53,7 +53,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
         newton, middle = t + 2 * excess * (sde.sigma(t) / sde.g(t)) ** 2, 0.5 * (low + high)
         # Past this Newton's method would only go to and fro between neighbouring numbers.
         found = (excess.abs() <= rounding) | (middle <= low) | (middle >= high)
-        found = found | (lam == first)
+        found = found | (lam == first) | (lam == -torch.inf)
         if found.all():
             break
         inside = (newton > low) & (newton < high) & (excess.abs() <= 0.5 * before)
@@ -65,4 +65,5 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
             gap = sde.log_snr(end) - lam
             t = torch.where(gap.abs() < excess.abs(), end, t)
             excess = torch.where(gap.abs() < excess.abs(), gap, excess)
-    return torch.where(lam == first, start, t)  # λ may be ∞ at the data
+    t = torch.where(lam == first, start, t)  # λ may be ∞ at the data
+    return torch.where(lam == -torch.inf, sde.T, t)  # and −∞ where a chain ends in noise alone

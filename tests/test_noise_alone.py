@@ -1,18 +1,26 @@
 """The ends of a process: rates, predictions that are finite at α = 0, and chains that end there."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 import torch
 
 from scoresde.evaluation import Cells, elbo, log_likelihood, variational_bound
-from scoresde.models import MLP, GaussianMixtureScore, GaussianScore, ScoreModel
+from scoresde.models import (
+    MLP,
+    GaussianMixtureScore,
+    GaussianScore,
+    NoiseLevelEstimator,
+    ScoreModel,
+)
 from scoresde.models.parameterization import BLIND, PARAMETERIZATIONS
 from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
     Ancestral,
+    AnnealedLangevin,
     KarrasGrid,
     Langevin,
     LogSNRGrid,
@@ -22,6 +30,7 @@ from scoresde.samplers import (
     PredictorCorrector,
     ProbabilityFlowODE,
     ReverseDiffusion,
+    RungeKutta,
     TorchSDE,
 )
 from scoresde.samplers.presets import PRESETS
@@ -316,7 +325,99 @@ def test_a_process_that_ends_in_noise_alone_is_refused_when_it_is_made():
         Broken()
 
 
+@dataclass(eq=False)
+class Falling(VE):
+    """α = 1 − k t, as a dataclass, whose constructor is written after the class."""
+
+    k: float = 1.0
+
+    sigma_min, sigma_max, _log_ratio = 0.01, 50.0, math.log(5000.0)
+
+    def alpha(self, t):
+        return 1 - self.k * t
+
+
+def test_a_dataclass_is_looked_at_too():
+    with pytest.raises(ValueError, match=r"Falling has alpha\(1\) = 0"):
+        Falling()
+    assert Falling(0.5).k == 0.5
+
+
+@pytest.mark.parametrize(
+    ("noise", "end", "said"),
+    [
+        (lambda t: 0 * t, 1.0, r"has sigma\(1\) = 0, and sigma must be finite and > 0 at T"),
+        (lambda t: t / (1 - t), 1.0, r"has sigma\(1\) = inf"),
+        (lambda t: t * math.nan, 1.0, r"has sigma\(1\) = nan"),
+        (lambda t: t, math.inf, r"T of Noise must be finite and > 0, got inf"),
+        (lambda t: t, -1.0, r"T of Noise must be finite and > 0, got -1.0"),
+    ],
+)
+def test_a_process_without_noise_at_its_end_is_refused_when_it_is_made(noise, end, said):
+    class Noise(VE):
+        T = end
+
+        def sigma(self, t):
+            return noise(t)
+
+    with pytest.raises(ValueError, match=said):
+        Noise()
+
+
 # Chains of zero terminal SNR
+
+
+def test_the_table_is_that_of_the_published_algorithm():
+    """Against diffusers' own function of β in float64, to 1e-12."""
+    ddim = pytest.importorskip(
+        "diffusers.schedulers.scheduling_ddim", reason="diffusers is not installed"
+    )
+    base = VP()
+    betas = ddim.rescale_zero_terminal_snr(base.schedule.betas(1000))
+    chain = base.discretize(1000, zero_terminal_snr=True)
+    expected = (1 - betas).cumprod(0)
+    torch.testing.assert_close(chain.alphas.square(), expected, rtol=0, atol=1e-12)
+
+
+def test_a_table_that_ends_in_noise_alone_may_say_so():
+    """It is taken as it stands, and refused where nobody has said so."""
+
+    class Table(VP):
+        def levels(self, steps):
+            alpha = torch.linspace(0.99, 0, steps, **DOUBLE)
+            return alpha, (1 - alpha.square()).sqrt()
+
+    chain = Table().discretize(10, zero_terminal_snr=True)
+    torch.testing.assert_close(chain.alphas, Table().levels(10)[0], rtol=1e-15, atol=0)
+    with pytest.raises(ValueError, match=r"or use discretize\(10, zero_terminal_snr=True\)"):
+        Table().discretize(10)
+
+
+def test_the_time_and_the_kernel_of_noise_alone():
+    """λ = −∞ is inverted to T, among other λ; from a time to itself nothing happens."""
+    lam = torch.tensor([-math.inf, -9.0, 1.0, -math.inf], **DOUBLE)
+    t = CHAIN.time_of_log_snr(lam)
+    assert t[0] == t[3] == CHAIN.T
+    torch.testing.assert_close(CHAIN.log_snr(t[1:3]), lam[1:3], rtol=1e-9, atol=1e-9)
+    s = CHAIN.times[[0, 20, -1]]
+    a, b = CHAIN.transition(s, s)
+    assert a.tolist() == [1, 1, 1] and b.tolist() == [0, 0, 0]
+
+
+def test_the_label_of_noise_alone_is_finite_in_every_type():
+    """¼ log(1/2e-308) = 177.1, whether times are float64 or float32."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x, c_noise):
+            seen.append(c_noise)
+            return x
+
+    for dtype in (torch.float64, torch.float32):
+        ScoreModel(Spy(), CHAIN, "edm").denoise(torch.ones(2, 3), torch.ones(2, dtype=dtype))
+    expected = torch.full((2,), -0.25 * math.log(torch.finfo(torch.float64).tiny))
+    torch.testing.assert_close(seen[0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(seen[1], expected, rtol=1e-6, atol=0)
 
 
 def test_the_table_is_the_published_one():
@@ -507,6 +608,23 @@ def test_ddim_of_diffusers_is_ours():
         (lambda: DenoisingScoreMatching(CHAIN), r"use DataPrediction\(\), or zero"),
         (lambda: HybridLoss(CHAIN), "the hybrid loss follows"),
         (lambda: NoiseLevelLoss(CHAIN), "an estimator of the noise level"),
+        (lambda: NoiseLevelEstimator(CHAIN, (2,)), "an estimator of the noise level"),
+        (
+            lambda: PredictorCorrector(Ancestral("analytic"), steps=5).check(CHAIN, torch.float32),
+            "variance=analytic follows",
+        ),
+        (
+            lambda: Ancestral("analytic").calibrate(CHAIN, EXACT, torch.zeros(4, 2)),
+            "variance=analytic follows",
+        ),
+        (
+            lambda: ImportanceTimes()(CHAIN, 8, None, torch.device("cpu")),
+            "a draw of times uniform in log_snr follows",
+        ),
+        (
+            lambda: AnnealedLangevin(steps=1)(CHAIN, EXACT, (2, 2)),
+            "the only level of this grid is noise alone, .* use more steps than 1",
+        ),
         (
             lambda: PredictorCorrector(DDIM(), steps=5)(CHAIN, lambda x, t: -x, (2, 2)),
             "a step needs its denoise",
@@ -528,6 +646,19 @@ def test_torchsde_is_refused_there():
 def test_a_karras_grid_below_the_last_level_is_one_of_its_own():
     grid = KarrasGrid(sigma_max=5.0)(CHAIN, 5)
     assert grid[0] < CHAIN.T and (grid.diff() < 0).all()
+
+
+def test_latents_below_noise_alone_lead_back():
+    """On a grid that begins where the data are seen, encoding has all that it needs."""
+    sampler = PredictorCorrector(
+        RungeKutta("heun", "sigma"), steps=39, grid=KarrasGrid(sigma_max=5.0)
+    )
+    chain = VP().discretize(400, zero_terminal_snr=True)
+    exact = GaussianScore(chain, torch.zeros(2), torch.ones(2))  # whose flow stands still
+    x0 = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    latent = sampler.encode(chain, exact, x0).x
+    back = sampler(chain, exact, (3, 2), x_init=latent).x
+    torch.testing.assert_close(back, x0, rtol=0, atol=0.02)
 
 
 # Training

@@ -87,7 +87,7 @@ class ImportanceTimes:
         eps: First time > 0, where the density is wanted; the process's `eps` where not given.
 
     Raises:
-        ValueError: At the first draw, if eps is not in (0, T).
+        ValueError: At the first draw, if eps is not in (0, T), or the process ends in noise alone.
 
     Reference: Song et al. 2021b, arXiv:2101.09258 (section 5.1); Kingma et al. 2021,
     arXiv:2107.00630 (appendix I.1) for the strata.
@@ -103,6 +103,7 @@ class ImportanceTimes:
         u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
         if self.stratified:
             u = (torch.arange(n, device=device) + u) / n
+        sde.check_signal("a draw of times uniform in log_snr")
         eps = sde.eps if self.eps is None else sde.check_end(self.eps)
         ends = torch.tensor([eps, sde.T], dtype=torch.float64, device=device)
         first, last = sde.log_snr(ends).unbind()
