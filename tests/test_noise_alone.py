@@ -714,6 +714,28 @@ def test_the_loss_of_the_data_is_the_weighted_loss_of_the_score():
         DataPrediction(sde, "snr")
 
 
+@pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)])
+def test_the_error_of_v_counts_the_same_in_any_range(data_range):
+    """With weighting v the loss is the mean squared error of v, in which data are in [−1, 1]."""
+    sde, half = VP(), (data_range[1] - data_range[0]) / 2
+
+    class Off(torch.nn.Module):
+        def forward(self, x, c_noise):
+            return torch.zeros_like(x)
+
+    model = ScoreModel(Off(), sde, "v", data_range=data_range)
+    x0 = torch.rand(40, 3, **DOUBLE) * 2 * half + data_range[0]
+    t = torch.linspace(0.01, 0.9, 40, **DOUBLE)
+    loss = DataPrediction(sde, "v", lambda *_: t, data_range=data_range)
+    value = loss(model, x0, torch.Generator().manual_seed(0))
+    z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None] / half
+    centred = (x0 - sum(data_range) / 2) / half
+    r = (alpha.square() + sigma.square()).sqrt()
+    v = (alpha * z - sigma * centred) / r  # of which the network says 0
+    torch.testing.assert_close(value, v.square().mean(), rtol=1e-10, atol=0)
+
+
 def test_times_in_the_log_snr_never_reach_the_last_level():
     """Its λ is −∞: a stratified draw there has no end, and is refused."""
     with pytest.raises(ValueError, match="log_snr"):

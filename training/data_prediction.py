@@ -14,6 +14,7 @@ from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
 from .times import TimeDistribution, uniform_times
+from .weighting import half_width
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +40,7 @@ WEIGHTS: dict[str, Weight] = {"v": _v, "truncated": _truncated, "uniform": _unif
 class DataPrediction(Loss):
     """The weighted squared error of the data prediction D.
 
-        E_t E_{x_0, c, z} w(t) ‖D(x_t, t | c) − x_0‖²,   x_t = α(t) x_0 + σ(t) z
+        E_t E_{x_0, c, z} w(t) ‖D(x_t, t | c) − x_0‖²/h²,   x_t = α(t) x_0 + σ(t) z
 
     Its minimum is that of denoising score matching, w σ²/α² times which it is where α > 0. Where
     α = 0, at the last level of a chain of zero terminal SNR, D is all that can be learned, and the
@@ -48,22 +49,31 @@ class DataPrediction(Loss):
 
     Args:
         sde: Process.
-        weighting: `v` (w = 1 + α²/σ²), `truncated` (w = max(1, α²/σ²)) or `uniform` (w = 1).
+        weighting: `v` (w = 1 + 1/σ̃²), `truncated` (w = max(1, 1/σ̃²)) or `uniform` (w = 1), where
+            σ̃ = σ/(α h) is the noise next to data in [−1, 1].
         times: Distribution of t; uniform on [eps, T], or uniform levels, where not given.
+        data_range: Interval of the data, whose half width is h; where not given, the data have no
+            fixed range (h = 1).
 
     Raises:
-        ValueError: Unknown weighting.
+        ValueError: Unknown weighting, or an empty range.
 
     Reference: Salimans & Ho 2022, arXiv:2202.00512 (section 4); Lin et al. 2024, arXiv:2305.08891
     (section 3.2).
     """
 
     def __init__(
-        self, sde: SDE, weighting: str = "v", times: TimeDistribution = uniform_times
+        self,
+        sde: SDE,
+        weighting: str = "v",
+        times: TimeDistribution = uniform_times,
+        *,
+        data_range: tuple[float, float] | None = None,
     ) -> None:
         if weighting not in WEIGHTS:
             raise ValueError(f"unknown weighting '{weighting}'. Available: {', '.join(WEIGHTS)}")
         self.sde, self.weight, self.times = sde, WEIGHTS[weighting], times
+        self.half = half_width(data_range)
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
@@ -82,6 +92,6 @@ class DataPrediction(Loss):
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         x = self.sde.perturb(x0, t, z)
         data = like(x0, model(x, t, *told(condition), predict="denoise"), "the data prediction")
-        errors = widened(data - x0).square()
-        weight = self.weight(self.sde.alpha(t), self.sde.sigma(t))
+        errors = (widened(data - x0) / self.half).square()
+        weight = self.weight(self.sde.alpha(t), self.sde.sigma(t) / self.half)
         return (expand(weight, errors) * errors).mean()
