@@ -125,7 +125,7 @@ class _Job:
         self._done = Semaphore(0)
 
     def run(self, read: Read, part: int) -> None:
-        """Read one of the parts, unless nobody wants it any more."""
+        """Read one of the parts, unless it is no longer wanted."""
         try:
             if self.wanted and self.error is None:
                 size = len(self.positions)

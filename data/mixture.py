@@ -13,11 +13,50 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .memory import InMemory
-from .toy import LABELLED, splits
+from .toy import Points
 
 
-class EightGaussians(InMemory):
+class _Gaussians(Points):
+    """Points from a mixture of Gaussians.
+
+    Attributes:
+        weights: w, float64 (K,).
+        means: μ, float64 (K, 2).
+        covariances: diag s², float64 (K, 2, 2).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        law: _GaussianLaw,
+        n: int,
+        n_test: int,
+        seed: int,
+        condition: str | None,
+    ) -> None:
+        self._law = law
+        self.weights, self.means, self.covariances = law.weights, law.means, law.covariances
+        super().__init__(name, law.draw, n, n_test, seed, condition)
+
+    @property
+    def entropy(self) -> float:
+        """Differential entropy in nats, to 1e-5.
+
+        -Σ_k w_k ∫ N(z; 0, I) log p(μ_k + s_k z) dz by the trapezoidal rule on a square grid over
+        |z_i| ≤ 8, refined until two grids agree to 1e-5; for smooth, fast-falling integrands the
+        rule converges exponentially. No grid is wider than half the smallest standard deviation.
+
+        Raises:
+            ValueError: the largest std of an axis is more than 16 times its smallest.
+        """
+        return self._law.entropy
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats at x, shape (..., 2); float64 (...,)."""
+        return self._law.log_prob(x)
+
+
+class EightGaussians(_Gaussians):
     """Eight equal Gaussians on a circle, of radius 1.40 and standard deviation 0.14.
 
     Before standardisation the radius is 2 and the standard deviation 0.2, so that each coordinate
@@ -42,26 +81,11 @@ class EightGaussians(InMemory):
         scale = 1 / math.sqrt(2**2 / 2 + 0.2**2)
         angles = [math.pi * k / 4 for k in range(8)]
         means = [(2 * scale * math.cos(a), 2 * scale * math.sin(a)) for a in angles]
-        self._law = law = _GaussianLaw([1 / 8] * 8, means, [0.2 * scale] * 8)
-        self.weights, self.means, self.covariances = law.weights, law.means, law.covariances
-        super().__init__(
-            "eightgaussians",
-            lambda: splits(law.draw, n, n_test, seed, condition),
-            condition=condition,
-            unlabelled=LABELLED,
-        )
-
-    @property
-    def entropy(self) -> float:
-        """Differential entropy in nats, by the quadrature that `Mixture.entropy` describes."""
-        return self._law.entropy
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats at x, shape (..., 2); float64 (...,)."""
-        return self._law.log_prob(x)
+        law = _GaussianLaw([1 / 8] * 8, means, [0.2 * scale] * 8)
+        super().__init__("eightgaussians", law, n, n_test, seed, condition)
 
 
-class Mixture(InMemory):
+class Mixture(_Gaussians):
     """A mixture of Gaussians with axis-parallel covariances, p(x) = Σ_k w_k N(x; μ_k, diag s_k²).
 
     It is taken as given, without standardisation; the default has mean 0 and standard deviations
@@ -103,31 +127,8 @@ class Mixture(InMemory):
         seed: int = 0,
         condition: str | None = None,
     ) -> None:
-        self._law = law = _GaussianLaw(weights, means, std)
-        self.weights, self.means, self.covariances = law.weights, law.means, law.covariances
-        super().__init__(
-            "mixture",
-            lambda: splits(law.draw, n, n_test, seed, condition),
-            condition=condition,
-            unlabelled=LABELLED,
-        )
-
-    @property
-    def entropy(self) -> float:
-        """Differential entropy in nats, to 1e-5.
-
-        -Σ_k w_k ∫ N(z; 0, I) log p(μ_k + s_k z) dz by the trapezoidal rule on a square grid over
-        |z_i| ≤ 8, refined until two grids agree to 1e-5; for smooth, fast-falling integrands the
-        rule converges exponentially. No grid is wider than half the smallest standard deviation.
-
-        Raises:
-            ValueError: the largest std of an axis is more than 16 times its smallest.
-        """
-        return self._law.entropy
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats at x, shape (..., 2); float64 (...,)."""
-        return self._law.log_prob(x)
+        law = _GaussianLaw(weights, means, std)
+        super().__init__("mixture", law, n, n_test, seed, condition)
 
 
 class _GaussianLaw:

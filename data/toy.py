@@ -25,7 +25,38 @@ _ROLL_NOISE = 0.5
 _BOARD_SCALE = math.sqrt(3 / 4)  # a coordinate is uniform on [-2, 2], of variance 4 / 3
 
 
-class Moons(InMemory):
+class Points(InMemory):
+    """Points in the plane, drawn once; a subclass says from which law.
+
+    Args:
+        name: short name for messages.
+        draw: (n, generator) → points (n, 2) and the component that each comes from, (n,) or None.
+        n, n_test: number of training and test points, ≥ 1.
+        seed: of the draw, any integer.
+        condition: "label" puts the components into batches; None does not.
+
+    Raises:
+        ValueError: n or n_test below 1, or an impossible condition.
+    """
+
+    def __init__(
+        self, name: str, draw: Draw, n: int, n_test: int, seed: int, condition: str | None
+    ) -> None:
+        def part(which: str, count: int) -> Split:
+            points, component = draw(count, stream(which, seed))
+            # Without a condition points are known by their places alone.
+            return Split(points.float(), None if condition is None else component)
+
+        def read() -> tuple[Split, Split]:
+            for which, count in (("n", n), ("n_test", n_test)):
+                if count < 1:
+                    raise ValueError(f"{which} must be an integer ≥ 1, got {count}")
+            return part("train", n), part("test", n_test)
+
+        super().__init__(name, read, condition=condition, unlabelled=LABELLED)
+
+
+class Moons(Points):
     """Two interleaved half circles, (cos a, sin a) and (1 - cos a, 1/2 - sin a), a ~ U[0, pi].
 
     Noise N(0, 0.05²) is added to both coordinates before they are standardised.
@@ -45,15 +76,10 @@ class Moons(InMemory):
     def __init__(
         self, n: int = 20000, n_test: int = 2000, seed: int = 0, condition: str | None = None
     ) -> None:
-        super().__init__(
-            "moons",
-            lambda: splits(_draw_moons, n, n_test, seed, condition),
-            condition=condition,
-            unlabelled=LABELLED,
-        )
+        super().__init__("moons", _draw_moons, n, n_test, seed, condition)
 
 
-class SwissRoll(InMemory):
+class SwissRoll(Points):
     """A spiral of one and a half turns, t (cos t, sin t), t ~ U[3 pi / 2, 9 pi / 2].
 
     Noise N(0, 0.5²) is added to both coordinates before they are standardised.
@@ -73,15 +99,10 @@ class SwissRoll(InMemory):
     def __init__(
         self, n: int = 20000, n_test: int = 2000, seed: int = 0, condition: str | None = None
     ) -> None:
-        super().__init__(
-            "swissroll",
-            lambda: splits(_draw_roll, n, n_test, seed, condition),
-            condition=condition,
-            unlabelled=LABELLED,
-        )
+        super().__init__("swissroll", _draw_roll, n, n_test, seed, condition)
 
 
-class Checkerboard(InMemory):
+class Checkerboard(Points):
     """Uniform on the 8 equal-coloured squares of a 4 x 4 board of side 2 sqrt(3): p = 1/6 on them.
 
     The entropy is the logarithm of the area, log 6.
@@ -103,12 +124,7 @@ class Checkerboard(InMemory):
     def __init__(
         self, n: int = 20000, n_test: int = 2000, seed: int = 0, condition: str | None = None
     ) -> None:
-        super().__init__(
-            "checkerboard",
-            lambda: splits(_draw_board, n, n_test, seed, condition),
-            condition=condition,
-            unlabelled=LABELLED,
-        )
+        super().__init__("checkerboard", _draw_board, n, n_test, seed, condition)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats at x, shape (..., 2); float64 (...,), -inf outside the squares."""
@@ -116,21 +132,6 @@ class Checkerboard(InMemory):
         inside = ((square >= 0) & (square <= 3)).all(-1) & (square.sum(-1) % 2 == 0)
         outside = torch.full_like(square[..., 0], -math.inf)
         return outside.masked_fill(inside, -self.entropy)
-
-
-def splits(
-    draw: Draw, n: int, n_test: int, seed: int, condition: str | None
-) -> tuple[Split, Split]:
-    """Draw the train and the test part from generators of their own; labels where asked for."""
-    for name, count in (("n", n), ("n_test", n_test)):
-        if count < 1:
-            raise ValueError(f"{name} must be an integer ≥ 1, got {count}")
-    train, test = (
-        draw(count, stream(part, seed)) for part, count in (("train", n), ("test", n_test))
-    )
-    if condition is None:  # points are known by their places alone
-        return Split(train[0].float(), None), Split(test[0].float(), None)
-    return Split(train[0].float(), train[1]), Split(test[0].float(), test[1])
 
 
 def _draw_moons(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,14 +209,18 @@ class ScoreModel(nn.Module):
 
     def _check_conditional(self) -> None:
         """Raise ValueError if the network takes no condition."""
+        if not self._conditional:
+            raise ValueError(
+                f"{type(inner(self.net)).__name__} takes no condition; use a network whose forward "
+                "is (x, c_noise, condition), such as UNet(classes=K)"
+            )
+
+    @cached_property
+    def _conditional(self) -> bool:
+        """Whether the network takes a condition, read once: every evaluation with one asks."""
         parameters = inspect.signature(getattr(inner(self.net), "forward", self.net)).parameters
         wide = inspect.Parameter.VAR_POSITIONAL
-        if "condition" in parameters or any(p.kind == wide for p in parameters.values()):
-            return
-        raise ValueError(
-            f"{type(inner(self.net)).__name__} takes no condition; use a network whose forward is "
-            "(x, c_noise, condition), such as UNet(classes=K)"
-        )
+        return "condition" in parameters or any(p.kind == wide for p in parameters.values())
 
     def _own_type(self, default: torch.dtype) -> torch.dtype:
         """Type of the network's first parameter; a default where it has none."""

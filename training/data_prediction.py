@@ -8,12 +8,10 @@ from torch import Tensor
 
 from scoresde.sde import SDE, expand
 from scoresde.sde.broadcast import widened
-from scoresde.sde.checks import check_floating
-from scoresde.sde.precision import check_range
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
-from .times import TimeDistribution, uniform_times
+from .times import TimeDistribution, noisy, uniform_times
 from .weighting import half_width
 
 Weight = Callable[[Tensor, Tensor], Tensor]
@@ -86,11 +84,7 @@ class DataPrediction(Loss):
             generator: Source of t and z, on x_0's device.
         """
         x0, condition = parted(batch)
-        check_floating("x0", x0)
-        check_range(self.sde, x0.dtype, self.sde.eps)
-        t = self.times(self.sde, len(x0), generator, x0.device)
-        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        x = self.sde.perturb(x0, t, z)
+        x, t, _ = noisy(self.sde, self.times, x0, generator)
         data = like(x0, model(x, t, *told(condition), predict="denoise"), "the data prediction")
         errors = (widened(data - x0) / self.half).square()
         weight = self.weight(self.sde.alpha(t), self.sde.sigma(t) / self.half)

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from scoresde.sde import SDE, expand
 from scoresde.sde.broadcast import widened
-from scoresde.sde.checks import check_floating
-from scoresde.sde.precision import check_range
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
-from .times import TimeDistribution, uniform_times
+from .times import TimeDistribution, noisy, uniform_times
 from .weighting import choose_weighting
 
 
@@ -81,11 +79,8 @@ class DenoisingScoreMatching(Loss):
             generator: Source of t and z, on x_0's device.
         """
         x0, condition = parted(batch)
-        check_floating("x0", x0)
-        check_range(self.sde, x0.dtype, self.sde.eps)
-        t = self.times(self.sde, len(x0), generator, x0.device)
-        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        s = like(x0, model(self.sde.perturb(x0, t, z), t, *told(condition)))
+        x, t, z = noisy(self.sde, self.times, x0, generator)
+        s = like(x0, model(x, t, *told(condition)))
         residual = expand(self.sde.sigma(t), x0) * s + z
         errors = widened(residual).square().flatten(1)
         errors = errors.mean(1) if self.reduce == "mean" else 0.5 * errors.sum(1)

@@ -7,11 +7,35 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
+from scoresde.sde.checks import check_floating
+from scoresde.sde.precision import check_range
 
 from .weighting import half_width
 
 TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Tensor]
 """(sde, n, generator, device) → times, float64, shape (n,)."""
+
+
+def noisy(
+    sde: SDE, times: TimeDistribution, x0: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One draw of t and z for each sample: x_t = α(t) x_0 + σ(t) z, t and z.
+
+    Args:
+        sde: Process.
+        times: Distribution of t.
+        x0: Data, shape (B, *), floating point.
+        generator: Source of t and z, on x0's device.
+
+    Raises:
+        TypeError: x0 is not floating point.
+        ValueError: Its type cannot hold the states of the process.
+    """
+    check_floating("x0", x0)
+    check_range(sde, x0.dtype, sde.eps)
+    t = times(sde, len(x0), generator, x0.device)
+    z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    return sde.perturb(x0, t, z), t, z
 
 
 def uniform_times(
