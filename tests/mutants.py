@@ -18,17 +18,17 @@ from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from importlib.util import spec_from_file_location
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.places import ROOT
+
 LIMIT = 600  # seconds after which a mutant counts as noticed: it does not end
 
 PLANS = [
-    "tests/test_published_steps.py",
-    "tests/test_presets.py",
-    "tests/test_orders.py",
-    "tests/test_identities.py",
-    "tests/test_cells.py",
+    "tests/samplers/test_published_steps.py",
+    "tests/samplers/test_presets.py",
+    "tests/samplers/test_orders.py",
+    "tests/samplers/test_identities.py",
+    "tests/test_compatibility.py",
 ]
 # Functions that hold coefficients, and the tests that must notice a change in them.
 TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
@@ -53,27 +53,27 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "samplers/restart.py": (("plan",), PLANS),
     "samplers/predictors.py": (
         ("coefficients", "_loss", "calibrate", "transition", "step"),
-        [*PLANS, "tests/test_samplers.py", "tests/test_golden_samplers.py"],
+        [*PLANS, "tests/samplers/test_samplers.py", "tests/samplers/test_golden_samplers.py"],
     ),
     "samplers/solver.py": (
         ("advance", "denoising_step", "from_noise_alone"),
-        [*PLANS, "tests/test_noise_alone.py"],
+        [*PLANS, "tests/samplers/test_noise_alone.py"],
     ),
     "samplers/folding.py": (
         ("fold", "merge", "_combine", "_sum"),
-        [*PLANS, "tests/test_noise_alone.py"],
+        [*PLANS, "tests/samplers/test_noise_alone.py"],
     ),
     "samplers/correctors.py": (
         ("step", "step_size", "levels"),
         [
-            "tests/test_published_steps.py",
-            "tests/test_samplers.py",
-            "tests/test_golden_samplers.py",
+            "tests/samplers/test_published_steps.py",
+            "tests/samplers/test_samplers.py",
+            "tests/samplers/test_golden_samplers.py",
         ],
     ),
     # Its controller decides how long steps are, not what they are worth.
-    "samplers/adaptive.py": (("_trial",), ["tests/test_adaptive_sde.py"]),
-    "samplers/wiener.py": (("take", "put_back"), ["tests/test_adaptive_sde.py"]),
+    "samplers/adaptive.py": (("_trial",), ["tests/samplers/test_adaptive_sde.py"]),
+    "samplers/wiener.py": (("take", "put_back"), ["tests/samplers/test_adaptive_sde.py"]),
 }
 
 

@@ -32,8 +32,7 @@ from scoresde.samplers.presets import unipc
 from scoresde.sde import EDM, VE, VP
 from scoresde.sde.precision import computing_dtype
 from scoresde.training import DenoisingScoreMatching
-
-from .conftest import CHAINS, PROCESSES
+from tests.conftest import CHAINS, PROCESSES
 
 HALVES = [torch.float16, torch.bfloat16]
 WIDE = {"ve": VE(0.01, 378.0), "edm": EDM(sigma_max=500.0), "ncsn": VE(0.01, 378.0).discretize(60)}

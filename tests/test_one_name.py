@@ -20,11 +20,10 @@ from scoresde.models import ScoreModel
 from scoresde.sde import VP, Described, SubVP, construct, describe
 from scoresde.sde.description import FORMER, current_name, current_names
 from scoresde.training import checkpoint
+from tests.experiments.runs import start
+from tests.places import ROOT
 
-from .runs import start
-
-ROOT = Path(__file__).resolve().parents[1]
-OLD = Path(__file__).parent / "old"  # written before the packages had one name
+OLD = ROOT / "tests" / "old"  # written before the packages had one name
 
 # Ten lines of a user's, in a folder with packages of its own that are called as ours.
 SCRIPT = """

@@ -1,0 +1,326 @@
+"""task=likelihood: parts, interruptions, shards, and data held against each other."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoresde.evaluation.plots import save_histograms
+from scoresde.evaluation.typicality import auroc, typicality
+from scoresde.experiments import split
+from scoresde.models import ScoreModel
+from scoresde.sde import VP
+from tests.experiments.test_run import POINTS, call, fails
+
+TINY = ["model.net.nf=4", "model.net.num_res_blocks=1", "train.steps=2", "train.batch_size=8"]
+FEW = ["evaluate.samples=4", "evaluate.pictures=4", "evaluate.frames=3", "evaluate.quality=false"]
+SCORE = ["task=likelihood", "evaluate.likelihood_samples=6", "evaluate.batch_size=2"]
+LOOSE = ["evaluate.rtol=0.01", "evaluate.atol=0.01"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on the digits, hardly trained."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        call(patch, folder, *TINY, *FEW, "sampler=fast", "evaluate.likelihood=false")
+    return folder
+
+
+def score(monkeypatch, digits, folder, *arguments):
+    checkpoint = f"checkpoint={digits}"
+    return call(monkeypatch, folder, checkpoint, *TINY, *SCORE, *LOOSE, *arguments)
+
+
+def saved(folder):
+    with np.load(folder / "likelihood.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
+    result = score(monkeypatch, digits, tmp_path / "run", "evaluate.vlb=10", "evaluate.terms=3")
+    assert result["likelihood_samples"] == 6 and result["bound"] is True
+    assert result["dequantization"] == "uniform" and result["levels"] == 17
+    assert result["vlb"]["terms"] == 3 and result["vlb"]["bits_per_dim"] > 0
+    columns = saved(tmp_path / "run")
+    assert columns["index"].tolist() == list(range(6))
+    bits = -columns["log_prob"] / (64 * math.log(2))
+    np.testing.assert_allclose(columns["bits_per_dim"], bits, rtol=1e-12)
+    assert result["bits_per_dim"] == pytest.approx(bits.mean())
+    assert result["bits_per_dim_error"] == pytest.approx(bits.std(ddof=1) / math.sqrt(6))
+    parts = sorted(path.name for path in (tmp_path / "run" / "likelihood").glob("*.npz"))
+    assert parts == ["0000000.npz", "0000002.npz", "0000004.npz"]
+    with Image.open(tmp_path / "run" / "likelihood.png") as picture:
+        assert picture.size[0] > 300
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
+    """Stopped after two parts of three: repeated, the command does the rest, to equal numbers."""
+    whole = score(monkeypatch, digits, tmp_path / "whole")
+    done, evaluate = [], split.Evaluator.__call__
+
+    def stops(self, raw, index, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(index)
+        return evaluate(self, raw, index, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(split.Evaluator, "__call__", stops)
+        with pytest.raises(SystemExit) as stop:
+            score(monkeypatch, digits, tmp_path / "run")
+    assert stop.value.code == 130
+    assert not (tmp_path / "run" / "result.json").exists()
+    # A part that was cut off in the middle is no part.
+    path = tmp_path / "run" / "likelihood" / "0000002.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    again = []
+
+    def counts(self, raw, index, **options):
+        again.append(index)
+        return evaluate(self, raw, index, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(split.Evaluator, "__call__", counts)
+        result = score(monkeypatch, digits, tmp_path / "run")
+    assert again == [[2, 3], [4, 5]]
+    assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
+    for name, column in saved(tmp_path / "run").items():
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(column, saved(tmp_path / "whole")[name], rtol=1e-6)
+
+
+def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsys, digits):
+    """Nobody joins the rest as if it were the whole."""
+    shards = ["evaluate.shards=2", "evaluate.shard=1"]
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", *shards)
+    path = tmp_path / "run" / "likelihood" / "0000002.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+    assert "1 parts are left to other shards" in capsys.readouterr().out
+    result = score(monkeypatch, digits, tmp_path / "run", *shards)
+    assert result["likelihood_samples"] == 6
+    assert saved(tmp_path / "run")["index"].tolist() == list(range(6))
+    done = [f"checkpoint={digits}", *TINY, *SCORE, *LOOSE, *shards]
+    assert "already holds a result.json" in fails(capsys, monkeypatch, tmp_path / "run", *done)
+
+
+def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
+    """A run that has trained on, or another in its place, is not mixed in."""
+    copy = tmp_path / "copy"
+    shutil.copytree(digits, copy)
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, copy, tmp_path / "run", "evaluate.shards=2")
+    file = max((copy / "checkpoints").glob("step_*.pt"))
+    state = torch.load(file, weights_only=True)
+    next(iter(state["ema"]["model"].values())).add_(1)
+    torch.save(state, file)
+    file.with_suffix(".sha256").unlink()
+    arguments = [f"checkpoint={copy}", *TINY, *SCORE, *LOOSE, "evaluate.shards=2"]
+    sentence = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
+    assert "holds likelihoods by other settings (weights)" in sentence
+
+
+def test_bounds_may_be_asked_for_later_and_in_batches(tmp_path, monkeypatch, digits):
+    """They change no part; six samples in batches of two are the six at once."""
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+    bounds = ["evaluate.elbo=true", "evaluate.terms=3"]
+    late = ["evaluate.shards=2", "evaluate.shard=1", *bounds]
+    parts = score(monkeypatch, digits, tmp_path / "run", *late)
+    whole = score(monkeypatch, digits, tmp_path / "whole", *bounds, "evaluate.batch_size=6")
+    assert parts["elbo"]["samples"] == 6
+    assert parts["elbo"]["bits_per_dim"] == pytest.approx(whole["elbo"]["bits_per_dim"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (["evaluate.divergence=hutch++", "evaluate.probes=4"], "must be a multiple of 3, got 4"),
+        (["evaluate.divergence=hutch++", "evaluate.probes=300"], "takes at most 192 probes"),
+        (["sde=ncsn", "evaluate.vlb=1000"], "1000 steps"),
+    ],
+)
+def test_what_could_only_fail_at_the_end_fails_at_once(
+    tmp_path, monkeypatch, capsys, settings, sentence
+):
+    assert sentence in fails(capsys, monkeypatch, tmp_path / "run", *TINY, *FEW, *settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
+    whole = score(monkeypatch, digits, tmp_path / "whole")
+    with pytest.raises(FileNotFoundError):  # no result.json yet
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=1")
+    assert "2 parts are left to other shards" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "run" / "likelihood").glob("*.npz")] == ["0000002.npz"]
+    result = score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=0")
+    assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
+
+
+def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys, digits):
+    """The flows are one flow in other clocks: equal noise at eps, equal bits/dim to 1e-3."""
+    arguments = ["evaluate.rtol=1e-3", "evaluate.atol=1e-3", "evaluate.control=false"]
+    vp = score(monkeypatch, digits, tmp_path / "vp", *arguments, "evaluate.eps=0.001")
+    noise = (VP().sigma(torch.tensor(1e-3)) / VP().alpha(torch.tensor(1e-3))).item()
+    edm = [*arguments, "sde=edm", f"evaluate.eps={noise}"]
+    taken = score(monkeypatch, digits, tmp_path / "edm", *edm, "transfer=true")
+    assert taken["bits_per_dim"] == pytest.approx(vp["bits_per_dim"], abs=1e-3)
+    checkpoint = f"checkpoint={digits}"
+    refused = fails(capsys, monkeypatch, tmp_path / "no", checkpoint, *TINY, *SCORE, *edm)
+    assert "checkpoint SDE is VP, requested EDM; transfer=true takes" in refused
+    sentence = fails(capsys, monkeypatch, tmp_path / "new", *TINY, *FEW, "transfer=true")
+    assert "it needs checkpoint=RUN, model.parameterization=edm" in sentence
+
+
+def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
+    """A loss of its own least time, and a density of the process's."""
+    times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate.likelihood=false"]
+    call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler=fast", *times)
+    given = (f"checkpoint={tmp_path / 'train'}", *TINY, *SCORE, *LOOSE)
+    capsys.readouterr()
+    call(monkeypatch, tmp_path / "below", *given)
+    assert "trained at times from 0.01, scored from 1e-05" in capsys.readouterr().out
+    call(monkeypatch, tmp_path / "there", *given, "evaluate.eps=1e-2")
+    assert "trained at times" not in capsys.readouterr().out
+
+
+def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
+    with pytest.raises(FileNotFoundError):
+        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+    arguments = [f"checkpoint={digits}", *TINY, *SCORE, *LOOSE, "seed=1"]
+    sentence = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
+    assert "holds likelihoods by other settings (seed)" in sentence
+
+
+def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
+    """White noise against digits: the picture, and areas under the curve that are shares."""
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    other = ["data@against=folder", f"against.root={folder}", "against.channels=1"]
+    with pytest.raises(SystemExit):
+        score(monkeypatch, digits, tmp_path / "run", *other)  # 256 levels are not 17
+    points = call(
+        monkeypatch,
+        tmp_path / "points",
+        *POINTS,
+        "train.steps=2",
+        "train.batch_size=8",
+        *FEW,
+        "evaluate.likelihood=false",
+    )
+    result = call(
+        monkeypatch,
+        tmp_path / "score",
+        *POINTS,
+        "train.steps=2",
+        "train.batch_size=8",
+        *SCORE,
+        f"checkpoint={points['run_dir']}",
+        "data@against=moons",
+        *LOOSE,
+    )
+    assert result["against"]["data"] == "moons" and result["against"]["samples"] == 6
+    for kind in ("likelihood", "typicality"):
+        assert 0 <= result["against"][f"auroc_{kind}"] <= 1
+    assert (tmp_path / "score" / "likelihood.png").exists()
+    assert "log_likelihood" in result and "bound" not in result
+    far = call(
+        monkeypatch,
+        tmp_path / "far",
+        *POINTS,
+        "train.steps=2",
+        "train.batch_size=8",
+        *SCORE,
+        f"checkpoint={points['run_dir']}",
+        *(
+            "data@against=mixture",
+            "against.means=[[9,9]]",
+            "against.weights=[1]",
+            "against.std=[1]",
+        ),
+        *LOOSE,
+    )
+    # Other data of the same name stay other data, and what is less likely is more foreign.
+    assert far["log_likelihood"] == result["log_likelihood"]
+    assert far["against"]["mean"] < far["log_likelihood"]
+    assert far["against"]["auroc_likelihood"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["task=likelihood"], "task=likelihood scores a trained model; add checkpoint=RUN"),
+        (["evaluate.shards=2"], "evaluate.shards belongs to task=likelihood, got task=generate"),
+        (["evaluate.shard=3"], "evaluate.shard must be below evaluate.shards=1, got 3"),
+        (["data@against=moons"], "data@against belongs to task=likelihood, got task=generate"),
+        (["data@against=mooons"], "unknown data='mooons'. Did you mean data=moons?"),
+        (["evaluate.divergence=trace"], "unknown evaluate.divergence 'trace'. Available: exact"),
+        (["evaluate.dequantization=x"], "unknown evaluate.dequantization 'x'. Available: uniform"),
+        (["evaluate.variance=learned"], "needs model.learned_variance=true"),
+        (["evaluate.eps=7"], "eps must be in (0, T=1.0), got 7"),
+        (["evaluate.vlb=1"], "evaluate.vlb must be an integer ≥ 2, got 1"),
+        (["loss=hybrid"], "loss=hybrid trains a variance; add model.learned_variance=true"),
+        (["evaluate.dequantization=variational"], "needs evaluate.dequantizer=RUN, got null"),
+        (["task=dequantizer"], "trains beside a score; add dequantizer.score=RUN, got null"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
+    errors = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
+    assert sentence in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_typicality_and_the_area_under_the_curve():
+    inside, outside = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 5.0])
+    assert typicality(outside, inside).tolist() == [0.0, 3.0]
+    # Pairs in which outside is higher: 2 > 1, 2 = 2 (half), 5 > all three: 4.5 of 6.
+    assert auroc(inside, outside) == pytest.approx(0.75)
+    assert auroc(outside, inside) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="must have shapes"):
+        typicality(outside, inside[:0])
+
+
+def test_histograms_refuse_what_they_cannot_show(tmp_path):
+    with pytest.raises(ValueError, match="one to three sets"):
+        save_histograms({}, tmp_path / "a.png", "bits/dim")
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_of_a_seed_do_not_depend_on_the_batch(tmp_path, monkeypatch, digits):
+    """Six samples with noise, in batches of 2 and of 6: the same levels of grey."""
+    settings = ["task=sample", "evaluate.samples=6", "evaluate.pictures=2", "sampler.steps=3"]
+    drawn = []
+    for size in (2, 6):
+        folder = tmp_path / f"{size}"
+        call(monkeypatch, folder, f"checkpoint={digits}", *settings, f"evaluate.batch_size={size}")
+        with np.load(folder / "samples.npz", allow_pickle=False) as file:
+            drawn.append(file["samples"])
+    np.testing.assert_array_equal(*drawn)
+    assert len(np.unique(drawn[0], axis=0)) == 6
+
+
+def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
+    """Where the model is NaN for one of six images, five are scored, and the sixth is counted."""
+    evaluate = ScoreModel.score
+
+    def spoiled(self, x, t):
+        s = evaluate(self, x, t)
+        return torch.where((x[:, :, 3:5, 3:5].mean((1, 2, 3), keepdim=True) > 0.9), torch.nan, s)
+
+    monkeypatch.setattr(ScoreModel, "score", spoiled)
+    with pytest.warns(UserWarning, match="of 2 samples have no likelihood, the first of them sam"):
+        result = score(monkeypatch, digits, tmp_path / "run")
+    lost = int((~np.isfinite(saved(tmp_path / "run")["log_prob"])).sum())
+    assert 0 < lost < 6
+    assert result["likelihood_failed"] == lost and result["likelihood_samples"] == 6 - lost
+    assert math.isfinite(result["bits_per_dim"])
