@@ -22,7 +22,7 @@ SAMPLES = 500
 def train_digits(folder: Path) -> Path:
     """Train the default network on the digits with VP, into a folder."""
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "sde=vp", "sampler=dpmpp"]
-    settings = ["evaluate.likelihood=false", f"hydra.run.dir={folder}"]
+    settings = ["evaluate/likelihood=none", f"hydra.run.dir={folder}"]
     subprocess.run([*command, *settings], check=True)
     return folder
 

@@ -1,18 +1,25 @@
 """Evaluation: likelihood and its bounds, sample quality, plots and reports."""
 
+from .bounds import Bounds
 from .control import GaussianControl
 from .dequantization import Cells, TruncatedNormal, Uniform, Variational
-from .divergence import Exact, Hutchinson, HutchPlusPlus
+from .divergence import Exact, ExactOrHutchinson, Hutchinson, HutchPlusPlus
+from .flow import FlowLikelihood
 from .likelihood import log_likelihood
 from .metrics import maximum_mean_discrepancy, sample_quality
+from .quality import ClassifierQuality
 from .quantized import quantized_likelihood
 from .report import result_table, results_table
 from .result import Likelihood
 from .variational import VariationalBound, elbo, variational_bound
 
 __all__ = [
+    "Bounds",
     "Cells",
+    "ClassifierQuality",
     "Exact",
+    "ExactOrHutchinson",
+    "FlowLikelihood",
     "GaussianControl",
     "HutchPlusPlus",
     "Hutchinson",

@@ -53,6 +53,10 @@ class Divergence(ABC):
         """The probes of each sample of x, fixed for a whole solution, shape (B, M, D)."""
         return x.new_empty(len(x), 0, x[0].numel())
 
+    def within(self, dim: int) -> "Divergence":
+        """The rule for samples of so many coordinates, where a rule depends on their number."""
+        return self
+
     def check(self, dim: int) -> None:  # noqa: B027 — most can be used anywhere
         """Raise ValueError if it cannot be used in so many coordinates."""
 
@@ -160,6 +164,32 @@ class HutchPlusPlus(Divergence):
         image = widened(products(rest.to(probes.dtype)))
         image = image - (image @ basis.mT) @ basis
         return inside[:, None] + (image * rest).sum(2)
+
+
+class ExactOrHutchinson(Divergence):
+    """The trace itself for samples of few coordinates, and Hutchinson's estimate for others.
+
+    Args:
+        coordinates: Number of coordinates ≥ 0 up to which the trace is exact.
+        probes: Number K ≥ 1 of Hutchinson's probes.
+
+    Raises:
+        ValueError: A number is not an integer of its range.
+    """
+
+    name = "exact or hutchinson"
+
+    def __init__(self, coordinates: int = 16, probes: int = 1) -> None:
+        self.coordinates = check_count("coordinates", coordinates, 0)
+        self.hutchinson = Hutchinson(probes)
+
+    def within(self, dim: int) -> Divergence:
+        """Either rule."""
+        return Exact() if dim <= self.coordinates else self.hutchinson
+
+    def estimate(self, products: Products, probes: Tensor) -> Tensor:
+        """Refuse to estimate before `within` has chosen a rule."""
+        raise TypeError("ExactOrHutchinson estimates nothing itself; use within(dim)")
 
 
 DIVERGENCES: dict[str, type[Divergence]] = {

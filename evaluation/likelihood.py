@@ -101,7 +101,7 @@ def log_likelihood(
     for name, value, choices in (("method", method, tuple(PAIRS)), ("clock", clock, CLOCKS)):
         if value not in choices:
             raise ValueError(f"unknown {name} '{value}'. Available: {', '.join(choices)}")
-    rule = choose_divergence(divergence)
+    rule = choose_divergence(divergence).within(x[0].numel())
     rule.check(x[0].numel())
     dtype = dtype or x.dtype
     check_resolution(rtol, computing_dtype(score, x.new_empty(0, dtype=dtype)))

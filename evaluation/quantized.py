@@ -68,7 +68,7 @@ def quantized_likelihood(
     cells.check(k)
     samples = check_count("samples", samples, 1)
     rule = choose_dequantization(dequantization)
-    divergence = choose_divergence(settings.get("divergence", "exact"))
+    divergence = choose_divergence(settings.get("divergence", "exact")).within(k[0].numel())
     eps = sde.check_end(sde.eps if eps is None else eps)
     alpha, sigma = (
         c(torch.tensor(eps, dtype=torch.float64)).item() for c in (sde.alpha, sde.sigma)

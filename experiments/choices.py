@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .kinds import check_kind, typed
+from .moved import check_moved
 from .quoting import parse, values
+from .settings import keys
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LISTS = ("logger",)  # groups of which several choices make sense at once
@@ -51,6 +53,7 @@ def check_choices(overrides: list[str], multirun: bool) -> None:
         ValueError: Hydra would refuse the command, or would merge several choices into one.
     """
     for override in overrides:
+        check_moved(override)
         _check_list(override)
     swept = [_swept(override, multirun) for override in overrides]
     if not all(swept):
@@ -63,18 +66,6 @@ def check_choices(overrides: list[str], multirun: bool) -> None:
         for plan in plans:
             _check(plan)
         _check_kinds(overrides, first)
-
-
-def keys(config: DictConfig, prefix: str = "") -> set[str]:
-    """Dotted names of all keys."""
-    names: set[str] = set()
-    for key in config:
-        name = f"{prefix}{key!s}"
-        names.add(name)
-        node = config._get_node(key)
-        if OmegaConf.is_dict(node):
-            names |= keys(node, f"{name}.")  # type: ignore[arg-type]
-    return names
 
 
 def _check_list(override: str) -> None:
@@ -151,7 +142,11 @@ def _explain_keys(overrides: list[str]) -> None:
             continue
         near = difflib.get_close_matches(key, [*known, *groups()], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        siblings = sorted(k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0])
+        siblings = sorted(
+            k
+            for k in known
+            if k.rpartition(".")[0] == key.rpartition(".")[0] and not k.endswith("_target_")
+        )
         raise ValueError(f"unknown key '{key}'.{hint} Keys there: {', '.join(siblings) or 'none'}")
 
 

@@ -11,7 +11,7 @@ LOCK = ".lock"
 STRAYS = (
     *(".result.*.tmp", ".config.*.tmp", ".metrics.*.tmp", ".samples.*.tmp"),
     *(".likelihood.*.tmp", ".*.part"),
-    *("checkpoints/.step_*.tmp", "likelihood/.*.tmp", "against/.*.tmp"),
+    *("checkpoints/.step_*.tmp", "likelihood/.*.tmp", "ood_data/.*.tmp"),
 )
 
 

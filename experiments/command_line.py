@@ -16,6 +16,9 @@ from omegaconf import DictConfig
 from .choices import CONF, check_choices, group_of
 from .quoting import parse, read
 
+# The one pair of tasks that goes together, in either order.
+BOTH = re.compile(r"task=\[\s*(sample\s*,\s*likelihood|likelihood\s*,\s*sample)\s*\]")
+
 
 def check(arguments: list[str]) -> list[str]:
     """The arguments for Hydra, each with the value that the user means.
@@ -42,8 +45,17 @@ def check(arguments: list[str]) -> list[str]:
 
 
 def named(arguments: list[str]) -> list[str]:
-    """The arguments, with the key's whole name where resume=X stands for resume.from=X."""
-    return [re.sub(r"^(\+*)resume=(?!\{)", r"\1resume.from=", one) for one in arguments]
+    """The arguments, with whole names where a short one stands for them.
+
+    resume=X is resume.from=X, and task=[sample,likelihood] is task=likelihood task.draw=true.
+    """
+    whole = []
+    for one in arguments:
+        if BOTH.fullmatch(one):
+            whole += ["task=likelihood", "task.draw=true"]
+        else:
+            whole.append(re.sub(r"^(\+*)resume=(?!\{)", r"\1resume.from=", one))
+    return whole
 
 
 def fail(message: object) -> NoReturn:

@@ -14,14 +14,19 @@ from scoresde.sde import Condition, Score
 from scoresde.sde.checks import check_count
 
 
-def classes_of(cfg: DictConfig, data: Dataset, pretrained: ScoreModel | None) -> int | None:
-    """How many classes a network of this run is told apart; None where it is told none.
+def classes_of(condition: DictConfig, data: Dataset, pretrained: ScoreModel | None) -> int | None:
+    """How many classes a network of a run is conditioned on; None for no condition.
+
+    Args:
+        condition: The section of the configuration.
+        data: Data set.
+        pretrained: A loaded model.
 
     Raises:
-        ValueError: A loaded network is told others than the data have, or none; or the classes to
-            draw are not among them.
+        ValueError: A loaded network has other classes than the data, or none; the data have no
+            labels; or the classes to generate are not among them.
     """
-    if cfg.condition.kind is None:
+    if condition.kind is None:
         return None
     classes = data.classes
     if pretrained is not None:
@@ -30,18 +35,17 @@ def classes_of(cfg: DictConfig, data: Dataset, pretrained: ScoreModel | None) ->
             raise ValueError(
                 "the network of the checkpoint has no class labels; use condition=none"
             )
-        if cfg.task != "sample" and told != classes:
+        if told != classes:
             raise ValueError(
                 f"the network of the checkpoint has {told} classes, and the data have {classes}; "
                 "use the data that it was trained on, or condition=none"
             )
-        classes = told
     if classes is None:
         raise ValueError(
             f"condition=label needs data with labels, and data={data.name} has none; use "
             "data=digits, mixture or eightgaussians, or data=folder with data.labels=folders"
         )
-    _check_draw(cfg.condition.draw, classes)
+    _check_draw(condition.draw, classes)
     return classes
 
 
@@ -57,12 +61,12 @@ def given(model: Any, condition: Condition | None) -> Score:
     return score
 
 
-def labels_to_draw(cfg: DictConfig, model: ScoreModel, count: int) -> Tensor | None:
-    """Labels of so many samples, the classes in turn; None for a model that is told none."""
+def labels_to_draw(condition: DictConfig, model: ScoreModel, count: int) -> Tensor | None:
+    """Labels of so many samples, the classes in turn; None for a model without a condition."""
     classes = getattr(inner(model.net), "classes", None)
-    if classes is None or cfg.condition.kind is None:
+    if classes is None or condition.kind is None:
         return None
-    drawn = _check_draw(cfg.condition.draw, classes)
+    drawn = _check_draw(condition.draw, classes)
     return torch.tensor(drawn)[torch.arange(count) % len(drawn)]
 
 

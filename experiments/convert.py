@@ -51,13 +51,14 @@ def _path(text: str) -> Path:
 
 
 def _read(path: Path, config: Path | None, ema: bool) -> "ScoreModel":
-    from scoresde.experiments.model import load_trained
+    from scoresde.experiments.tasks import Generate
     from scoresde.interop import format_of, load
 
     if format_of(path) == "training":
         if config is not None:
             raise ValueError(f"{path} has its own configuration; leave --config out")
-        return load_trained(path, ema)
+        model: ScoreModel = Generate.load(path, ema=ema)
+        return model
     return load(path, config, ema)
 
 

@@ -8,15 +8,11 @@ from omegaconf import DictConfig
 
 from scoresde.evaluation.report import result_table
 
-from .build import TASKS, build
-from .evaluate import generate, sample, skipped
-from .likelihood import compare_dequantizations
-from .noise_level import measure
+from .build import build
 from .outcome import Job, conclude
 from .pretrained import names
 from .record import Record, save_config
 from .resume import find_start
-from .split import check_settings, score_split
 from .train import make_loggers, save_curve, train
 
 
@@ -30,38 +26,29 @@ def steps(cfg: DictConfig, job: Job) -> None:
     """What a run does, one after the other."""
     folder, choices, begun = job.folder, HydraConfig.get().runtime.choices, time.perf_counter()
     parts = build(cfg)
+    task = parts.task
     start = find_start(parts, folder)
-    if cfg.task == "likelihood" and start is not None:
-        check_settings(parts, start.path, folder)
-    save_config(cfg, folder)
-    entries = {group: choices[group] for group in TASKS[cfg.task]}
+    task.prepare(parts, None if start is None else start.path, folder)
+    save_config(parts.cfg, folder)
+    entries = {group: choices[group] for group in task.groups}
     if parts.pretrained is not None:
-        entries |= names(parts.pretrained) | {"checkpoint": cfg.checkpoint}
+        entries |= names(parts.pretrained) | {"checkpoint": parts.cfg.checkpoint}
     entries["run_dir"] = str(folder)
     print(" · ".join(entries.values()), flush=True)
-    left_out = skipped(parts)
+    left_out = task.skipped(parts)
     record = Record(folder, entries | ({"skipped": left_out} if left_out else {}))
     job.ending.callback(record.close)
-    # Scoring a split may end early, and has nothing to log before its end.
-    if cfg.task != "likelihood":
+    if parts.trains:  # without a training nothing is logged before the end
         record.loggers = make_loggers(parts, folder, start)
     job.built()
     model, training = train(parts, folder, start, record.loggers)
-    if cfg.task == "likelihood":
-        if not score_split(parts, model, record, job.claim):
-            return
-        record.loggers = make_loggers(parts, folder, start)
     record.add({"seconds": {"train": training}})
-    if cfg.checkpoint is None:
+    if parts.trains:
         record.attempt("pictures", lambda: save_curve(folder))
-    if cfg.task == "noise_estimator":
-        measure(parts, model, record)
-    elif cfg.task == "dequantizer":
-        record.add(compare_dequantizations(parts, model))
-    elif cfg.task == "generate":
-        generate(parts, model, record)
-    if cfg.task == "sample" or cfg.draw:
-        sample(parts, model, record)
+    if not task.finish(parts, model, record, job.claim):
+        return
+    if not parts.trains:
+        record.loggers = make_loggers(parts, folder, start)
     record.add({"seconds": {"total": time.perf_counter() - begun}})
     record.finish()
     print(f"\n{result_table(record.entries)}", flush=True)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 # Their numbers are checked, with their bounds, when a run is built.
-CHECKED = ("seed", "train", "evaluate", "estimator", "dequantizer")
+CHECKED = ("seed", "train", "evaluate")
 
 
 def check_kind(key: str, given: Any, default: Any) -> None:

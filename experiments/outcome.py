@@ -25,6 +25,7 @@ from scoresde.training import checkpoint
 from . import sweep
 from .claim import Claim, claim_new
 from .interruption import Interrupted, at_once, handled
+from .model import make
 from .wording import as_typed
 
 # What wrong input raises while a run is built.
@@ -116,8 +117,7 @@ def _claim(cfg: DictConfig) -> Claim:
     folder = Path(hydra.runtime.output_dir)
     named = OmegaConf.to_container(hydra.run, resolve=False)
     assert isinstance(named, dict)
-    tasks = cfg.task if OmegaConf.is_list(cfg.task) else [cfg.task]
-    if "likelihood" in tasks and cfg.evaluate.shards != 1:
+    if make(cfg.task).shared:
         return Claim(folder, shared=True)
     if hydra.mode != RunMode.RUN or not sweep.by_time(named["dir"]):
         return Claim(folder)

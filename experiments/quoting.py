@@ -22,7 +22,7 @@ PATHS = (
     "checkpoint_config",
     "from",
     "estimator",
-    "dequantizer",
+    "flow",
     "score",
     "dir",
 )

@@ -8,31 +8,12 @@ from scoresde.models.names import fitted
 from scoresde.training import checkpoint
 
 from . import pretrained
-from .build import Parts
 from .claim import check_free
 from .identity import data_difference
-from .record import complete, finished
+from .parts import Parts
 from .resumption import resumption
-from .settings import differences
+from .settings import differences, within
 
-Sections = dict[str, tuple[str, ...]]
-# What makes a network the score, or the estimator, that it is.
-MODEL: Sections = {
-    "generate": ("sde", "model", "data.range", "condition.kind"),
-    "noise_estimator": ("sde", "estimator", "data.range"),
-    "dequantizer": ("sde", "dequantizer", "data.range"),
-}
-# With `transfer`: an edm network sees x/α and σ/α alone, in units of the data range, and so is the
-# score of any process.
-ANY_PROCESS: Sections = {"generate": ("model",)}
-# What must be the same for training to go on as if it had never stopped.
-TRAINING: Sections = {
-    "generate": ("sde", "model", "data", "loss", "train", "seed"),
-    "noise_estimator": ("sde", "estimator", "data", "train", "seed"),
-    "dequantizer": ("sde", "dequantizer", "data", "train", "seed", "evaluate.eps"),
-}
-# Whose models a task uses, where it trains none of its own.
-USES = {"likelihood": "generate", "sample": "generate"}
 HARMLESS = (
     *("data.root", "data.workers"),
     *("train.checkpoint_every", "train.keep", "train.log_every"),
@@ -57,7 +38,7 @@ class Start:
         return self.path.parent.parent
 
 
-def find_start(parts: Parts, folder: Path) -> Start | None:
+def find_start(parts: Parts[Any], folder: Path) -> Start | None:
     """The state that `checkpoint` or `resume` asks for; None to start at step 0.
 
     Args:
@@ -76,29 +57,21 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
             "transfer=true takes the edm network of another process: it needs checkpoint=RUN, "
             "model.parameterization=edm, and task=generate or likelihood"
         )
-    start, asked = None, resumption(cfg)
+    task, start, asked = parts.task, None, resumption(cfg)
     if parts.pretrained is not None:
         start = Start(pretrained.state(parts.pretrained), Path(cfg.checkpoint))
     elif cfg.checkpoint is not None:
-        start = _named(Path(cfg.checkpoint), parts, ANY_PROCESS if cfg.transfer else MODEL)
+        # An edm network sees x/α and σ/α alone, in units of the data range, and so is the score
+        # of any process.
+        sections = ("model",) if cfg.transfer else task.model
+        start = _named(Path(cfg.checkpoint), parts, sections)
         _say_untrained(start.state["config"], parts)
     elif asked.start == "auto":
         start = _newest(parts, folder)
     elif asked.start is not None:
-        start = _named(Path(asked.start), parts, TRAINING)
+        start = _named(Path(asked.start), parts, task.training)
     continues = asked.start is not None and start is not None and _same(start.run, folder)
-    trained = bool(checkpoint.available(folder / "checkpoints"))
-    held = trained or finished(folder) is not None
-    if cfg.task == "likelihood" and (trained or complete(folder)):
-        raise ValueError(
-            f"{folder} already holds a result.json or checkpoints; if its likelihoods are done, "
-            "read them there, else use another hydra.run.dir"
-        )
-    if held and not continues and cfg.task != "likelihood":
-        raise ValueError(
-            f"{folder} already holds a run; use resume=auto to continue it, "
-            "or another hydra.run.dir"
-        )
+    task.check_folder(folder, continues)
     if start is not None:
         start = _fitted(start, parts)
         _check_fits(start, parts)
@@ -108,7 +81,7 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
     return start
 
 
-def _fitted(start: Start, parts: Parts) -> Start:
+def _fitted(start: Start, parts: Parts[Any]) -> Start:
     """A start by the names of the run's own network, with the weights that it asks for.
 
     The names in a file tell what wrapped its network; `checkpoint_ema=false` takes the raw weights
@@ -121,7 +94,7 @@ def _fitted(start: Start, parts: Parts) -> Start:
     return replace(start, state=start.state | {"model": fitted(raw, wanted), "ema": average})
 
 
-def _compare_data(start: Start, parts: Parts) -> None:
+def _compare_data(start: Start, parts: Parts[Any]) -> None:
     """Refuse to go on with a training on other data unless that is allowed; else say so."""
     different = data_difference(start.state.get("data"), parts.data)
     if different is None:
@@ -140,14 +113,14 @@ def _compare_data(start: Start, parts: Parts) -> None:
         )
 
 
-def _transfers(parts: Parts) -> bool:
+def _transfers(parts: Parts[Any]) -> bool:
     """Whether this run could take a network that was trained on another process."""
     cfg = parts.cfg
-    scores = USES.get(cfg.task, cfg.task) == "generate" and cfg.checkpoint is not None
+    scores = parts.task.takes == "generate" and cfg.checkpoint is not None
     return scores and cfg.model.get("parameterization") == "edm"
 
 
-def _named(path: Path, parts: Parts, sections: Sections) -> Start:
+def _named(path: Path, parts: Parts[Any], sections: tuple[str, ...]) -> Start:
     """The checkpoint at a path: a file, or a run's folder, of which the newest is taken."""
     path, state = checkpoint.find(path)
     problem = _difference(state["config"], parts, sections)
@@ -156,12 +129,12 @@ def _named(path: Path, parts: Parts, sections: Sections) -> Start:
     return Start(state, path)
 
 
-def _say_untrained(saved: dict[str, Any], parts: Parts) -> None:
+def _say_untrained(saved: dict[str, Any], parts: Parts[Any]) -> None:
     """Say so where a density is asked for at times that the training never drew."""
     cfg = parts.cfg
     trained = ((saved.get("loss") or {}).get("times") or {}).get("eps")
     scored = parts.sde.eps if cfg.evaluate.eps is None else cfg.evaluate.eps
-    scores = cfg.task == "likelihood" or cfg.evaluate.likelihood
+    scores = parts.likelihood is not None
     if trained is not None and scored < trained and scores and not cfg.transfer:
         print(
             f"warning: trained at times from {trained:g}, scored from {scored:g}, where it has "
@@ -170,10 +143,10 @@ def _say_untrained(saved: dict[str, Any], parts: Parts) -> None:
         )
 
 
-def _newest(parts: Parts, folder: Path) -> Start | None:
+def _newest(parts: Parts[Any], folder: Path) -> Start | None:
     """The newest run of this configuration, if possible on these data: here, or next to it."""
     if checkpoint.available(folder / "checkpoints"):
-        return _named(folder, parts, TRAINING)
+        return _named(folder, parts, parts.task.training)
     files = folder.parent.glob("*/checkpoints/step_*.pt")
     newest_first = sorted(((_written(path), path.parent.parent) for path in files), reverse=True)
     other = None
@@ -182,7 +155,10 @@ def _newest(parts: Parts, folder: Path) -> Start | None:
             found = checkpoint.newest(run / "checkpoints")
         except ValueError:  # said already; another run next to it may be whole
             continue
-        if found is not None and _difference(found[1]["config"], parts, TRAINING) is None:
+        if (
+            found is not None
+            and _difference(found[1]["config"], parts, parts.task.training) is None
+        ):
             start = Start(found[1], found[0])
             if data_difference(start.state.get("data"), parts.data) is None:
                 return start
@@ -200,33 +176,32 @@ def _written(path: Path) -> int:
         return 0
 
 
-def _difference(saved: dict[str, Any], parts: Parts, sections: Sections) -> str | None:
+def _difference(saved: dict[str, Any], parts: Parts[Any], sections: tuple[str, ...]) -> str | None:
     """One sentence about what differs in the task's sections, or None."""
-    task = USES.get(parts.cfg.task, parts.cfg.task)
+    task = parts.task
     was = saved.get("task", "generate")  # old runs have no `task` entry
-    if task != was:
-        return f"checkpoint is of task={was}, requested task={task}"
+    if task.takes != was:
+        return f"checkpoint is of task={was}, requested task={task.takes}"
     harmless = set(HARMLESS)
     if parts.cfg.train.decay == "none":  # else the rates of the steps done would have been others
         harmless.add("train.steps")
+    matters = within(sections)
     different = differences(
-        saved,
-        parts.config,
-        lambda key: _within(key, sections[task]) and key not in harmless,
+        task.current(saved), parts.config, lambda key: matters(key) and key not in harmless
     )
     if not different:
         return None
     for key in ("sde._target_", "sde.base._target_"):
         if key in different:
             was, asked = (str(target).rpartition(".")[2] for target in different[key])
-            same = _transfers(parts) and not any(_within(key, ("model",)) for key in different)
+            same = _transfers(parts) and not any(map(within(["model"]), different))
             fix = "; transfer=true takes its edm network all the same" if same else ""
             return f"checkpoint SDE is {was}, requested {asked}{fix}"
     listed = "; ".join(f"{k} is {v[0]}, requested {v[1]}" for k, v in list(different.items())[:4])
     return f"checkpoint differs from what is asked for: {listed}"
 
 
-def _check_fits(start: Start, parts: Parts) -> None:
+def _check_fits(start: Start, parts: Parts[Any]) -> None:
     """Refuse weights of other shapes or not finite, another device, and one that went further."""
     problem = checkpoint.not_finite(start.state["model"])
     if problem is not None:
@@ -255,7 +230,3 @@ def _check_fits(start: Start, parts: Parts) -> None:
 
 def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
-
-
-def _within(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)

@@ -1,16 +1,73 @@
-"""Settings of runs compared, where one of them may be from a time that did not name them all."""
+"""Settings of a run as plain values: copied, changed, shrunk and compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Two steps of everything, for `dry_run=true`.
+DRY: dict[str, Any] = {
+    "train.steps": 2,
+    "train.batch_size": 4,
+    "train.checkpoint_every": 1,
+    "train.log_every": 1,
+    "evaluate.samples.count": 4,
+    "evaluate.samples.pictures": 4,
+    "evaluate.samples.frames": 3,
+    "evaluate.scored": 2,
+    "evaluate.likelihood.rtol": 0.1,
+    "evaluate.likelihood.atol": 0.1,
+    "sampler.steps": 2,
+    "sampler.rtol": 0.1,
+    "sampler.atol": 0.1,
+}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration, or a section of one, as resolved dicts, lists, strings and numbers."""
+    whole = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(whole, dict)
+    return {str(key): value for key, value in whole.items()}
+
+
+def changed(cfg: DictConfig, **sections: Any) -> DictConfig:
+    """A copy of a configuration with other sections, given as plain values."""
+    whole = OmegaConf.to_container(cfg)
+    assert isinstance(whole, dict)
+    copy = OmegaConf.create(whole | sections)
+    assert isinstance(copy, DictConfig)
+    return copy
+
+
+def shrunk(cfg: DictConfig) -> DictConfig:
+    """A copy of a configuration by which a run takes two steps of everything."""
+    small = cfg.copy()
+    known = keys(cfg)
+    for key, value in DRY.items():
+        if key in known:
+            OmegaConf.update(small, key, value)
+    return small
+
+
+def keys(config: DictConfig, prefix: str = "") -> set[str]:
+    """Dotted names of all keys."""
+    names: set[str] = set()
+    for key in config:
+        name = f"{prefix}{key!s}"
+        names.add(name)
+        node = config._get_node(key)
+        if OmegaConf.is_dict(node) and not node._is_none():  # type: ignore[union-attr]
+            names |= keys(node, f"{name}.")  # type: ignore[arg-type]
+    return names
 
 
 def differences(
     old: Any, new: Any, matters: Callable[[str], bool] = lambda key: True
 ) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with both; what one does not name yet is off.
+    """Dotted keys whose values differ, with both; a key that one of them lacks counts as off.
 
     Args:
-        old: Settings, nested dicts and lists.
+        old: Settings, nested dicts and lists; those of an old run may lack keys.
         new: Settings to compare them with.
         matters: Which dotted keys are compared.
     """
@@ -28,3 +85,9 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         leaves |= flat(value, f"{prefix}{key}.")
     return leaves
+
+
+def within(sections: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a dotted key is one of some sections, or lies in one of them."""
+    known = tuple(sections)
+    return lambda key: any(key == one or key.startswith(f"{one}.") for one in known)

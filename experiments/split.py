@@ -2,7 +2,7 @@
 
 Every part is a file of its own in the run's folder, written atomically and named by its first
 sample. A command repeated in the same folder does what is missing; several processes, each with its
-`evaluate.shard`, share the work. Whoever finds all parts there writes the result.
+`task.shard`, share the work. Whoever finds all parts there writes the result.
 """
 
 import json
@@ -24,41 +24,45 @@ from scoresde.evaluation import Likelihood, plots
 from scoresde.evaluation.result import join
 from scoresde.evaluation.typicality import auroc, typicality
 from scoresde.models import ScoreModel
-from scoresde.sde import current_names
 from scoresde.training import checkpoint
 
-from .build import Parts
+from . import old
 from .claim import Claim
-from .condition import labels_of
 from .identity import data_identity
 from .likelihood import Evaluator
+from .parts import Parts
 from .pretrained import digest
 from .record import Record, complete, save_arrays
 from .settings import differences
 
-# Settings that change no part; the bounds are computed anew each time.
-FREE = (
-    *("shard", "shards", "samples", "pictures", "frames", "quality", "likelihood"),
-    *("vlb", "elbo", "terms", "variance"),
-)
 COLUMNS = ("log_prob", "nfe", "solver_error", "probe_error", "dequantization_error")
 
 
-def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -> bool:
+def score_split(
+    parts: Parts[Any], model: ScoreModel, record: Record, claim: Claim, shard: int, shards: int
+) -> bool:
     """Score what is missing of the split, and join it into entries of result.json.
+
+    Args:
+        parts: Parts of the run.
+        model: Trained score.
+        record: Result of the run.
+        claim: The claim on its folder.
+        shard: Which of the shards this process does.
+        shards: Number of processes that share the work.
 
     Returns:
         Whether this process wrote the result; else other shards have parts to do, or are at it.
     """
-    folder = record.folder
+    folder, other = record.folder, parts.ood_data
     split = parts.cfg.evaluate.split
     own = _Split(parts, model, folder / "likelihood", parts.data, split)
     splits = [own]
-    if parts.against is not None:
-        name = f"against {parts.against.name}"
-        splits.append(_Split(parts, model, folder / "against", parts.against, "test", name))
+    if other is not None:
+        name = f"other {other.name}"
+        splits.append(_Split(parts, model, folder / "ood_data", other, "test", name))
     for one in splits:
-        one.work()
+        one.work(shard, shards)
     missing = sum(len(one.missing()) for one in splits)
     if missing:
         print(f"{missing} parts are left to other shards", flush=True)
@@ -69,8 +73,8 @@ def score_split(parts: Parts, model: ScoreModel, record: Record, claim: Claim) -
     likelihood, *others = [one.join() for one in splits]
     _save(likelihood, folder / "likelihood.npz")
     result = likelihood.summary()
-    if parts.against is not None:
-        result["against"] = _compare(likelihood, others[0], parts.against.name)
+    if other is not None:
+        result["ood_data"] = _compare(likelihood, others[0], other.name)
     record.add(result)
     bounds = own.evaluator.bounds
     record.attempt("bounds", lambda: bounds(own.raw, list(range(own.total))))
@@ -93,25 +97,26 @@ class _Split:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Parts[Any],
         model: ScoreModel,
         folder: Path,
         data: Dataset,
         split: str,
         name: str | None = None,
     ) -> None:
-        cfg = parts.cfg.evaluate
-        self.evaluator, self.folder = Evaluator(parts, model, labels_of(data, split)), folder
+        assert parts.likelihood is not None  # the task asks for one
+        size = parts.likelihood.batch_size
+        self.evaluator, self.folder = Evaluator(parts, model, data, split), folder
         self.raw = getattr(data, split)  # of which a part is read at a time
-        self.total = min(len(self.raw), cfg.likelihood_samples or len(self.raw))
-        self.name, self.shard, self.shards = name or split, cfg.shard, cfg.shards
-        starts = range(0, self.total, cfg.batch_size)
-        self.parts = [range(i, min(i + cfg.batch_size, self.total)) for i in starts]
+        self.total = min(len(self.raw), parts.cfg.evaluate.scored or len(self.raw))
+        self.name = name or split
+        starts = range(0, self.total, size)
+        self.parts = [range(i, min(i + size, self.total)) for i in starts]
 
-    def work(self) -> None:
-        """Do the parts of this shard that are not there."""
+    def work(self, shard: int, shards: int) -> None:
+        """Do the parts of a shard that are not there."""
         self.folder.mkdir(exist_ok=True)
-        mine = self.parts[self.shard :: self.shards]
+        mine = self.parts[shard::shards]
         sizes = sum(len(part) for part in mine)
         print(f"likelihood of {sizes} {self.name} samples in {len(mine)} parts", flush=True)
         bar = tqdm(total=sizes, disable=None, leave=False, unit="sample")
@@ -174,7 +179,7 @@ def _save(likelihood: Likelihood, path: Path) -> None:
     save_arrays(path, index=index, facts=np.array(facts), **columns)
 
 
-def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
+def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
     """Write what the numbers in a run's folder depend on, or refuse to mix them with others.
 
     Args:
@@ -186,19 +191,19 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
         ValueError: The folder holds likelihoods by other settings.
     """
     whole = parts.config
-    evaluate = {key: value for key, value in whole["evaluate"].items() if key not in FREE}
+    evaluate = {key: whole["evaluate"][key] for key in ("split", "scored", "likelihood")}
     # The files themselves: a run may have trained on since a part was scored.
     mine: dict[str, Any] = {"weights": digest(weights), "evaluate": evaluate}
-    if parts.dequantizer is not None:
-        flow, _ = checkpoint.find(Path(parts.cfg.evaluate.dequantizer))
-        mine["flow"] = checkpoint.digest(flow)
-    mine |= {key: whole[key] for key in ("sde", "model", "data", "against", "seed")}
+    flow = evaluate["likelihood"]["dequantization"].get("flow")
+    if flow is not None:
+        mine["flow"] = checkpoint.digest(checkpoint.find(Path(flow))[0])
+    mine |= {key: whole[key] for key in ("sde", "model", "data", "ood_data", "seed")}
     if not whole["checkpoint_ema"]:  # one file has both sets of weights
         mine["checkpoint_ema"] = False
     # Their content: files may have come or gone under the same settings.
     mine["samples"] = data_identity(parts.data)
-    if parts.against is not None:
-        mine["samples against"] = data_identity(parts.against)
+    if parts.ood_data is not None:
+        mine["samples of ood_data"] = data_identity(parts.ood_data)
     path = folder / "likelihood" / "settings.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".settings.{uuid4().hex}.tmp"
@@ -209,9 +214,9 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
         pass
     finally:
         temporary.unlink(missing_ok=True)
-    theirs, own = current_names(json.loads(path.read_text())), json.loads(json.dumps(mine))
-    # Of a time when nobody noted them.
-    unknown = () if "samples" in theirs else ("samples", "samples against")
+    theirs, own = old.likelihood(json.loads(path.read_text())), json.loads(json.dumps(mine))
+    # The oldest folders do not name their samples.
+    unknown = () if "samples" in theirs else ("samples", "samples of ood_data")
     found = differences(theirs, own, lambda key: key.partition(".")[0] not in unknown)
     different = sorted({key.partition(".")[0] for key in found} | _other_weights(theirs, own))
     if different:

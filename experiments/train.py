@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -17,16 +18,16 @@ from scoresde.evaluation.plots import save_loss_curve
 from scoresde.training import Step, checkpoint, fit
 from scoresde.training.loggers import CSVLogger, Guarded, Logger
 
-from .build import Model, Parts
 from .identity import data_identity
 from .interruption import Deferred, Interrupted, handled
+from .parts import Model, Parts
 from .resume import Start
 
 
-def make_loggers(parts: Parts, folder: Path, start: Start | None) -> list[Guarded]:
+def make_loggers(parts: Parts[Any], folder: Path, start: Start | None) -> list[Guarded]:
     """The loggers chosen, and metrics.csv whatever is chosen."""
     done = 0
-    if start is not None and parts.cfg.checkpoint is None:
+    if start is not None and parts.trains:
         done = int(start.state["step"])
         if start.run.resolve() != folder.resolve() and (start.run / "metrics.csv").exists():
             shutil.copy(start.run / "metrics.csv", folder / "metrics.csv")
@@ -62,7 +63,7 @@ def train(
         OSError: A checkpoint cannot be written.
     """
     cfg, model, ema = parts.cfg.train, parts.model, parts.ema
-    if parts.cfg.checkpoint is not None and start is not None:
+    if not parts.trains and start is not None:
         ema.load_state_dict(start.state["ema"])
         return ema.model, 0.0
     generator = parts.generator("training")
@@ -72,7 +73,7 @@ def train(
         print(f"continues after step {done} of {start.run}", flush=True)
 
     def batches(step: int) -> Batch:
-        return parts.data.batch(step, cfg.batch_size, parts.cfg.seed).to(parts.device)
+        return parts.data.batch(step, cfg.batch_size, parts.seed).to(parts.device)
 
     begun = time.perf_counter()
     records = _Records(parts, done, loggers)
@@ -105,7 +106,7 @@ def train(
 class _Records:
     """The bar and the numbers of a training."""
 
-    def __init__(self, parts: Parts, done: int, loggers: Sequence[Logger]) -> None:
+    def __init__(self, parts: Parts[Any], done: int, loggers: Sequence[Logger]) -> None:
         cfg = parts.cfg.train
         self.every, self.steps, self.batch_size = cfg.log_every, cfg.steps, cfg.batch_size
         self.loggers, self.recent = loggers, list[Tensor]()

@@ -13,8 +13,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
-from .choices import CONF, group_of, groups, keys
+from .choices import CONF, group_of, groups
 from .kinds import typed
+from .settings import keys
 
 VALUES = {str(value): typed(value) for value in (None, True, False)}
 # What a sentence advises, as Python has it.

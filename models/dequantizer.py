@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from scoresde.sde import Described
+from scoresde.sde.checks import check_count
+
 from .layers import conv
 
 
-class DequantizationFlow(nn.Module):
+class DequantizationFlow(Described, nn.Module):
     """A conditional flow z → u in (0, 1)^D, told the values k.
 
         y ← y or exp(a(y, h)) y + b(y, h), on the two colours of a checkerboard in turn,
@@ -38,10 +41,12 @@ class DequantizationFlow(nn.Module):
         super().__init__()
         if len(shape) != 3:
             raise ValueError(f"a dequantization flow needs images (C, H, W), got {tuple(shape)}")
-        if levels < 2 or width < 1 or depth < 1:
-            raise ValueError(
-                f"need levels ≥ 2, width ≥ 1 and depth ≥ 1, got {levels}, {width} and {depth}"
-            )
+        for name, number, least in (
+            ("levels", levels, 2),
+            ("width", width, 1),
+            ("depth", depth, 1),
+        ):
+            check_count(name, number, least)
         self.shape, self.levels = tuple(shape), levels
         channels = shape[0]
         self.features = nn.Sequential(

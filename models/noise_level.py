@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from scoresde.sde import SDE
+from scoresde.sde import SDE, Described
+from scoresde.sde.checks import check_count
 
 from .layers import conv, dense
 
 
-class NoiseLevelEstimator(nn.Module):
+class NoiseLevelEstimator(Described, nn.Module):
     """The noise level of a state, λ̂(x) ≈ E[λ | x_t = x], without being told the time.
 
         x̂ = (x − m)/h,   r = rms(x̂),   λ̂ = λ(T) + (λ(ε) − λ(T)) · sigmoid(F(x̂/r, log r))
@@ -50,8 +51,8 @@ class NoiseLevelEstimator(nn.Module):
         depth: int = 3,
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise ValueError(f"need width ≥ 1 and depth ≥ 1, got {width} and {depth}")
+        check_count("width", width, 1)
+        check_count("depth", depth, 1)
         low, high = data_range or (-1.0, 1.0)
         if not low < high:
             raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")

@@ -45,9 +45,9 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs that draw no pictures of points, which take most of the time of small ones."""
-    from scoresde.experiments import evaluate, job
+    from scoresde.experiments import job, samples
 
-    monkeypatch.setattr(evaluate, "_save_points", lambda *_: None)
+    monkeypatch.setattr(samples, "_save_points", lambda *_: None)
     monkeypatch.setattr(job, "save_curve", lambda folder: None)
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import scoresde
-from scoresde.experiments.model import load_trained
+from scoresde.experiments.tasks import Generate
 from scoresde.models import ScoreModel
 from scoresde.sde import VP, Described, SubVP, construct, describe
 from scoresde.sde.description import FORMER, current_name, current_names
@@ -82,7 +82,7 @@ def installed(tmp_path_factory):
 def test_a_wheel_runs_outside_of_the_tree(installed, tmp_path):
     said = run(
         *(installed / "scoresde", "dry_run=true", "hydra.run.dir=run", "data=mixture"),
-        *("model=mlp", "evaluate.likelihood=false"),
+        *("model=mlp", "evaluate/likelihood=none"),
         cwd=tmp_path,
     )
     assert "mixture · vp · pc · mlp" in said
@@ -171,7 +171,7 @@ def test_a_run_from_before_goes_on_as_it_did(tmp_path):
     settings = [
         *("sde=subvp", "data=mixture", "model=mlp", "model.net.width=8", "model.net.depth=1"),
         *("train.steps=6", "train.batch_size=8", "train.decay=none", "train.checkpoint_every=3"),
-        *("evaluate.samples=4", "evaluate.frames=2", "evaluate.likelihood_samples=4"),
+        *("evaluate.samples.count=4", "evaluate.samples.frames=2", "evaluate.scored=4"),
         *("sampler.steps=2", "resume=auto"),
     ]
     result = start(folder, *settings)
@@ -191,6 +191,6 @@ def test_a_run_from_before_goes_on_as_it_did(tmp_path):
 
 
 def test_a_checkpoint_from_before_is_a_model():
-    model = load_trained(OLD / "run")
+    model = Generate.load(OLD / "run")
     assert isinstance(model.sde, SubVP) and model.step == 6
     assert describe(model.net)["_target_"] == "scoresde.models.MLP"

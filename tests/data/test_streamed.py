@@ -692,7 +692,7 @@ def test_a_run_streams_its_images_and_goes_on_from_the_middle(tmp_path, capsys):
     from scoresde.training import checkpoint
 
     settings = [*images(tmp_path / "data", 6, 7), "train.checkpoint_every=2"]
-    settings += ["evaluate.quality=false", "condition=none"]
+    settings += ["evaluate/quality=none", "condition=none"]
     streamed = [setting.replace("data=folder", "data=streamed") for setting in settings]
     whole = [*settings, "train.steps=4"]
     start(tmp_path / "memory", *whole)
@@ -715,10 +715,10 @@ def test_a_run_streams_its_images_and_goes_on_from_the_middle(tmp_path, capsys):
 def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("scoresde.data.streamed.AT_ONCE", 8 * 8 * 20)
     settings = [s.replace("data=folder", "data=streamed") for s in images(tmp_path / "data", 40)]
-    run = [*settings, "evaluate.likelihood=true", "data.test_fraction=0.6"]
+    run = [*settings, "evaluate/likelihood=flow", "data.test_fraction=0.6"]
     code, sentence = ends(capsys, tmp_path / "run", *run)
     assert code == 2 and "24 samples of 'data' are asked for at once, and at most 20" in sentence
-    assert "set evaluate.likelihood_samples, or evaluate.likelihood=false" in sentence
+    assert "set evaluate.likelihood_samples, or evaluate/likelihood=none" in sentence
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from scoresde.evaluation import ClassifierQuality
 from scoresde.evaluation.cost import block_side, copies_of, cost
 from scoresde.evaluation.features import DigitClassifier
-from scoresde.experiments.evaluate import _quality
+from scoresde.experiments.tasks.generate import _quality
 from tests.data.test_data import Grey, noise
 
 
@@ -51,9 +51,8 @@ def test_only_data_that_ask_are_read_by_the_classifier(asked, monkeypatch, capsy
     data = Grey(levels=256)
     data.train_labels, data.test_labels = data.train_labels % 2, data.test_labels % 2
     data.quality = asked
-    evaluated = {"likelihood": False, "vlb": None, "elbo": False, "quality": True}
-    parts = SimpleNamespace(cfg=OmegaConf.create({"seed": 0, "evaluate": evaluated}), data=data)
-    samples = SimpleNamespace(nfe=1, x=torch.zeros(5, 2, 3, 5))
+    parts = SimpleNamespace(seed=0, quality=ClassifierQuality(), data=data)
+    samples, record = torch.zeros(5, 2, 3, 5), SimpleNamespace(entries={})
     told = []
     monkeypatch.setattr(DigitClassifier, "fit", lambda self, *_: told.append(1) or stop())
 
@@ -61,9 +60,9 @@ def test_only_data_that_ask_are_read_by_the_classifier(asked, monkeypatch, capsy
         raise InterruptedError("trained")
 
     if asked is None:
-        assert _quality(parts, samples) is None and not told
+        assert _quality(parts, samples, record) is None and not told
         assert capsys.readouterr().out == ""
     else:
         with pytest.raises(InterruptedError):
-            _quality(parts, samples)
+            _quality(parts, samples, record)
         assert capsys.readouterr().out.startswith("quality: a classifier trains on 50 images (450")

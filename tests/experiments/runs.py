@@ -23,7 +23,7 @@ CONF = ROOT / "conf"
 RUN = [
     *POINTS,
     *("train.steps=2", "train.batch_size=8", "train.decay=none", "sampler.steps=2"),
-    *("evaluate.samples=4", "evaluate.frames=2", "evaluate.likelihood=false"),
+    *("evaluate.samples.count=4", "evaluate.samples.frames=2", "evaluate/likelihood=none"),
 ]
 
 
@@ -79,9 +79,9 @@ def images(folder, *counts):
             Image.fromarray(pixels).save(folder / f"{label}" / f"{number}.png")
     return [
         *("data=folder", f"data.root={folder}", "model.net.nf=4", "model.net.num_res_blocks=1"),
-        *("model.net.ch_mult=[1]", "model.net.attn_resolutions=[]", "evaluate.pictures=2"),
+        *("model.net.ch_mult=[1]", "model.net.attn_resolutions=[]", "evaluate.samples.pictures=2"),
         *("train.steps=2", "train.batch_size=4", "train.decay=none", "sampler.steps=2"),
-        *("evaluate.samples=4", "evaluate.frames=2", "evaluate.likelihood=false"),
+        *("evaluate.samples.count=4", "evaluate.samples.frames=2", "evaluate/likelihood=none"),
     ]
 
 

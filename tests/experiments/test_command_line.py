@@ -82,20 +82,20 @@ def test_what_is_shown_in_quotes_comes_back_from_shell_and_hydra(text):
 @pytest.mark.parametrize("text", [t for t in NASTY if t != "~/x" and "\\\\" not in t])
 def test_a_path_is_taken_as_it_is_typed(text):
     assert read(f"data.root={text}") == text
-    assert read(f"+against.root={text}") == text
+    assert read(f"+ood_data.root={text}") == text
 
 
 def test_home_is_expanded_in_every_path_and_nowhere_else(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me (1)")
     for key in (
         "data.root",
-        "against.root",
+        "ood_data.root",
         "checkpoint",
         "resume.from",
         "checkpoint_config",
         "sampler.estimator",
-        "dequantizer.score",
-        "evaluate.dequantizer",
+        "task.score",
+        "evaluate.likelihood.dequantization.flow",
         "hydra.run.dir",
         "hydra.sweep.dir",
     ):
@@ -142,7 +142,7 @@ def leaves(tree, prefix=""):
         ("logger.wandb.project=проект", "проект"),
         ("logger.wandb.project=a(b", "a(b"),
         ("device=a=b", "a=b"),
-        ("task=[a", "[a"),
+        ("device=[a", "[a"),
         ("seed=foo(1)", "foo(1)"),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_value_that_cannot_be_read_is_shown_in_quotes(capsys, argument, value)
         ("train.steps=1.5E+3", 1500),
         ("sde.beta_max=2.55e1", 25.5),
         ("train.optimizer.betas=[.9,9e-1]", [0.9, 0.9]),
-        ("evaluate.vlb=1e3", 1000),
+        ("evaluate.bounds.vlb=1e3", 1000),
         ("data.range=[-1e0, .inf]", [-1, float("inf")]),
         ("logger.csv.note=run-1e3", "run-1e3"),
         ("device='1e3'", "1e3"),
@@ -183,7 +183,7 @@ def test_numbers_are_read_as_yaml_writes_them(argument, value):
         (["train.steps="], "train.steps= has no value; give one"),
         (["data=mnist", "data.root="], "data.root= has no value"),
         (["experiment="], "experiment= names no choice"),
-        (["data@against=null"], "To choose nothing, leave it out. Choices: checkerboard"),
+        (["data@ood_data=null"], "To choose nothing, leave it out. Choices: checkerboard"),
         (["data.flip=yes"], "data.flip must be true or false, got 'yes'"),
         (
             ["sde=ddpm", "sde.base=5"],
@@ -259,10 +259,9 @@ def test_what_hydra_accepts_is_not_refused():
             "sde=ddpm",
             "sde.base.beta_max=${sde.base.beta_min}",
             "sde={steps:500}",
-            "task=[sample,likelihood]",
             "~sampler.grid",
         ],
-        ["data@against=mixture", "against.n=5"],
+        ["data@ood_data=mixture", "ood_data.n=5"],
         ["+logger.csv.note='a b'", "++train.steps=5", "hydra.job.name=x"],
         ["sde='vp'", "sampler/corrector=none", "sampler/grid=karras", "sampler.grid.rho=5"],
         ["experiment=cifar10_ncsnpp_ve_discrete", "sde.base.sigma_max=9", "model.labels=process"],
@@ -308,11 +307,11 @@ print([name for name in heavy if name in sys.modules])
 
 
 def test_errors_name_keys_of_the_command_line():
-    known = {"sampler.rtol", "evaluate.rtol", "evaluate.divergence", "sampler.adaptive", "seed"}
+    known = {"sampler.rtol", "evaluate.likelihood.rtol", "sampler.adaptive", "seed"}
     for said, expected in {
         "eps must be > 0, got None": "eps must be > 0, got null",
         "rtol must be > 0, got 0": "sampler.rtol must be > 0, got 0",
-        "use divergence=exact": "use evaluate.divergence=exact",
+        "use divergence=exact": "use evaluate/likelihood/divergence=exact",
         "loosen rtol, or use adaptive=False": "loosen rtol, or use sampler.adaptive=false",
         "use grid=log_snr": "use sampler/grid=log_snr",
         "use DDIM(), or less": "use sampler/predictor=ddim, or less",
@@ -321,7 +320,10 @@ def test_errors_name_keys_of_the_command_line():
         "use dtype=float64 in Python": "use dtype=float64 in Python",
     }.items():
         assert wording.in_keys(said, known, ["sampler.rtol=0"]) == expected
-    assert wording.in_keys("rtol is 0", known, ["sampler.rtol=0", "evaluate.rtol=0"]) == "rtol is 0"
+    assert (
+        wording.in_keys("rtol is 0", known, ["sampler.rtol=0", "evaluate.likelihood.rtol=0"])
+        == "rtol is 0"
+    )
 
 
 def test_no_error_advises_what_a_command_line_lacks():

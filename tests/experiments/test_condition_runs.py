@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from scoresde.experiments.condition import order_by_class
-from scoresde.experiments.model import load_trained
+from scoresde.experiments.tasks import Generate
 from scoresde.sde import describe
 from tests.experiments.runs import RUN, ends, images, start
 
@@ -22,9 +22,14 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classes") / "run"
     settings = [
         *("condition=label", "model.net.nf=4", "model.net.num_res_blocks=1", "train.steps=2"),
-        *("train.batch_size=8", "train.decay=none", "sampler.steps=2", "evaluate.samples=20"),
-        *("evaluate.frames=2", "evaluate.quality=false", "evaluate.likelihood_samples=3"),
-        *("evaluate.rtol=0.1", "evaluate.atol=0.1", "evaluate.elbo=true", "evaluate.terms=2"),
+        *("train.batch_size=8", "train.decay=none", "sampler.steps=2", "evaluate.samples.count=20"),
+        *("evaluate.samples.frames=2", "evaluate/quality=none", "evaluate.scored=3"),
+        *(
+            "evaluate.likelihood.rtol=0.1",
+            "evaluate.likelihood.atol=0.1",
+            "evaluate.bounds.elbo=true",
+            "evaluate.bounds.terms=2",
+        ),
     ]
     return folder, settings, start(folder, *settings)
 
@@ -32,7 +37,7 @@ def trained(tmp_path_factory):
 def test_a_run_of_classes_is_scored_and_loaded(trained):
     folder, _, result = trained
     assert result["bits_per_dim"] > 0 and result["elbo"]["samples"] == 3
-    model = load_trained(folder)
+    model = Generate.load(folder)
     assert describe(model.net)["classes"] == 10
     x, t = torch.zeros(2, 1, 8, 8), torch.tensor(0.5, dtype=torch.float64)
     with torch.no_grad():
@@ -47,7 +52,7 @@ def test_the_picture_has_a_row_for_each_class(trained):
 
 def test_classes_are_drawn_in_turn_or_as_chosen(trained, tmp_path):
     draws = ["task=sample", f"checkpoint={trained[0]}", "sampler=ddim", "sampler.steps=2"]
-    draws += ["evaluate.samples=6", "evaluate.frames=2"]
+    draws += ["evaluate.samples.count=6", "evaluate.samples.frames=2"]
     start(tmp_path / "all", *draws)  # a network that is told classes is told them here too
     assert np.load(tmp_path / "all" / "samples.npz")["labels"].tolist() == list(range(6))
     start(tmp_path / "two", *draws, "condition=label", "condition.draw=[3,7]")
@@ -67,10 +72,10 @@ def test_points_of_classes(tmp_path):
     result = start(
         tmp_path / "run",
         *LABELLED,
-        "evaluate.likelihood=true",
-        "evaluate.likelihood_samples=3",
-        "evaluate.rtol=0.1",
-        "evaluate.atol=0.1",
+        "evaluate/likelihood=flow",
+        "evaluate.scored=3",
+        "evaluate.likelihood.rtol=0.1",
+        "evaluate.likelihood.atol=0.1",
     )
     assert np.isfinite(result["log_likelihood"])
 
@@ -78,7 +83,7 @@ def test_points_of_classes(tmp_path):
 def test_a_folder_of_classes(tmp_path):
     settings = [*images(tmp_path / "images", 6, 6, 6), "data.labels=folders", "condition=label"]
     start(tmp_path / "run", *settings)
-    assert describe(load_trained(tmp_path / "run").net)["classes"] == 3
+    assert describe(Generate.load(tmp_path / "run").net)["classes"] == 3
 
 
 @pytest.mark.parametrize(

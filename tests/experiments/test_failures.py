@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from scoresde.data import Folder
+from scoresde.evaluation import quality
 from scoresde.evaluation.features import class_problem, stratified_halves
-from scoresde.experiments import evaluate, job
+from scoresde.experiments import job, likelihood, samples
 from scoresde.experiments.outcome import sentence
 from scoresde.experiments.record import Record, complete, finished
 from scoresde.training import checkpoint
@@ -71,7 +72,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys, place, error, code):
         kept = json.loads((tmp_path / "run" / "result.json").read_text())
         assert kept["unfinished"] and kept["seconds"]["train"] > 0
         monkeypatch.undo()
-        monkeypatch.setattr(evaluate, "_save_points", raises(RuntimeError("no flow")))
+        monkeypatch.setattr(samples, "_save_points", raises(RuntimeError("no flow")))
         whole = start(tmp_path / "run", *RUN, "resume=auto")
         assert "unfinished" not in whole and whole["nfe"] > 0
         assert whole["failed"] == {"pictures": "no flow"}
@@ -186,11 +187,11 @@ def test_a_class_of_one_picture_is_said_before_training(tmp_path, monkeypatch, c
 def test_optional_parts_do_not_cost_the_result(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Folder, "quality", "classifier")
     settings = [*images(tmp_path / "data", 6, 6), "data.labels=folders"]
-    monkeypatch.setattr(evaluate, "sample_quality", raises(np.linalg.LinAlgError("SVD")))
-    monkeypatch.setattr(evaluate, "_save_pictures", raises(OSError(errno.ENOSPC, "full")))
-    monkeypatch.setattr(evaluate.Evaluator, "bounds", raises(RuntimeError("bound")))
+    monkeypatch.setattr(quality, "sample_quality", raises(np.linalg.LinAlgError("SVD")))
+    monkeypatch.setattr(samples, "_save_pictures", raises(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(likelihood.Evaluator, "bounds", raises(RuntimeError("bound")))
     monkeypatch.setattr(CSVLogger, "summary", raises(ConnectionError("offline")))
-    result = start(tmp_path / "run", *settings, "evaluate.elbo=true")
+    result = start(tmp_path / "run", *settings, "evaluate.bounds.elbo=true")
     said = {name: text.partition(" (")[0] for name, text in result["failed"].items()}
     assert said == {
         "pictures": "[Errno 28] full",

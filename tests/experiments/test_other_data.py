@@ -36,7 +36,7 @@ def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
     (path,) = checkpoint.available(runs / "one" / "checkpoints")
     capsys.readouterr()
     images(tmp_path / "data", 12, 12)
-    more = [*settings, "train.steps=4", "evaluate.quality=false"]
+    more = [*settings, "train.steps=4", "evaluate/quality=none"]
     for name, run in (("one", "auto"), ("new", "auto"), ("new", runs / "one"), ("new", path)):
         code, sentence = ends(capsys, runs / name, *more, f"resume={run}")
         assert (
@@ -45,7 +45,7 @@ def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
         assert "resume.allow=data" in sentence
     assert not (runs / "new").exists()
     # Scoring may be of other data by design, but says so.
-    start(runs / "scored", *settings, f"checkpoint={path}", "evaluate.quality=false")
+    start(runs / "scored", *settings, f"checkpoint={path}", "evaluate/quality=none")
     assert "may have been trained on" in capsys.readouterr().out
     start(runs / "new", *more, "resume=auto", "resume.allow=data")
     said = capsys.readouterr().out
@@ -64,9 +64,9 @@ def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
 def test_likelihoods_of_other_data_are_not_mixed_in(tmp_path, capsys):
     settings = images(tmp_path / "data", 12)
     start(tmp_path / "run", *settings)
-    score = [*settings, "task=likelihood", f"checkpoint={tmp_path / 'run'}", "evaluate.shards=2"]
-    score += ["evaluate.split=train", "evaluate.batch_size=6", "evaluate.likelihood_samples=7"]
-    score += ["evaluate.rtol=0.1", "evaluate.atol=0.1"]
+    score = [*settings, "task=likelihood", f"checkpoint={tmp_path / 'run'}", "task.shards=2"]
+    score += ["evaluate.split=train", "evaluate.batch_size=6", "evaluate.scored=7"]
+    score += ["evaluate.likelihood.rtol=0.1", "evaluate.likelihood.atol=0.1"]
     with pytest.raises(FileNotFoundError):  # no result yet
         start(tmp_path / "scored", *score)
     images(tmp_path / "data", 12, 12)

@@ -14,7 +14,12 @@ from scoresde.sde import VE, VP
 
 SHAPE = (1, 8, 8)  # of data=digits
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
-FEW = ["evaluate.samples=4", "evaluate.batch_size=4", "evaluate.pictures=4", "evaluate.frames=2"]
+FEW = [
+    "evaluate.samples.count=4",
+    "evaluate.batch_size=4",
+    "evaluate.samples.pictures=4",
+    "evaluate.samples.frames=2",
+]
 
 
 def vp(attn_up="last"):
@@ -97,16 +102,22 @@ def test_all_formats_draw_the_same_samples(call, tmp_path):
 
 @pytest.mark.parametrize("kind", ["native", "score_sde"])
 def test_a_split_is_scored_with_every_format(kind, call, tmp_path):
-    arguments = ("task=likelihood", "evaluate.likelihood_samples=2", "evaluate.rtol=1e-2")
-    result = sampled(call, make(kind, tmp_path), tmp_path / "run", *arguments, "evaluate.atol=1e-2")
+    arguments = ("task=likelihood", "evaluate.scored=2", "evaluate.likelihood.rtol=1e-2")
+    result = sampled(
+        call, make(kind, tmp_path), tmp_path / "run", *arguments, "evaluate.likelihood.atol=1e-2"
+    )
     assert np.isfinite(result["bits_per_dim"])
     assert (result["sde"], result["bound"]) == ("VP chain of 100", True)
 
 
 def test_both_at_once(call, tmp_path):
-    arguments = ("task=[sample,likelihood]", "evaluate.likelihood_samples=2", "evaluate.rtol=1e-2")
+    arguments = ("task=[sample,likelihood]", "evaluate.scored=2", "evaluate.likelihood.rtol=1e-2")
     result = sampled(
-        call, make("native", tmp_path), tmp_path / "run", *arguments, "evaluate.atol=1e-2"
+        call,
+        make("native", tmp_path),
+        tmp_path / "run",
+        *arguments,
+        "evaluate.likelihood.atol=1e-2",
     )
     assert np.isfinite(result["bits_per_dim"])
     assert result["nfe"] > 0
@@ -193,12 +204,12 @@ def test_wrong_conversions_write_nothing(arguments, sentence, tmp_path, capsys):
         (["sde=ve"], "leave sde out"),
         (["model.net.nf=8"], "leave model.net.nf out"),
         (["task=dequantizer"], "takes runs of this toolkit"),
-        (["task=[sample,generate]"], "of several only [sample,likelihood] go together"),
-        (["task=sample", "draw=true"], "draw=true belongs to task=likelihood"),
+        (["task=[sample,generate]"], "task takes one choice, got [sample,generate]"),
+        (["task=sample", "task.draw=true"], "unknown key 'task.draw'"),
         (["transfer=true"], "transfer belongs to runs of this toolkit"),
         (["data=mixture", "model=mlp"], "leave model out"),
         (["data=mixture"], "the checkpoint takes samples (1, 8, 8), data=mixture has (2,)"),
-        (["task=sample", "image_size=9"], "is for images of [8, 8], not 9"),
+        (["task=sample", "task.image_size=9"], "is for images of [8, 8], not 9"),
         (["data.range=[0,1]"], "is for data in [-1.0, 1.0], not [0, 1]"),
         (["checkpoint_config=c.json"], "says itself what it is"),
     ],
@@ -252,11 +263,11 @@ def test_the_size_of_images_is_asked_for_where_nothing_says_it(tmp_path, call, r
     path.with_suffix(".json").unlink()
     arguments = (f"checkpoint={path}", "task=sample", "sampler=ode", *FEW)
     said = refused(*arguments, f"hydra.run.dir={tmp_path}/a")
-    assert "add image_size=32" in said
+    assert "add task.image_size=32" in said
     assert "not divisible by 2^1" in refused(
-        *arguments, f"hydra.run.dir={tmp_path}/a", "image_size=9"
+        *arguments, f"hydra.run.dir={tmp_path}/a", "task.image_size=9"
     )
-    call(*arguments, f"hydra.run.dir={tmp_path}/b", "image_size=12")
+    call(*arguments, f"hydra.run.dir={tmp_path}/b", "task.image_size=12")
     assert np.load(tmp_path / "b" / "samples.npz")["samples"].shape == (4, 1, 12, 12)
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from scoresde.experiments.build import _check_numbers
 from scoresde.experiments.model import make, score_model
+from scoresde.experiments.settings import plain
 from scoresde.models import ScoreModel
 from scoresde.samplers import (
     Ancestral,
@@ -208,7 +209,7 @@ def preset(request: pytest.FixtureRequest) -> Preset:
     sde = make(cfg.sde)
     images: Any = SimpleNamespace(shape=(3, published.size, published.size), range=sde.data_range)
     with torch.device("meta"):
-        model = score_model(cfg, sde, images.shape, images.range)
+        model = score_model(plain(cfg.model), sde, images.shape, images.range)
     return Preset(published, cfg, sde, model, make(cfg.loss, sde=sde), make(cfg.sampler))
 
 

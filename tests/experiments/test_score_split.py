@@ -16,9 +16,14 @@ from scoresde.sde import VP
 from tests.experiments.test_run import POINTS, call, fails
 
 TINY = ["model.net.nf=4", "model.net.num_res_blocks=1", "train.steps=2", "train.batch_size=8"]
-FEW = ["evaluate.samples=4", "evaluate.pictures=4", "evaluate.frames=3", "evaluate.quality=false"]
-SCORE = ["task=likelihood", "evaluate.likelihood_samples=6", "evaluate.batch_size=2"]
-LOOSE = ["evaluate.rtol=0.01", "evaluate.atol=0.01"]
+FEW = [
+    "evaluate.samples.count=4",
+    "evaluate.samples.pictures=4",
+    "evaluate.samples.frames=3",
+    "evaluate/quality=none",
+]
+SCORE = ["task=likelihood", "evaluate.scored=6", "evaluate.batch_size=2"]
+LOOSE = ["evaluate.likelihood.rtol=0.01", "evaluate.likelihood.atol=0.01"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def digits(tmp_path_factory):
     """A run on the digits, hardly trained."""
     folder = tmp_path_factory.mktemp("digits") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        call(patch, folder, *TINY, *FEW, "sampler=fast", "evaluate.likelihood=false")
+        call(patch, folder, *TINY, *FEW, "sampler=fast", "evaluate/likelihood=none")
     return folder
 
 
@@ -41,7 +46,9 @@ def saved(folder):
 
 
 def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
-    result = score(monkeypatch, digits, tmp_path / "run", "evaluate.vlb=10", "evaluate.terms=3")
+    result = score(
+        monkeypatch, digits, tmp_path / "run", "evaluate.bounds.vlb=10", "evaluate.bounds.terms=3"
+    )
     assert result["likelihood_samples"] == 6 and result["bound"] is True
     assert result["dequantization"] == "uniform" and result["levels"] == 17
     assert result["vlb"]["terms"] == 3 and result["vlb"]["bits_per_dim"] > 0
@@ -95,13 +102,13 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
 
 def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsys, digits):
     """Nobody joins the rest as if it were the whole."""
-    shards = ["evaluate.shards=2", "evaluate.shard=1"]
+    shards = ["task.shards=2", "task.shard=1"]
     with pytest.raises(FileNotFoundError):
         score(monkeypatch, digits, tmp_path / "run", *shards)
     path = tmp_path / "run" / "likelihood" / "0000002.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FileNotFoundError):
-        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+        score(monkeypatch, digits, tmp_path / "run", "task.shards=2")
     assert "1 parts are left to other shards" in capsys.readouterr().out
     result = score(monkeypatch, digits, tmp_path / "run", *shards)
     assert result["likelihood_samples"] == 6
@@ -115,13 +122,13 @@ def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
     copy = tmp_path / "copy"
     shutil.copytree(digits, copy)
     with pytest.raises(FileNotFoundError):
-        score(monkeypatch, copy, tmp_path / "run", "evaluate.shards=2")
+        score(monkeypatch, copy, tmp_path / "run", "task.shards=2")
     file = max((copy / "checkpoints").glob("step_*.pt"))
     state = torch.load(file, weights_only=True)
     next(iter(state["ema"]["model"].values())).add_(1)
     torch.save(state, file)
     file.with_suffix(".sha256").unlink()
-    arguments = [f"checkpoint={copy}", *TINY, *SCORE, *LOOSE, "evaluate.shards=2"]
+    arguments = [f"checkpoint={copy}", *TINY, *SCORE, *LOOSE, "task.shards=2"]
     sentence = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
     assert "holds likelihoods by other settings (weights)" in sentence
 
@@ -129,9 +136,9 @@ def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
 def test_bounds_may_be_asked_for_later_and_in_batches(tmp_path, monkeypatch, digits):
     """They change no part; six samples in batches of two are the six at once."""
     with pytest.raises(FileNotFoundError):
-        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
-    bounds = ["evaluate.elbo=true", "evaluate.terms=3"]
-    late = ["evaluate.shards=2", "evaluate.shard=1", *bounds]
+        score(monkeypatch, digits, tmp_path / "run", "task.shards=2")
+    bounds = ["evaluate.bounds.elbo=true", "evaluate.bounds.terms=3"]
+    late = ["task.shards=2", "task.shard=1", *bounds]
     parts = score(monkeypatch, digits, tmp_path / "run", *late)
     whole = score(monkeypatch, digits, tmp_path / "whole", *bounds, "evaluate.batch_size=6")
     assert parts["elbo"]["samples"] == 6
@@ -141,9 +148,15 @@ def test_bounds_may_be_asked_for_later_and_in_batches(tmp_path, monkeypatch, dig
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        (["evaluate.divergence=hutch++", "evaluate.probes=4"], "must be a multiple of 3, got 4"),
-        (["evaluate.divergence=hutch++", "evaluate.probes=300"], "takes at most 192 probes"),
-        (["sde=ncsn", "evaluate.vlb=1000"], "1000 steps"),
+        (
+            ["evaluate/likelihood/divergence=hutchpp", "evaluate.likelihood.divergence.probes=4"],
+            "must be a multiple of 3, got 4",
+        ),
+        (
+            ["evaluate/likelihood/divergence=hutchpp", "evaluate.likelihood.divergence.probes=300"],
+            "takes at most 192 probes",
+        ),
+        (["sde=ncsn", "evaluate.bounds.vlb=1000"], "1000 steps"),
     ],
 )
 def test_what_could_only_fail_at_the_end_fails_at_once(
@@ -156,16 +169,20 @@ def test_what_could_only_fail_at_the_end_fails_at_once(
 def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
     whole = score(monkeypatch, digits, tmp_path / "whole")
     with pytest.raises(FileNotFoundError):  # no result.json yet
-        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=1")
+        score(monkeypatch, digits, tmp_path / "run", "task.shards=2", "task.shard=1")
     assert "2 parts are left to other shards" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "run" / "likelihood").glob("*.npz")] == ["0000002.npz"]
-    result = score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2", "evaluate.shard=0")
+    result = score(monkeypatch, digits, tmp_path / "run", "task.shards=2", "task.shard=0")
     assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
 
 
 def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys, digits):
     """The flows are one flow in other clocks: equal noise at eps, equal bits/dim to 1e-3."""
-    arguments = ["evaluate.rtol=1e-3", "evaluate.atol=1e-3", "evaluate.control=false"]
+    arguments = [
+        "evaluate.likelihood.rtol=1e-3",
+        "evaluate.likelihood.atol=1e-3",
+        "evaluate.likelihood.control_variate=false",
+    ]
     vp = score(monkeypatch, digits, tmp_path / "vp", *arguments, "evaluate.eps=0.001")
     noise = (VP().sigma(torch.tensor(1e-3)) / VP().alpha(torch.tensor(1e-3))).item()
     edm = [*arguments, "sde=edm", f"evaluate.eps={noise}"]
@@ -180,7 +197,7 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
 
 def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
     """A loss of its own least time, and a density of the process's."""
-    times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate.likelihood=false"]
+    times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate/likelihood=none"]
     call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler=fast", *times)
     given = (f"checkpoint={tmp_path / 'train'}", *TINY, *SCORE, *LOOSE)
     capsys.readouterr()
@@ -192,7 +209,7 @@ def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
 
 def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
     with pytest.raises(FileNotFoundError):
-        score(monkeypatch, digits, tmp_path / "run", "evaluate.shards=2")
+        score(monkeypatch, digits, tmp_path / "run", "task.shards=2")
     arguments = [f"checkpoint={digits}", *TINY, *SCORE, *LOOSE, "seed=1"]
     sentence = fails(capsys, monkeypatch, tmp_path / "run", *arguments)
     assert "holds likelihoods by other settings (seed)" in sentence
@@ -206,7 +223,7 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
     for i in range(20):
         pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    other = ["data@against=folder", f"against.root={folder}", "against.channels=1"]
+    other = ["data@ood_data=folder", f"ood_data.root={folder}", "ood_data.channels=1"]
     with pytest.raises(SystemExit):
         score(monkeypatch, digits, tmp_path / "run", *other)  # 256 levels are not 17
     points = call(
@@ -216,7 +233,7 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         "train.steps=2",
         "train.batch_size=8",
         *FEW,
-        "evaluate.likelihood=false",
+        "evaluate/likelihood=none",
     )
     result = call(
         monkeypatch,
@@ -226,12 +243,12 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         "train.batch_size=8",
         *SCORE,
         f"checkpoint={points['run_dir']}",
-        "data@against=moons",
+        "data@ood_data=moons",
         *LOOSE,
     )
-    assert result["against"]["data"] == "moons" and result["against"]["samples"] == 6
+    assert result["ood_data"]["data"] == "moons" and result["ood_data"]["samples"] == 6
     for kind in ("likelihood", "typicality"):
-        assert 0 <= result["against"][f"auroc_{kind}"] <= 1
+        assert 0 <= result["ood_data"][f"auroc_{kind}"] <= 1
     assert (tmp_path / "score" / "likelihood.png").exists()
     assert "log_likelihood" in result and "bound" not in result
     far = call(
@@ -243,35 +260,38 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         *SCORE,
         f"checkpoint={points['run_dir']}",
         *(
-            "data@against=mixture",
-            "against.means=[[9,9]]",
-            "against.weights=[1]",
-            "against.std=[1]",
+            "data@ood_data=mixture",
+            "ood_data.means=[[9,9]]",
+            "ood_data.weights=[1]",
+            "ood_data.std=[1]",
         ),
         *LOOSE,
     )
     # Other data of the same name stay other data, and what is less likely is more foreign.
     assert far["log_likelihood"] == result["log_likelihood"]
-    assert far["against"]["mean"] < far["log_likelihood"]
-    assert far["against"]["auroc_likelihood"] == 1
+    assert far["ood_data"]["mean"] < far["log_likelihood"]
+    assert far["ood_data"]["auroc_likelihood"] == 1
 
 
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
         (["task=likelihood"], "task=likelihood scores a trained model; add checkpoint=RUN"),
-        (["evaluate.shards=2"], "evaluate.shards belongs to task=likelihood, got task=generate"),
-        (["evaluate.shard=3"], "evaluate.shard must be below evaluate.shards=1, got 3"),
-        (["data@against=moons"], "data@against belongs to task=likelihood, got task=generate"),
-        (["data@against=mooons"], "unknown data='mooons'. Did you mean data=moons?"),
-        (["evaluate.divergence=trace"], "unknown evaluate.divergence 'trace'. Available: exact"),
-        (["evaluate.dequantization=x"], "unknown evaluate.dequantization 'x'. Available: uniform"),
-        (["evaluate.variance=learned"], "needs model.learned_variance=true"),
+        (["task.shards=2"], "unknown key 'task.shards'. Keys there: none"),
+        (["task=likelihood", "task.shard=3"], "task.shard must be below task.shards=1, got 3"),
+        (["data@ood_data=moons"], "data@ood_data belongs to task=likelihood, got task=generate"),
+        (["data@ood_data=mooons"], "unknown data='mooons'. Did you mean data=moons?"),
+        (["evaluate/likelihood/divergence=trace"], "divergence='trace'. Choices: auto, exact"),
+        (["evaluate/likelihood/dequantization=x"], "dequantization='x'. Choices: truncated_normal"),
+        (["evaluate.bounds.variance=learned"], "needs model.learned_variance=true"),
         (["evaluate.eps=7"], "eps must be in (0, T=1.0), got 7"),
-        (["evaluate.vlb=1"], "evaluate.vlb must be an integer ≥ 2, got 1"),
+        (["evaluate.bounds.vlb=1"], "evaluate.bounds.vlb must be an integer ≥ 2, got 1"),
         (["loss=hybrid"], "loss=hybrid trains a variance; add model.learned_variance=true"),
-        (["evaluate.dequantization=variational"], "needs evaluate.dequantizer=RUN, got null"),
-        (["task=dequantizer"], "trains beside a score; add dequantizer.score=RUN, got null"),
+        (
+            ["evaluate/likelihood/dequantization=variational"],
+            "dequantization.flow must be the folder of a run of task=dequantizer, got null",
+        ),
+        (["task=dequantizer"], "trains a flow for a score; add task.score=RUN, got null"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
@@ -298,7 +318,12 @@ def test_histograms_refuse_what_they_cannot_show(tmp_path):
 
 def test_samples_of_a_seed_do_not_depend_on_the_batch(tmp_path, monkeypatch, digits):
     """Six samples with noise, in batches of 2 and of 6: the same levels of grey."""
-    settings = ["task=sample", "evaluate.samples=6", "evaluate.pictures=2", "sampler.steps=3"]
+    settings = [
+        "task=sample",
+        "evaluate.samples.count=6",
+        "evaluate.samples.pictures=2",
+        "sampler.steps=3",
+    ]
     drawn = []
     for size in (2, 6):
         folder = tmp_path / f"{size}"

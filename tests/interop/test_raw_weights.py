@@ -10,6 +10,7 @@ from scoresde.experiments.command_line import CONF
 from scoresde.experiments.pretrained import load_pretrained
 from scoresde.experiments.resume import find_start
 from scoresde.experiments.split import check_settings
+from scoresde.experiments.tasks import Sample
 from scoresde.interop import load, save_score_sde
 from scoresde.models import ScoreModel, UNet
 from scoresde.sde import VP
@@ -78,8 +79,9 @@ def test_other_formats_are_read_as_they_are_asked_for(tmp_path):
     saved["ema"]["shadow_params"] = [tensor + 1 for tensor in saved["ema"]["shadow_params"]]
     torch.save(saved, path)
     given = ("task=sample", f"checkpoint={path}")
-    check(load_pretrained(configuration(*given, "checkpoint_ema=false")), load(path, ema=False))
-    check(load_pretrained(configuration(*given)), load(path))
+    raw = configuration(*given, "checkpoint_ema=false")
+    check(load_pretrained(raw, Sample()), load(path, ema=False))
+    check(load_pretrained(configuration(*given), Sample()), load(path))
     assert not torch.equal(next(load(path).parameters()), next(load(path, ema=False).parameters()))
 
 

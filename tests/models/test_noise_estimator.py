@@ -326,7 +326,7 @@ def test_an_estimator_does_not_change_the_training(trained, tmp_path, monkeypatc
 
 def test_the_task_resumes_bitwise(tmp_path, monkeypatch):
     quick = [*POINTS, "task=noise_estimator", "train.batch_size=8", "train.decay=none"]
-    quick += ["evaluate.samples=5"]
+    quick += ["evaluate.samples.count=5"]
     straight = call(monkeypatch, tmp_path / "one", *quick, "train.steps=4")
     call(monkeypatch, tmp_path / "two", *quick, "train.steps=2")
     more = call(monkeypatch, tmp_path / "two", *quick, "train.steps=4", "resume=auto")
@@ -338,10 +338,13 @@ def test_the_task_resumes_bitwise(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["task=noise_estimate"], "unknown task 'noise_estimate'; did you mean task=noise_estima"),
-        (["task=generate", "sampler=noise_adaptive"], "needs sampler.estimator=PATH, the folder"),
+        (["task=noise_estimate"], "unknown task='noise_estimate'. Did you mean task=noise_estima"),
+        (
+            ["task=generate", "sampler=noise_adaptive"],
+            "sampler.estimator must be the folder of a run",
+        ),
         (["sampler=noise_adaptive", "sampler.estimator=/nowhere"], "/nowhere does not exist"),
-        (["sampler=noise_adaptive", "sampler.every=0"], "sampler.estimator=PATH"),
+        (["sampler=noise_adaptive", "sampler.every=0"], "sampler.estimator must be"),
         (["task=noise_estimator", "estimator.width=0"], "estimator.width must be an integer ≥ 1"),
         (["task=noise_estimator", "estimator.widht=8"], "Did you mean estimator.width?"),
         (["estimator=big"], "unknown estimator='big'. Choices: small"),
@@ -392,7 +395,7 @@ def test_an_estimator_for_another_size_is_named(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     use = ["sampler=noise_adaptive", f"sampler.estimator={tmp_path / 'run'}"]
     wrong = fails(capsys, monkeypatch, tmp_path / "bad", *large, *use)
-    assert "was trained on data of shape (1, 8, 8), requested (1, 10, 10)" in wrong
+    assert "was trained on data of shape [1, 8, 8], requested [1, 10, 10]" in wrong
 
 
 def test_estimates_are_drawn_or_refused(tmp_path):

@@ -244,7 +244,7 @@ def test_a_hybrid_loss_takes_a_chains_own_levels(steps):
 
 
 def test_variances_and_dequantizations_are_trained_by_the_command(tmp_path, monkeypatch):
-    common = [*TINY, *FEW, *LOOSE, "sampler=fast", "evaluate.likelihood_samples=3"]
+    common = [*TINY, *FEW, *LOOSE, "sampler=fast", "evaluate.scored=3"]
     learned = ["loss=hybrid", "model.learned_variance=true", "model.parameterization=noise"]
     learned.append("model.fourier_features=[2,3]")
     run = call(
@@ -252,22 +252,22 @@ def test_variances_and_dequantizations_are_trained_by_the_command(tmp_path, monk
         tmp_path / "run",
         *common,
         *learned,
-        "evaluate.vlb=4",
+        "evaluate.bounds.vlb=4",
         "sde=ddpm",
         "sampler=ddim",
         "sampler.steps=4",
-        "evaluate.likelihood=true",
-        "evaluate.elbo=true",
+        "evaluate/likelihood=flow",
+        "evaluate.bounds.elbo=true",
     )
     assert run["vlb"]["bound"] is True and run["elbo"]["terms"] == 32
-    plain = call(monkeypatch, tmp_path / "plain", *common, "evaluate.likelihood=false")
+    plain = call(monkeypatch, tmp_path / "plain", *common, "evaluate/likelihood=none")
     flow = call(
         monkeypatch,
         tmp_path / "flow",
         *common,
         "task=dequantizer",
         "dequantizer.width=4",
-        f"dequantizer.score={plain['run_dir']}",
+        f"task.score={plain['run_dir']}",
     )
     assert flow["dequantization"] == "variational" and flow["uniform"]["bits_per_dim"] > 0
     result = call(
@@ -276,7 +276,7 @@ def test_variances_and_dequantizations_are_trained_by_the_command(tmp_path, monk
         *common,
         "task=likelihood",
         f"checkpoint={plain['run_dir']}",
-        "evaluate.dequantization=variational",
-        f"evaluate.dequantizer={flow['run_dir']}",
+        "evaluate/likelihood/dequantization=variational",
+        f"evaluate.likelihood.dequantization.flow={flow['run_dir']}",
     )
     assert result["bits_per_dim"] == pytest.approx(flow["bits_per_dim"], rel=1e-5)

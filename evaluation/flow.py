@@ -1,0 +1,148 @@
+"""Likelihood of points and of quantized data by one set of settings, checked when it is given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.sde import SDE, Score
+from scoresde.sde.checks import check_choice, check_count, check_positive, check_switch
+from scoresde.sde.integrate import check_resolution
+from scoresde.sde.tableau import PAIRS
+
+from .control import CONTROL_LIMIT, GaussianControl
+from .dequantization import Cells, Dequantization, Uniform
+from .divergence import Divergence, ExactOrHutchinson
+from .likelihood import CLOCKS, log_likelihood
+from .quantized import quantized_likelihood
+from .result import Likelihood
+
+
+@dataclass(frozen=True)
+class FlowLikelihood:
+    """Likelihoods by the probability-flow ODE: `log_likelihood` or `quantized_likelihood`.
+
+    Args:
+        divergence: Rule for ∇·s.
+        dequantization: Distribution q(x | k) within the cells of quantized values k.
+        rtol: Relative tolerance of the state > 0.
+        atol: Absolute tolerance of the state > 0.
+        log_prob_tol: Absolute tolerance of log p in nats > 0; None for rtol of a point, and for
+            rtol per coordinate of an image, whose bits/dim are a mean over coordinates.
+        method: `bosh3`, `dopri5` or `dop853`.
+        clock: Variable of the integration: `t` or `log_snr`.
+        eps: Time of the density > 0; None for the process's own.
+        control_variate: Whether a Gaussian fitted to data is the control variate of a stochastic
+            divergence.
+        draws: Points K ≥ 1 in the cell of each sample.
+        importance: Whether they are importance-weighted; else their bounds are averaged.
+        batch_size: Most samples at once ≥ 1.
+
+    Raises:
+        ValueError: A setting is not of its kind or out of its range.
+    """
+
+    divergence: Divergence = field(default_factory=ExactOrHutchinson)
+    dequantization: Dequantization = field(default_factory=Uniform)
+    rtol: float = 1e-4
+    atol: float = 1e-4
+    log_prob_tol: float | None = None
+    method: str = "dopri5"
+    clock: str = "log_snr"
+    eps: float | None = None
+    control_variate: bool = False
+    draws: int = 1
+    importance: bool = True
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        for name in ("log_prob_tol", "eps"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        check_choice("method", self.method, *PAIRS)
+        check_choice("clock", self.clock, *CLOCKS)
+        for name in ("draws", "batch_size"):
+            check_count(name, getattr(self, name), 1)
+        for name in ("control_variate", "importance"):
+            check_switch(getattr(self, name), name)
+
+    def check(self, sde: SDE, dim: int) -> None:
+        """Refuse what could only fail after a training.
+
+        Args:
+            sde: Process.
+            dim: Number D of coordinates of a sample.
+
+        Raises:
+            ValueError: The process has no likelihood or no density at eps, the divergence cannot
+                be used in D coordinates, or rtol is finer than the network's type resolves.
+        """
+        sde.check_signal("the likelihood (evaluate/likelihood=none leaves it out)")
+        self.divergence.within(dim).check(dim)
+        check_resolution(self.rtol, torch.get_default_dtype())
+        if self.eps is not None:
+            sde.check_end(self.eps)
+
+    def controlled(self, dim: int) -> bool:
+        """Whether a Gaussian control variate is wanted for samples of so many coordinates."""
+        wanted = self.control_variate and self.divergence.within(dim).stochastic
+        return wanted and dim <= CONTROL_LIMIT
+
+    def __call__(
+        self,
+        sde: SDE,
+        score: Score,
+        raw: Tensor,
+        cells: Cells | None = None,
+        *,
+        control: GaussianControl | None = None,
+        seed: int = 0,
+        index: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> Likelihood:
+        """Likelihoods of points, or bounds of those of quantized values.
+
+        Args:
+            sde: Process.
+            score: s(x, t).
+            raw: Points, or values k of cells, shape (B, *).
+            cells: Cells of quantized values; None for points.
+                control: Control variate, where `controlled` asks for one.
+            seed: Seed of probes and dequantization.
+            index: Numbers of the samples, to which both belong; 0 … B − 1 where not given.
+            progress: Show a bar on a terminal.
+        """
+        tolerance = self.log_prob_tol
+        if tolerance is None and cells is not None:
+            tolerance = self.rtol * raw[0].numel()
+        settings: dict[str, Any] = {
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "log_prob_tol": tolerance,
+            "method": self.method,
+            "clock": self.clock,
+            "eps": self.eps,
+            "divergence": self.divergence,
+            "control": control,
+            "seed": seed,
+            "index": index,
+            "batch_size": self.batch_size,
+            "give_up": True,
+            "progress": progress,
+        }
+        if cells is None:
+            return log_likelihood(sde, score, raw, **settings)
+        return quantized_likelihood(
+            sde,
+            score,
+            raw,
+            cells,
+            dequantization=self.dequantization,
+            samples=self.draws,
+            importance=self.importance,
+            **settings,
+        )

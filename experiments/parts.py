@@ -1,0 +1,112 @@
+"""The parts of a run, wired in Python from the leaves that its configuration names."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from scoresde.data import Dataset
+from scoresde.data.base import stream
+from scoresde.evaluation import Bounds, Cells, ClassifierQuality, FlowLikelihood
+from scoresde.models import ScoreModel
+from scoresde.samplers import Sampler
+from scoresde.sde import SDE
+from scoresde.training import EMA, Loss, Warmup
+
+from .samples import Sampling
+from .settings import plain
+
+if TYPE_CHECKING:
+    from .tasks import Task
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[Model]):
+    """The parts of a run; those that its task does not need are None.
+
+    Attributes:
+        cfg: Configuration, with what the parts add to it.
+        task: What the run is for.
+        device: Where the networks are.
+        sde: Process.
+        data: Data set.
+        model: Network that is trained or taken from a checkpoint.
+        loss: What it is trained by.
+        ema: Average of its weights.
+        optimizer: Optimizer of its weights.
+        schedule: Learning rate of each step.
+        sampling: How many samples are generated, and their pictures.
+        sampler: Sampler.
+        likelihood: Likelihood of held-out data.
+        bounds: Variational bounds of held-out data.
+        quality: Judge of the samples.
+        ood_data: Other data, which the likelihood is to tell from those of the run.
+        pretrained: Model of another format, which has brought its own process and network.
+        classes: Number of classes on which the network is conditioned.
+    """
+
+    cfg: DictConfig
+    task: "Task"
+    device: torch.device
+    sde: SDE
+    data: Dataset
+    model: Model
+    loss: Loss
+    ema: EMA[Model]
+    optimizer: torch.optim.Optimizer
+    schedule: Warmup
+    sampling: Sampling
+    bounds: Bounds
+    sampler: Sampler | None = None
+    likelihood: FlowLikelihood | None = None
+    quality: ClassifierQuality | None = None
+    ood_data: Dataset | None = None
+    pretrained: ScoreModel | None = None
+    classes: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.cfg.seed)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains, rather than take a model as it is."""
+        return self.cfg.checkpoint is None
+
+    @property
+    def cells(self) -> Cells | None:
+        """Cells of quantized data; None for points."""
+        return cells_of(self.data)
+
+    @property
+    def scored(self) -> Tensor:
+        """The raw samples of the split that are scored."""
+        split: Tensor = getattr(self.data, self.cfg.evaluate.split)
+        return split[: self.cfg.evaluate.scored]
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the run's device whose numbers belong to one purpose and seed alone."""
+        seed = stream(purpose, self.seed).initial_seed()
+        return torch.Generator(self.device).manual_seed(seed)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint says of its run, as plain dicts, lists, strings and numbers.
+
+        Besides the configuration it has the facts by which the model can be built again where the
+        data are not at hand.
+        """
+        facts = {"shape": [*self.data.shape], "classes": self.classes, "task": self.task.name}
+        return plain(self.cfg) | facts | self.task.facts(self.model)
+
+
+def cells_of(data: Dataset) -> Cells | None:
+    """Cells of quantized data; None for points."""
+    if data.levels is None or data.range is None:
+        return None
+    return Cells(data.levels, *data.range)

@@ -1,0 +1,235 @@
+"""What a run is for, as an object: what it names, trains and needs, and how it ends."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from scoresde.data import Dataset
+from scoresde.models import ScoreModel
+from scoresde.sde import SDE, construct, current_names
+from scoresde.training import Loss, checkpoint
+
+from ..claim import Claim
+from ..model import fill
+from ..parts import Parts
+from ..record import Record, finished
+from ..settings import differences, plain
+
+Sections = tuple[str, ...]
+
+
+class Task(ABC):
+    """What a run is for.
+
+    A new task is one class with a YAML in conf/task/; nothing else asks which task a run has.
+
+    Attributes:
+        name: Name that its checkpoints carry.
+        takes: Name of the task whose checkpoints it takes.
+        groups: Config groups whose choices name a run in result.json.
+        model: Sections of the configuration that make a network what it is; they are equal where
+            a checkpoint is taken.
+        training: Sections that are equal where a training goes on.
+        samples: Whether it needs a sampler.
+        scores: Whether it computes likelihoods.
+        uses_prior: Whether it starts paths from the prior of the process.
+        repeats: Whether a command repeats the configuration of the run whose checkpoint it takes.
+        shared: Whether several processes may share its folder.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[str]
+    groups: ClassVar[Sections]
+    model: ClassVar[Sections]
+    training: ClassVar[Sections]
+    samples: bool = False
+    scores: bool = False
+    uses_prior: bool = True
+    repeats: bool = True
+    shared: bool = False
+
+    @abstractmethod
+    def network(
+        self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None
+    ) -> tuple[nn.Module, Loss]:
+        """The untrained network, and the loss that trains it.
+
+        Args:
+            cfg: Configuration of the run.
+            sde: Process.
+            data: Data set.
+            classes: Number of classes on which the network is conditioned; None for none.
+        """
+
+    @abstractmethod
+    def finish(self, parts: Parts[Any], model: Any, record: Record, claim: Claim) -> bool:
+        """What the run does with its averaged model.
+
+        Args:
+            parts: Parts of the run.
+            model: Averaged model.
+            record: Its result.
+            claim: The claim on its folder.
+
+        Returns:
+            Whether the result is whole; else other processes have parts of it to do.
+        """
+
+    def check(self, cfg: DictConfig) -> None:
+        """Refuse, before anything is built, a command that does not go with the task.
+
+        Raises:
+            ValueError: Some of it belongs to another task.
+        """
+        if cfg.ood_data is not None:
+            raise ValueError(f"data@ood_data belongs to task=likelihood, got task={self.name}")
+
+    def check_foreign(self, path: Path) -> None:
+        """Refuse a model that was not trained here, where the task takes none.
+
+        Raises:
+            ValueError: It takes none.
+        """
+        raise ValueError(
+            f"task={self.name} takes runs of this toolkit; {path} is for generate, sample, "
+            "likelihood"
+        )
+
+    def adopt(self, cfg: DictConfig, model: ScoreModel) -> DictConfig:
+        """The configuration by what a model that was not trained here says of itself.
+
+        Raises:
+            ValueError: The configuration contradicts it.
+        """
+        return cfg
+
+    def other_data(self, cfg: DictConfig, data: Dataset) -> Dataset | None:
+        """Data that the likelihood is to tell from those of the run; None for most tasks."""
+        return None
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What a checkpoint says besides the configuration."""
+        return {}
+
+    def skipped(self, parts: Parts[Any]) -> dict[str, str]:
+        """What the run will leave out, with the reason, known before it trains."""
+        return {}
+
+    def check_folder(self, folder: Path, continues: bool) -> None:
+        """Refuse a folder that holds a run which nobody asked to continue.
+
+        Raises:
+            ValueError: It does.
+        """
+        trained = bool(checkpoint.available(folder / "checkpoints"))
+        if (trained or finished(folder) is not None) and not continues:
+            raise ValueError(
+                f"{folder} already holds a run; use resume=auto to continue it, "
+                "or another hydra.run.dir"
+            )
+
+    def prepare(self, parts: Parts[Any], weights: Path | None, folder: Path) -> None:  # noqa: B027
+        """Note in the folder what its numbers depend on, where they outlive an interruption."""
+
+    @classmethod
+    def rebuild(cls, saved: Mapping[str, Any]) -> nn.Module:
+        """The network of a checkpoint without its weights, by its configuration."""
+        return construct(saved["description"])
+
+    @classmethod
+    def current(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The configuration of an old checkpoint in today's form."""
+        return saved
+
+    @classmethod
+    def saved(cls, path: Path, key: str = "checkpoint") -> tuple[Path, dict[str, Any]]:
+        """The file and the state of a checkpoint of this task.
+
+        Args:
+            path: A checkpoint, or a run's folder, of which the newest is taken.
+            key: What the command line calls the path.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            ValueError: It cannot be read, or is of another task.
+        """
+        file, state = checkpoint.find(path)
+        was = state["config"].get("task", "generate")  # the oldest runs have no `task` entry
+        if was != cls.takes:
+            raise ValueError(
+                f"{key}={path} is a checkpoint of task={was}; give one of task={cls.takes}"
+            )
+        return file, state | {"config": cls.current(current_names(state["config"]))}
+
+    @classmethod
+    def load(cls, path: str | Path, *, ema: bool = True) -> Any:
+        """The trained model of a checkpoint of this task, by the configuration that it carries.
+
+        Args:
+            path: A checkpoint, or a run's folder, of which the newest is taken.
+            ema: Whether to take the averaged weights.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            ValueError: It cannot be read, or is of another task.
+        """
+        return cls._filled(*cls.saved(Path(path)), ema)
+
+    @classmethod
+    def auxiliary(
+        cls, path: Any, key: str, cfg: DictConfig, data: Dataset, device: torch.device
+    ) -> Any:
+        """A trained model that another run uses besides its own, with fixed weights.
+
+        Nothing in the file but numbers and plain settings is used.
+
+        Args:
+            path: A checkpoint, or a run's folder.
+            key: What the command line calls the path.
+            cfg: Configuration of the run, whose process and data range must be those of the model.
+            data: Data set of the run, whose shape and levels must be those of the model.
+            device: Where the model is wanted.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            ValueError: No path, or a checkpoint of another task, process or kind of data.
+        """
+        if not isinstance(path, str):
+            raise ValueError(
+                f"{key} must be the folder of a run of task={cls.takes}, got {path!r}; "
+                f"train one with task={cls.takes}"
+            )
+        file, state = cls.saved(Path(path), key)
+        was, asked = state["config"], plain(cfg)
+        for section, entry in (("sde", None), ("data", "range")):
+            had, wanted = (
+                one[section] if entry is None else one[section].get(entry) for one in (was, asked)
+            )
+            if differences(had, wanted):
+                name = section if entry is None else f"{section}.{entry}"
+                raise ValueError(
+                    f"{key}={path} was trained with {name} {had}, requested {wanted}; "
+                    f"train one for these settings with task={cls.takes}"
+                )
+        for name, here in (("shape", list(data.shape)), ("levels", data.levels)):
+            there = was["description"].get(name, here)
+            if there != here:
+                raise ValueError(
+                    f"{key}={path} was trained on data of {name} {there}, requested {here}; "
+                    f"train one for these data with task={cls.takes}"
+                )
+        with torch.random.fork_rng(devices=[]):  # its first weights must not cost the network's
+            model = cls._filled(file, state, True)
+        return model.to(device).requires_grad_(False)
+
+    @classmethod
+    def _filled(cls, path: Path, state: Mapping[str, Any], ema: bool) -> Any:
+        model = cls.rebuild(state["config"])
+        fill(model, state["ema"]["model"] if ema else state["model"], path)
+        model.step = state["step"]
+        return model.eval()
