@@ -1,4 +1,4 @@
-"""A folder of a run's own: claimed before anything is written in it, and let go at the end."""
+"""The claim on the folder of a run, held from before the first write until the end."""
 
 import itertools
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 from scoresde.training import lock
 
 LOCK = ".lock"
-# Files on their way to their names, which a process that was killed leaves behind.
+# Temporary files that a killed process leaves behind.
 STRAYS = (
     *(".result.*.tmp", ".config.*.tmp", ".metrics.*.tmp", ".samples.*.tmp"),
     *(".likelihood.*.tmp", ".*.part"),
@@ -16,7 +16,7 @@ STRAYS = (
 
 
 class Claim:
-    """A folder that this process holds, so that every other is refused it and told by whom.
+    """A folder that this process holds, so that other processes are refused, with its name.
 
     Args:
         folder: The folder, made if need be.
@@ -76,7 +76,7 @@ class Claim:
 
 
 def claim_new(folder: Path) -> Claim:
-    """Claim the folder, or the first of FOLDER_1, FOLDER_2, … that nobody holds or has used.
+    """Claim the folder, or the first of FOLDER_1, FOLDER_2, … that is neither held nor used.
 
     Args:
         folder: A folder named by the time, which is equal for what starts in one second.

@@ -1,4 +1,4 @@
-"""What the samples of a run are conditioned on: the labels of data, and those of what is drawn."""
+"""Conditions of a run: the labels of its data, and those of the samples it generates."""
 
 import math
 from typing import Any
@@ -30,14 +30,14 @@ def classes_of(condition: DictConfig, data: Dataset, pretrained: ScoreModel | No
         return None
     classes = data.classes
     if pretrained is not None:
-        told = getattr(inner(pretrained.net), "classes", None)
-        if told is None:
+        known = getattr(inner(pretrained.net), "classes", None)
+        if known is None:
             raise ValueError(
                 "the network of the checkpoint has no class labels; use condition=none"
             )
-        if told != classes:
+        if known != classes:
             raise ValueError(
-                f"the network of the checkpoint has {told} classes, and the data have {classes}; "
+                f"the network of the checkpoint has {known} classes, and the data have {classes}; "
                 "use the data that it was trained on, or condition=none"
             )
     if classes is None:
@@ -90,7 +90,7 @@ def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None
 
 
 def _check_draw(drawn: Any, classes: int | None) -> list[int]:
-    """The classes that are drawn, of K.
+    """The classes of the generated samples, of K.
 
     Raises:
         ValueError: They are no list of classes.

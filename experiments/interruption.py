@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signal by which a scheduler ends a job: neither costs what was done."""
+"""Ctrl-C and SIGTERM, by which a scheduler ends a job: neither loses finished work."""
 
 import signal
 import sys
@@ -63,7 +63,7 @@ def exit_code() -> Iterator[None]:
     """Turn what ends a process by a signal into its exit code: 130 after Ctrl-C."""
     try:
         yield
-    except Interrupted as error:  # whoever raised it has said what is left
+    except Interrupted as error:  # the message has been printed where it was raised
         sys.exit(128 + error.number)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)

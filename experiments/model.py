@@ -20,7 +20,7 @@ def make(leaf: DictConfig | Mapping[str, Any] | None, **wires: Any) -> Any:
 
     Args:
         leaf: `_target_` and arguments; None for nothing.
-        **wires: Arguments beside those of the leaf, or in their place.
+        **wires: Further arguments, which replace those of the leaf that have the same name.
     """
     if isinstance(leaf, DictConfig):
         leaf = OmegaConf.to_container(leaf, resolve=True, throw_on_missing=True)  # type: ignore[assignment]

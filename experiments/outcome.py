@@ -1,4 +1,4 @@
-"""What becomes of a run: a folder of its own, and for every error one sentence and an exit code.
+"""How a run ends: in a folder of its own, and for each error with one sentence and an exit code.
 
 Exit codes: 0 when all was done; 2 for refused input; 1 for a failure after everything was built,
 and for a sweep with failed jobs; 130 after Ctrl-C, 143 after SIGTERM. SCORE_SDE_TRACEBACK=1 shows
@@ -28,12 +28,12 @@ from .interruption import Interrupted, at_once, handled
 from .model import make
 from .wording import as_typed
 
-# What wrong input raises while a run is built.
+# Errors of wrong input, raised while a run is built.
 REFUSED = (
     *(ValueError, TypeError, OSError, ImportError),
     *(InstantiationException, OmegaConfBaseException),
 )
-# Whose text is a sentence that needs no name before it.
+# Errors whose text is a sentence that needs no class name in front of it.
 SENTENCES = (*REFUSED, ArithmeticError, RuntimeError)
 LONGEST = 600  # characters of a message; some of torch's have whole listings
 OUT_OF_MEMORY = "use a smaller train.batch_size or evaluate.batch_size, or a smaller model"
@@ -46,7 +46,7 @@ class Job:
         claim: The claim on the folder.
         folder: The folder.
         ready: Whether everything is built, so that errors are failures rather than refusals.
-        ending: What is called at the end, however it comes; the claim is let go of last.
+        ending: What is called at the end in every case; the claim is released last.
     """
 
     def __init__(self, claim: Claim) -> None:

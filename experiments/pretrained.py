@@ -68,7 +68,7 @@ def check_data(model: ScoreModel, shape: tuple[int, ...], name: str) -> None:
 
 
 def names(model: ScoreModel) -> dict[str, str]:
-    """What the parts of a loaded model are called, in the place of config groups."""
+    """Names of the parts of a loaded model, which replace those of config groups."""
     base = getattr(model.sde, "base", None)
     sde = type(model.sde if base is None else base).__name__
     chain = "" if base is None else f" chain of {model.sde.steps}"

@@ -23,7 +23,7 @@ PICTURES = ("loss", "samples", "noise_level")
 
 
 class Record:
-    """The entries of result.json, which is written anew after each part of a run.
+    """The entries of result.json, which is written again after each part of a run.
 
     Until all parts are done it says `unfinished`. What may fail without costing the rest is an
     optional part: its sentence is then under `failed`.

@@ -47,8 +47,8 @@ def find_start(parts: Parts[Any], folder: Path) -> Start | None:
 
     Raises:
         ValueError: The checkpoint is of another process, network or data, cannot be read, or is of
-            a run that another process is at; this folder already holds a run that nobody asked to
-            continue; or transfer=true where no network can be taken over.
+            a run that another process holds; this folder already holds a run that is not to be
+            continued; or transfer=true where no network can be taken over.
         FileNotFoundError: There is no such checkpoint.
     """
     cfg = parts.cfg
@@ -85,7 +85,7 @@ def _fitted(start: Start, parts: Parts[Any]) -> Start:
     """A start by the names of the run's own network, with the weights that it asks for.
 
     The names in a file tell what wrapped its network; `checkpoint_ema=false` takes the raw weights
-    in the place of their average.
+    instead of their average.
     """
     wanted = parts.model.state_dict()
     raw, average = start.state["model"], start.state["ema"]
@@ -130,7 +130,7 @@ def _named(path: Path, parts: Parts[Any], sections: tuple[str, ...]) -> Start:
 
 
 def _say_untrained(saved: dict[str, Any], parts: Parts[Any]) -> None:
-    """Say so where a density is asked for at times that the training never drew."""
+    """Say so where a density is wanted at times outside those of the training."""
     cfg = parts.cfg
     trained = ((saved.get("loss") or {}).get("times") or {}).get("eps")
     scored = parts.sde.eps if cfg.evaluate.eps is None else cfg.evaluate.eps

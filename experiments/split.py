@@ -1,8 +1,8 @@
-"""task=likelihood: a whole split scored, in parts that outlive an interruption, and in shards.
+"""The likelihood of a whole split, in parts that survive an interruption, and in shards.
 
-Every part is a file of its own in the run's folder, written atomically and named by its first
-sample. A command repeated in the same folder does what is missing; several processes, each with its
-`task.shard`, share the work. Whoever finds all parts there writes the result.
+Each part is a file in the run's folder, written atomically and named by its first sample. A command
+that is repeated in the same folder computes the missing parts; several processes share the work,
+each with its own `task.shard`. The process that finds all parts writes the result.
 """
 
 import json
@@ -52,15 +52,16 @@ def score_split(
         shards: Number of processes that share the work.
 
     Returns:
-        Whether this process wrote the result; else other shards have parts to do, or are at it.
+        Whether this process wrote the result; else other shards still have parts to compute.
     """
     folder, other = record.folder, parts.ood_data
     split = parts.cfg.evaluate.split
     own = _Split(parts, model, folder / "likelihood", parts.data, split)
     splits = [own]
     if other is not None:
-        name = f"other {other.name}"
-        splits.append(_Split(parts, model, folder / "ood_data", other, "test", name))
+        old_place = folder / "against"  # where earlier versions wrote the parts of other data
+        place = old_place if old_place.is_dir() else folder / "ood_data"
+        splits.append(_Split(parts, model, place, other, "test", f"other {other.name}"))
     for one in splits:
         one.work(shard, shards)
     missing = sum(len(one.missing()) for one in splits)
@@ -114,7 +115,7 @@ class _Split:
         self.parts = [range(i, min(i + size, self.total)) for i in starts]
 
     def work(self, shard: int, shards: int) -> None:
-        """Do the parts of a shard that are not there."""
+        """Compute the missing parts of a shard."""
         self.folder.mkdir(exist_ok=True)
         mine = self.parts[shard::shards]
         sizes = sum(len(part) for part in mine)
@@ -135,7 +136,7 @@ class _Split:
         bar.close()
 
     def missing(self) -> list[range]:
-        """Parts of all shards that are not there, or not whole."""
+        """Parts of all shards that are missing or damaged."""
         return [part for part in self.parts if self._load(part) is None]
 
     def join(self) -> Likelihood:
@@ -150,7 +151,7 @@ class _Split:
         return self.folder / f"{part.start:07d}.npz"
 
     def _load(self, part: range) -> Likelihood | None:
-        """A part that is there and whole; a file that is not is done again."""
+        """A part, or None where its file is missing or damaged and has to be computed again."""
         path = self._path(part)
         if not path.exists():
             return None
@@ -192,7 +193,7 @@ def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
     """
     whole = parts.config
     evaluate = {key: whole["evaluate"][key] for key in ("split", "scored", "likelihood")}
-    # The files themselves: a run may have trained on since a part was scored.
+    # Digests of the files: a run may have gone on training since a part was scored.
     mine: dict[str, Any] = {"weights": digest(weights), "evaluate": evaluate}
     flow = evaluate["likelihood"]["dequantization"].get("flow")
     if flow is not None:
@@ -200,7 +201,7 @@ def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
     mine |= {key: whole[key] for key in ("sde", "model", "data", "ood_data", "seed")}
     if not whole["checkpoint_ema"]:  # one file has both sets of weights
         mine["checkpoint_ema"] = False
-    # Their content: files may have come or gone under the same settings.
+    # Digests of the data: files may have been added or removed under the same settings.
     mine["samples"] = data_identity(parts.data)
     if parts.ood_data is not None:
         mine["samples of ood_data"] = data_identity(parts.ood_data)
@@ -227,7 +228,7 @@ def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
 
 
 def _other_weights(theirs: dict[str, Any], own: dict[str, Any]) -> set[str]:
-    """The key by which raw weights are told from averaged ones, where it differs."""
+    """The key that distinguishes raw from averaged weights, where it differs."""
     key = "checkpoint_ema"
     return set() if theirs.get(key) == own.get(key) else {key}
 
@@ -244,14 +245,14 @@ def _mean_and_error(values: Tensor) -> str:
 
 
 def _compare(likelihood: Likelihood, other: Likelihood, name: str) -> dict[str, Any]:
-    """How the model tells its own data from others: 1 where all others score as more foreign.
+    """How well the model separates its own data from others, as areas under the ROC curve.
 
-    By likelihood, less likely is more foreign; by typicality, further from the mean.
+    An area is 1 where all other samples have a lower likelihood, or are less typical.
     """
     inside, outside = (
         -one.log_prob[one.log_prob.isfinite()] / one.dim for one in (likelihood, other)
     )
-    # What is typical is told by every other sample, and held against the rest.
+    # Every other sample estimates what is typical, and the rest are compared with it.
     known, held = inside[::2], inside[1::2]
     typical = [typicality(v, known) for v in (held, outside)]
     return {

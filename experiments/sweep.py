@@ -17,7 +17,7 @@ FAILURES = "failures.jsonl"
 
 
 def by_time(folder: Any) -> bool:
-    """Whether a folder is named by the time, so that nobody has chosen this one of its names."""
+    """Whether a folder is named by the time, so that its name was not chosen by the user."""
     return "${now:" in str(folder)
 
 
@@ -77,7 +77,7 @@ class Sweep(Callback):
             quoted = str(self._claim.folder).replace("\\", "\\\\").replace("'", "\\'")
             with read_write(config), open_dict(config):
                 config.hydra.sweep.dir = str(self._claim.folder)
-                # Each job composes its configuration anew.
+                # Each job composes its own configuration.
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
         (self._claim.folder / FAILURES).unlink(missing_ok=True)
 

@@ -46,7 +46,7 @@ def train(
 ) -> tuple[Model, float]:
     """Train from a start, or only take its weights where `checkpoint` is given.
 
-    A signal to end is heeded after the step, whose state is saved.
+    After a signal to end, the current step is finished and its state is saved.
 
     Args:
         parts: Parts of the run.

@@ -49,7 +49,7 @@ def as_typed(error: BaseException, cfg: DictConfig | None = None) -> str:
 
 
 def in_keys(sentence: str, known: set[str], given: list[str]) -> str:
-    """A sentence with keys of the command line in the place of Python's arguments.
+    """A sentence with keys of the command line instead of Python's arguments.
 
     Args:
         sentence: What a class says.

@@ -121,7 +121,7 @@ class Task(ABC):
         return {}
 
     def check_folder(self, folder: Path, continues: bool) -> None:
-        """Refuse a folder that holds a run which nobody asked to continue.
+        """Refuse a folder that holds a run which is not to be continued.
 
         Raises:
             ValueError: It does.

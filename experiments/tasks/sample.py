@@ -45,7 +45,7 @@ class Sample(ScoreTask):
             raise ValueError("task=sample samples a trained model; add checkpoint=RUN_OR_FILE")
 
     def adopt(self, cfg: DictConfig, model: ScoreModel) -> DictConfig:
-        """The model's own process, network, image size and condition, in the place of all data."""
+        """The model's own process, network, image size and condition, instead of those of data."""
         description = model.description()
         sde, span = description.pop("sde"), description.pop("data_range")
         classes = description["net"].get("classes")

@@ -123,7 +123,8 @@ def test_what_the_grammar_means_in_a_path_stays():
 
 def test_every_name_of_a_path_is_at_home_in_conf():
     names = set()
-    for choices in (["data=folder"], ["sampler=noise_adaptive"]):
+    flow = ["task=dequantizer", "evaluate/likelihood/dequantization=variational"]
+    for choices in (["data=folder"], ["sampler=noise_adaptive"], flow):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=choices, return_hydra_config=True)
         tree = OmegaConf.to_container(config, resolve=False)
