@@ -15,12 +15,12 @@ from scoresde.sde import SDE, VE, VP, SubVP, describe
 
 # Fields of the network that are called the same here.
 SAME = (
-    *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional"),
+    *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv"),
     *("fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
     *("progressive_combine", "embedding_type", "fourier_scale", "init_scale"),
 )
 # DDPM's own class has fewer, and these instead.
-DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
+DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv")
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
 # What the networks there cannot be told.
 FIXED: dict[str, Any] = {
@@ -147,8 +147,8 @@ def _output(config: Mapping[str, Any]) -> dict[str, Any]:
     # NCSNv2 divides by σ whatever its configuration says, NCSN never does.
     divides = _get(config, "scale_by_sigma") if name in ("ncsnpp", "ddpm") else None
     scaled = name != "ncsn" and (divides or name in REFINE_NETS)
-    labels = {} if continuous else {"labels": "descending"}
-    return {"parameterization": "score" if scaled else "raw_score"} | labels
+    told = {} if continuous else {"c_noise": "descending"}
+    return {"parameterization": "score" if scaled else "raw_score"} | told
 
 
 def _network(config: Mapping[str, Any]) -> nn.Module:
@@ -214,13 +214,13 @@ def _network_fields(net: nn.Module) -> dict[str, Any]:
         if options[name] != only:
             kind = "DDPM" if ddpm else "NCSN++"
             raise ValueError(f"score-SDE's {kind} has {name}={only}, not {options[name]}")
-    if not options["conditional"]:
+    if not options["noise_conditional"]:
         raise ValueError("networks without a noise label are not written for score-SDE")
     size = _size(*net.shape)
     fields = {name: options[name] for name in (DDPM_FIELDS if ddpm else SAME)}
     attended = [size["image_size"] >> level for level, on in enumerate(net.attend) if on]
     fields |= {"attn_resolutions": attended, "normalization": "GroupNorm"}
-    fields |= {"nonlinearity": "swish"}
+    fields |= {"nonlinearity": "swish", "conditional": True}
     return {"model": {"name": "ddpm" if ddpm else "ncsnpp"} | fields, "data": size}
 
 

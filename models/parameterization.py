@@ -7,15 +7,12 @@ other's: x̂_0 = (x̂ − σ ẑ)/α loses all digits as α → 0, and has none 
 terminal SNR begins. α and σ are those of data in [−1, 1].
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-_SMALLEST = torch.finfo(torch.float64).tiny
 
 Weights = tuple[Tensor, Tensor]
 """Weights of x̂ and of F."""
@@ -125,12 +122,3 @@ PARAMETERIZATIONS: dict[str, Callable[[Scales], Coefficients]] = {
 
 BLIND = ("noise", "score", "raw_score")
 """Those that say nothing of the data where α = 0, since the state is all noise there."""
-
-
-def log_noise(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """log(σ/α), of which a quarter is EDM's label, finite where α = 0.
-
-    There α counts as the smallest number that a process may have elsewhere, 2e-308, in whatever
-    type the times are.
-    """
-    return torch.where(alpha > 0, (sigma / alpha).log(), sigma.log() - math.log(_SMALLEST))

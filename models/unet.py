@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.sde import Described
+from scoresde.sde.checks import check_choice
 from scoresde.sde.score import Condition
 
-from .checks import attended, check_choice, check_classes, check_input, check_sizes, check_told
+from .checks import attended, check_classes, check_input, check_sizes, check_told
 from .embedding import NoiseEmbedding
 from .layers import Attention, BigGANBlock, BlockOptions, DDPMBlock, Stage, Unlabelled, conv, head
 from .resample import (
@@ -118,7 +119,7 @@ class UNet(Described, nn.Module):
         max_groups: the most groups that it has.
         groups: numbers of groups of single normalisations, by their names in the network.
         norm_eps: ε of the normalisations, > 0.
-        conditional: whether the network sees the noise label.
+        noise_conditional: whether the network is told c_noise.
         out_channels: channels of the output, ≥ 1; those of the images where not given.
         classes: number K ≥ 1 of class labels that the network can be told; None for none. A label
             has an embedding that is added to that of the noise; the label K is that of no class.
@@ -158,12 +159,12 @@ class UNet(Described, nn.Module):
         max_groups: int = 32,
         groups: Mapping[str, int] | None = None,
         norm_eps: float = 1e-6,
-        conditional: bool = True,
+        noise_conditional: bool = True,
         out_channels: int | None = None,
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        check_classes(classes, conditional)
+        check_classes(classes, noise_conditional)
         check_choice("resblock_type", resblock_type, "biggan", "ddpm")
         check_choice("progressive", progressive, "none", "output_skip", "residual")
         check_choice("progressive_input", progressive_input, "none", "input_skip", "residual")
@@ -182,7 +183,7 @@ class UNet(Described, nn.Module):
         self.attend = [level in attn_levels for level in range(len(ch_mult))]
         self.attn_up, self.pad_symmetric = attn_up, pad_symmetric
         self.options = BlockOptions(
-            emb_features=4 * nf if conditional else None,
+            emb_features=4 * nf if noise_conditional else None,
             dropout=dropout,
             skip_rescale=skip_rescale,
             init_scale=init_scale,
@@ -194,7 +195,7 @@ class UNet(Described, nn.Module):
         )
 
         self.embedding = None
-        if conditional:
+        if noise_conditional:
             self.embedding = NoiseEmbedding(
                 embedding_type, nf, fourier_scale, frequency_shift, classes
             )

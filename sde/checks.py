@@ -1,5 +1,6 @@
 """Checks of what every part of the toolkit is given: tensors, switches and counts."""
 
+import difflib
 from numbers import Integral
 
 from torch import Tensor
@@ -41,3 +42,16 @@ def check_count(name: str, value: int, least: int) -> int:
 def is_integer(value: object) -> bool:
     """Whether a value is an integer, of NumPy's types too; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_choice(name: str, value: str, *allowed: str) -> None:
+    """Refuse a setting that is none of the allowed ones.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        choices = ", ".join(f"'{choice}'" for choice in allowed)
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}{hint}")

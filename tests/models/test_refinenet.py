@@ -372,7 +372,7 @@ def test_configured_networks_are_the_published_ones(name: str, count: int) -> No
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     raw = name == "ncsn"
     assert config["parameterization"] == ("raw_score" if raw else "score")
-    assert config["labels"] == ("descending" if raw else "process")
+    assert config["c_noise"] == ("descending" if raw else None)  # None for `process`
     assert (config["fourier_features"], config["learned_variance"]) == ([], False)
     assert config["net"].pop("_target_") == "scoresde.models.RefineNet"
     assert config["net"]["num_levels"] == (10 if raw else None)
@@ -471,7 +471,7 @@ def test_description_makes_the_network_again(variant: str) -> None:
 def test_raw_scores_are_those_of_the_level(data_range: tuple[float, float] | None) -> None:
     sde = Discretized(VE(0.01, 1.0), 10)
     net = tiny("ncsn", num_levels=10).double()
-    model = ScoreModel(net, sde, "raw_score", labels="descending", data_range=data_range)
+    model = ScoreModel(net, sde, "raw_score", c_noise="descending", data_range=data_range)
     x, _ = batch(net, (3, 8, 16), torch.float64)
     seen = x if data_range is None else 2 * x - 1
     for i, t in enumerate(sde.times):
