@@ -10,7 +10,7 @@ from tqdm import tqdm
 from scoresde.sde import SDE, Evaluations, Score, expand, integrate
 from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
-from scoresde.sde.checks import check_floating, check_steps
+from scoresde.sde.checks import check_choice, check_floating, check_steps
 from scoresde.sde.integrate import Solution, check_resolution, error_norm
 from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.score import Parts
@@ -98,9 +98,8 @@ def log_likelihood(
     Grathwohl et al. 2019, arXiv:1810.01367 (section 3.1.1).
     """
     _check_points(x)
-    for name, value, choices in (("method", method, tuple(PAIRS)), ("clock", clock, CLOCKS)):
-        if value not in choices:
-            raise ValueError(f"unknown {name} '{value}'. Available: {', '.join(choices)}")
+    check_choice("method", method, *PAIRS)
+    check_choice("clock", clock, *CLOCKS)
     rule = choose_divergence(divergence)
     rule.check(x[0].numel())
     dtype = dtype or x.dtype

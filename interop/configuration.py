@@ -12,6 +12,7 @@ from torch import nn
 
 from scoresde.models import RefineNet, ScoreModel, UNet
 from scoresde.sde import SDE, VE, VP, SubVP, describe
+from scoresde.sde.checks import check_choice
 
 # Fields of the network that are called the same here.
 SAME = (
@@ -113,13 +114,12 @@ def _get(config: Mapping[str, Any], name: str) -> Any:
 
 def _process(config: Mapping[str, Any]) -> SDE:
     kind, continuous = str(config["training"]["sde"]).lower(), config["training"]["continuous"]
+    check_choice("training.sde", kind, "vesde", "vpsde", "subvpsde")
     if kind == "vesde":
         sde: SDE = VE(_get(config, "sigma_min"), _get(config, "sigma_max"))
-    elif kind in ("vpsde", "subvpsde"):
+    else:
         family = VP if kind == "vpsde" else SubVP
         sde = family(_get(config, "beta_min"), _get(config, "beta_max"))
-    else:
-        raise ValueError(f"training.sde must be vesde, vpsde or subvpsde, got '{kind}'")
     return sde if continuous or kind == "subvpsde" else sde.discretize(_get(config, "num_scales"))
 
 
@@ -163,9 +163,7 @@ def _network(config: Mapping[str, Any]) -> nn.Module:
         labels = {"num_levels": _get(config, "num_scales") if name == "ncsn" else None}
         act = str(model.get("nonlinearity", "elu")).lower()
         return RefineNet(shape, model["nf"], widths, dilations, **labels, activation=act)
-    if name not in ("ncsnpp", "ddpm"):
-        known = ", ".join(("ncsnpp", "ddpm", *REFINE_NETS))
-        raise ValueError(f"unknown model.name '{name}'. Available: {known}")
+    check_choice("model.name", name, "ncsnpp", "ddpm", *REFINE_NETS)
     for field, only in (("nonlinearity", "swish"), ("normalization", "groupnorm")):
         if str(model.get(field, only)).lower() != only:
             raise ValueError(f"model.{field} must be {only} for {name}, got {model[field]}")

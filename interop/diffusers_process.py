@@ -5,6 +5,7 @@ from typing import Any
 
 from scoresde.models import ScoreModel
 from scoresde.sde import SDE, VE, VP, CosineSchedule, ScaledLinearSchedule, describe
+from scoresde.sde.checks import check_choice
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 VE_SCHEDULER = "ScoreSdeVeScheduler"
@@ -73,8 +74,7 @@ def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[st
             "chains of VP scale the data by α"
         )
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"unknown prediction_type={prediction}: {', '.join(PREDICTIONS)} are read")
+    check_choice("prediction_type", prediction, *PREDICTIONS)
     variance = scheduler.get("variance_type", "learned_range" if double else "fixed_small")
     if double != (variance == "learned_range") or variance == "learned":
         raise ValueError(

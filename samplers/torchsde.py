@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
-from scoresde.sde.checks import check_steps
+from scoresde.sde.checks import check_choice, check_steps
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.prior import Randomness
 from scoresde.sde.score import Parts
@@ -86,10 +86,8 @@ class TorchSDE(Sampler):
         variable: str = "log_snr",
         eps: float | None = None,
     ) -> None:
-        if method not in CALCULUS:
-            raise ValueError(f"unknown method '{method}'. Available: {', '.join(CALCULUS)}")
-        if variable not in VARIABLES:
-            raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
+        check_choice("method", method, *CALCULUS)
+        check_choice("variable", variable, *VARIABLES)
         if not (rtol > 0 and atol > 0):
             raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
         if not 0 <= eta < math.inf:

@@ -352,7 +352,11 @@ def test_loading_is_strict(how, sentence, tmp_path):
         ("model", {"conditional": False}, "without a noise label"),
         ("model", {"embedding_type": "fourier"}, "Fourier embeddings are of log σ"),
         ("model", {"scale_by_sigma": True}, "scale_by_sigma divides by the σ of VE"),
-        ("training", {"sde": "edm"}, "must be vesde, vpsde or subvpsde, got 'edm'"),
+        (
+            "training",
+            {"sde": "edm"},
+            "unknown training.sde 'edm'. Available: vesde, vpsde, subvpsde",
+        ),
         ("training", {"sde": "vesde"}, "a continuous VE needs embedding_type=fourier"),
         ("data", {"centered": False}, "VP and sub-VP scale the data by α, and it must be true"),
         ("data", {"centered": "false"}, "data.centered must be true or false, got 'false'"),

@@ -511,7 +511,10 @@ def test_scores_of_ncsnv2_are_divided_by_sigma() -> None:
         ({"dilations": (1, 1, 2)}, "a number ≥ 1 for each of the 4 levels, the first 1, got"),
         ({"dilations": (2, 1, 2, 4)}, "the first 1, got [2, 1, 2, 4]"),
         ({"num_levels": 0}, "num_levels must be ≥ 1, or None for a network without labels, got 0"),
-        ({"activation": "ELU"}, "activation must be one of 'elu', 'relu', 'lrelu', 'swish'"),
+        (
+            {"activation": "ELU"},
+            "unknown activation 'ELU'. Available: elu, relu, lrelu, swish; did",
+        ),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

@@ -411,14 +411,17 @@ def test_sinusoidal_embedding_keeps_low_precision_labels_apart() -> None:
         ({"embedding_type": "fourier", "fourier_scale": 0.0}, "scale must be > 0, got 0.0"),
         (
             {"progressive": "output-skip"},
-            "progressive must be one of 'none', 'output_skip', 'residual', got 'output-skip'; "
+            "unknown progressive 'output-skip'. Available: none, output_skip, residual; "
             "did you mean 'output_skip'?",
         ),
         ({"progressive_input": "inputskip"}, "did you mean 'input_skip'?"),
-        ({"progressive_combine": "concat"}, "must be one of 'sum', 'cat', got 'concat'"),
+        (
+            {"progressive_combine": "concat"},
+            "unknown progressive_combine 'concat'. Available: sum, cat",
+        ),
         (
             {"resblock_type": "BigGAN"},
-            "resblock_type must be one of 'biggan', 'ddpm', got 'BigGAN'",
+            "unknown resblock_type 'BigGAN'. Available: biggan, ddpm; did you mean 'biggan'?",
         ),
         ({"embedding_type": "fourrier"}, "did you mean 'fourier'?"),
     ],
