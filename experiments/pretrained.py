@@ -1,6 +1,5 @@
 """Models that were not trained here: `checkpoint=` names a file or folder of another format."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from omegaconf import DictConfig, open_dict
 from scoresde.interop import format_of, load
 from scoresde.models import ScoreModel
 from scoresde.sde import construct, describe
-from scoresde.training import checkpoint
 
 from .model import load_trained
 
@@ -90,16 +88,6 @@ def names(model: ScoreModel) -> dict[str, str]:
     sde = type(model.sde if base is None else base).__name__
     chain = "" if base is None else f" chain of {model.sde.steps}"
     return {"sde": f"{sde}{chain}", "model": type(model.net).__name__}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder."""
-    if path.is_file():
-        return checkpoint.digest(path)
-    whole = hashlib.sha256()
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
-        whole.update(f"{file.relative_to(path)} {checkpoint.digest(file)}\n".encode())
-    return whole.hexdigest()
 
 
 def state(model: ScoreModel) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from .claim import Claim
 from .condition import labels_of
 from .identity import data_identity
 from .likelihood import Evaluator
-from .pretrained import digest
 from .record import Record, complete, save_arrays
 from .settings import differences
 
@@ -188,7 +187,7 @@ def check_settings(parts: Parts, weights: Path, folder: Path) -> None:
     whole = parts.config
     evaluate = {key: value for key, value in whole["evaluate"].items() if key not in FREE}
     # The files themselves: a run may have trained on since a part was scored.
-    mine: dict[str, Any] = {"weights": digest(weights), "evaluate": evaluate}
+    mine: dict[str, Any] = {"weights": checkpoint.digest(weights), "evaluate": evaluate}
     if parts.dequantizer is not None:
         flow, _ = checkpoint.find(Path(parts.cfg.evaluate.dequantizer))
         mine["flow"] = checkpoint.digest(flow)

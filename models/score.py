@@ -14,15 +14,14 @@ from scoresde.sde import SDE, Described, construct, current_names, describe, exp
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice
 from scoresde.sde.description import NAME
-from scoresde.sde.score import Condition, fitted, like
+from scoresde.sde.score import Condition, like, per_sample
 
 from . import file
 from .c_noise import C_NOISE, check_c_noise, usual
 from .embedding import FourierFeatures
 from .given import Given
-from .names import fitted as fitted_names
-from .names import inner
-from .parameterization import BLIND, PARAMETERIZATIONS, Coefficients, Scales, Weights
+from .names import fitted, inner
+from .parameterization import BLIND, PARAMETERIZATIONS, Preconditioning, Scales, Weights
 
 
 class _Output(NamedTuple):
@@ -31,7 +30,7 @@ class _Output(NamedTuple):
     centred: Tensor
     raw: Tensor
     variance: Tensor | None
-    weights: Coefficients
+    weights: Preconditioning
 
     def combine(self, weights: Weights) -> Tensor:
         """A prediction, in float32 at least."""
@@ -197,7 +196,7 @@ class ScoreModel(nn.Module):
         if condition is None:
             return self.net(x, c_noise)
         self._check_conditional()
-        return self.net(x, c_noise, fitted(condition, x))
+        return self.net(x, c_noise, per_sample(condition, x))
 
     def _check_conditional(self) -> None:
         """Raise ValueError if the network takes no condition."""
@@ -334,6 +333,6 @@ class ScoreModel(nn.Module):
                 with torch.device("meta") if ours else nullcontext():
                     net = construct(described)
             model = cls(net, construct(process) if sde is None else sde, **meaning)
-            model.load_state_dict(fitted_names(state, model.state_dict()), assign=True)
+            model.load_state_dict(fitted(state, model.state_dict()), assign=True)
         model.step = document["step"]
         return model.eval()

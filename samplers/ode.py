@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde.sde import SDE, Score, integrate
 from scoresde.sde.checks import check_choice
 from scoresde.sde.integrate import check_resolution, error_norm
-from scoresde.sde.score import Parts
+from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite, refuse_not_finite
 from scoresde.sde.tableau import PAIRS
 
@@ -112,7 +112,7 @@ class ProbabilityFlowODE(Sampler):
     def _per_sample(
         self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
-        flows = Parts(score, lambda part: sde.reverse(part, eta=0.0))
+        flows = RowCache(score, lambda part: sde.reverse(part, eta=0.0))
 
         def field(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
             state = y.reshape(-1, *x.shape[1:]).to(x.dtype)

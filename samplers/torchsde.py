@@ -15,7 +15,7 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.checks import check_choice, check_steps
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.prior import Randomness
-from scoresde.sde.score import Parts
+from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
@@ -241,7 +241,7 @@ class _Equation:
         run: Run,
     ) -> None:
         self.sde_type = calculus
-        self._sde, self._parts = sde, Parts(score, lambda part: sde.reverse(part, eta))
+        self._sde, self._parts = sde, RowCache(score, lambda part: sde.reverse(part, eta))
         self._reverse, self._ends, self._run = self._parts.whole, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._warp = self._warped() if variable == "log_snr" else None
