@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.sde.checks import check_count
+from scoresde.sde.checks import check_choice, check_count
 
 from .seeding import Draws
 
@@ -162,12 +162,7 @@ def choose_dequantization(name: "str | Dequantization") -> Dequantization:
     """
     if isinstance(name, Dequantization):
         return name
-    if name not in DEQUANTIZATIONS:
-        raise ValueError(
-            f"unknown dequantization '{name}'. Available: {', '.join(DEQUANTIZATIONS)}, "
-            "or a Variational with its flow"
-        )
-    return DEQUANTIZATIONS[name]()
+    return DEQUANTIZATIONS[check_choice("dequantization", name, *DEQUANTIZATIONS)]()
 
 
 def _log_volume(k: Tensor, cells: Cells, alpha: float) -> float:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde.sde import Score
 from scoresde.sde.broadcast import widened
-from scoresde.sde.checks import check_count
+from scoresde.sde.checks import check_choice, check_count
 
 from .graph import derivatives_allowed, ordinary
 from .seeding import Draws
@@ -108,7 +108,8 @@ class Hutchinson(Divergence):
     name = "hutchinson"
 
     def __init__(self, probes: int = 1, law: str = "rademacher") -> None:
-        self.estimates, self.law = check_count("probes", probes, 1), _check_law(law)
+        self.estimates = check_count("probes", probes, 1)
+        self.law = check_choice("law of probes", law, "rademacher", "gaussian")
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
         """The probes of each sample, shape (B, K, D)."""
@@ -141,7 +142,8 @@ class HutchPlusPlus(Divergence):
     def __init__(self, probes: int = 6, law: str = "rademacher") -> None:
         if check_count("probes", probes, 3) % 3:
             raise ValueError(f"probes of hutch++ must be a multiple of 3, got {probes}")
-        self.estimates, self.law = probes // 3, _check_law(law)
+        self.estimates = probes // 3
+        self.law = check_choice("law of probes", law, "rademacher", "gaussian")
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
         """Sketch and probes of each sample, shape (B, 2 M/3, D)."""
@@ -205,9 +207,7 @@ def choose_divergence(name: "str | Divergence") -> Divergence:
     """
     if isinstance(name, Divergence):
         return name
-    if name not in DIVERGENCES:
-        raise ValueError(f"unknown divergence '{name}'. Available: {', '.join(DIVERGENCES)}")
-    return DIVERGENCES[name]()
+    return DIVERGENCES[check_choice("divergence", name, *DIVERGENCES)]()
 
 
 def score_and_divergence(
@@ -322,9 +322,3 @@ def _probes(draws: Draws, law: str, count: int, x: Tensor) -> Tensor:
     shape = (count, x[0].numel())
     kind = draws.rademacher if law == "rademacher" else draws.normal
     return kind("probe", shape).to(x)
-
-
-def _check_law(law: str) -> str:
-    if law not in ("rademacher", "gaussian"):
-        raise ValueError(f"unknown law of probes '{law}'. Available: rademacher, gaussian")
-    return law

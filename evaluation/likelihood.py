@@ -10,12 +10,12 @@ from tqdm import tqdm
 from scoresde.sde import SDE, Evaluations, Score, expand, integrate
 from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
-from scoresde.sde.checks import check_floating, check_steps
+from scoresde.sde.checks import check_choice, check_floating, check_steps
 from scoresde.sde.integrate import Solution, check_resolution, error_norm
 from scoresde.sde.precision import check_range, computing_dtype
-from scoresde.sde.score import Parts
+from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite
-from scoresde.sde.tableau import PAIRS, Tableau
+from scoresde.sde.tableau import PAIRS, EmbeddedPair
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
 from .graph import check_differentiable, derivatives_allowed, ordinary
@@ -98,9 +98,8 @@ def log_likelihood(
     Grathwohl et al. 2019, arXiv:1810.01367 (section 3.1.1).
     """
     _check_points(x)
-    for name, value, choices in (("method", method, tuple(PAIRS)), ("clock", clock, CLOCKS)):
-        if value not in choices:
-            raise ValueError(f"unknown {name} '{value}'. Available: {', '.join(choices)}")
+    check_choice("method", method, *PAIRS)
+    check_choice("clock", clock, *CLOCKS)
     rule = choose_divergence(divergence).within(x[0].numel())
     rule.check(x[0].numel())
     dtype = dtype or x.dtype
@@ -156,7 +155,7 @@ class _Flow:
     log_prob_tol: float
     divergence: Divergence
     control: Control | None
-    tableau: Tableau
+    tableau: EmbeddedPair
     clock: str
     dtype: torch.dtype
     forward_mode: bool
@@ -196,7 +195,7 @@ def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -
 
 def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -> Solution:
     """Carry [x, ∫ of each estimate of ∇·v] from eps to T."""
-    dim, parts = x[0].numel(), Parts(score, lambda part: part)
+    dim, parts = x[0].numel(), RowCache(score, lambda part: part)
 
     of_state = error_norm(flow.rtol, flow.atol, "sum")
     clock = _Clock(sde, flow.clock, flow.ends)

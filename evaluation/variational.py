@@ -12,7 +12,7 @@ from tqdm import tqdm
 from scoresde.sde import SDE, Evaluations, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
-from scoresde.sde.checks import check_count
+from scoresde.sde.checks import check_choice, check_count
 from scoresde.sde.posterior import log_cell_probability, normal_kl, posterior
 from scoresde.sde.precision import check_range
 from scoresde.sde.score import like
@@ -155,8 +155,8 @@ def variational_bound(
     arXiv:2102.09672 (eq. 14, 15).
     """
     cells.check(k)
-    if not callable(variance) and variance not in VARIANCES:
-        raise ValueError(f"unknown variance '{variance}'. Available: {', '.join(VARIANCES)}")
+    if not callable(variance):
+        check_choice("variance", variance, *VARIANCES)
     steps = check_count("steps", steps, 2)
     grid = sde.equal_times(steps, eps)
     levels = grid[sde.sigma(grid) > 0].to(k.device)

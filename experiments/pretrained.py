@@ -1,6 +1,5 @@
 """Models that were not trained here: `checkpoint=` names a file or folder of another format."""
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,6 @@ from omegaconf import DictConfig
 
 from scoresde.interop import format_of, load
 from scoresde.models import ScoreModel
-from scoresde.training import checkpoint
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -73,16 +71,6 @@ def names(model: ScoreModel) -> dict[str, str]:
     sde = type(model.sde if base is None else base).__name__
     chain = "" if base is None else f" chain of {model.sde.steps}"
     return {"sde": f"{sde}{chain}", "model": type(model.net).__name__}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder."""
-    if path.is_file():
-        return checkpoint.digest(path)
-    whole = hashlib.sha256()
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
-        whole.update(f"{file.relative_to(path)} {checkpoint.digest(file)}\n".encode())
-    return whole.hexdigest()
 
 
 def state(model: ScoreModel) -> dict[str, Any]:

@@ -117,7 +117,8 @@ def _transfers(parts: Parts[Any]) -> bool:
     """Whether this run could take a network that was trained on another process."""
     cfg = parts.cfg
     scores = parts.task.takes == "generate" and cfg.checkpoint is not None
-    return scores and cfg.model.get("parameterization") == "edm"
+    told = cfg.model.get("c_noise") in (None, "edm")
+    return scores and told and cfg.model.get("parameterization") == "edm"
 
 
 def _named(path: Path, parts: Parts[Any], sections: tuple[str, ...]) -> Start:

@@ -31,7 +31,6 @@ from .claim import Claim
 from .identity import data_identity
 from .likelihood import Evaluator
 from .parts import Parts
-from .pretrained import digest
 from .record import Record, complete, save_arrays
 from .settings import differences
 
@@ -194,7 +193,7 @@ def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
     whole = parts.config
     evaluate = {key: whole["evaluate"][key] for key in ("split", "scored", "likelihood")}
     # Digests of the files: a run may have gone on training since a part was scored.
-    mine: dict[str, Any] = {"weights": digest(weights), "evaluate": evaluate}
+    mine: dict[str, Any] = {"weights": checkpoint.digest(weights), "evaluate": evaluate}
     flow = evaluate["likelihood"]["dequantization"].get("flow")
     if flow is not None:
         mine["flow"] = checkpoint.digest(checkpoint.find(Path(flow))[0])

@@ -65,9 +65,10 @@ def in_keys(sentence: str, known: set[str], given: list[str]) -> str:
         return f"{key}={VALUES.get(found[2], found[2])}" if key else found[0]
 
     sentence = ARGUMENT.sub(named, sentence)
-    first = sentence.partition(" ")[0]
+    # The argument that is refused: `steps must be …`, `unknown method …`.
+    first = sentence.removeprefix("unknown ").partition(" ")[0]
     ends = [key for key in mine if key.endswith(f".{first}")]
-    return ends[0] + sentence.removeprefix(first) if len(ends) == 1 else sentence
+    return sentence.replace(first, ends[0], 1) if len(ends) == 1 else sentence
 
 
 def _key(name: str, known: set[str], given: set[str]) -> str | None:

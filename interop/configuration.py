@@ -12,15 +12,16 @@ from torch import nn
 
 from scoresde.models import RefineNet, ScoreModel, UNet
 from scoresde.sde import SDE, VE, VP, SubVP, describe
+from scoresde.sde.checks import check_choice
 
 # Fields of the network that are called the same here.
 SAME = (
-    *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional"),
+    *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv"),
     *("fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
     *("progressive_combine", "embedding_type", "fourier_scale", "init_scale"),
 )
 # DDPM's own class has fewer, and these instead.
-DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
+DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv")
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
 # What the networks there cannot be told.
 FIXED: dict[str, Any] = {
@@ -113,13 +114,12 @@ def _get(config: Mapping[str, Any], name: str) -> Any:
 
 def _process(config: Mapping[str, Any]) -> SDE:
     kind, continuous = str(config["training"]["sde"]).lower(), config["training"]["continuous"]
+    check_choice("training.sde", kind, "vesde", "vpsde", "subvpsde")
     if kind == "vesde":
         sde: SDE = VE(_get(config, "sigma_min"), _get(config, "sigma_max"))
-    elif kind in ("vpsde", "subvpsde"):
+    else:
         family = VP if kind == "vpsde" else SubVP
         sde = family(_get(config, "beta_min"), _get(config, "beta_max"))
-    else:
-        raise ValueError(f"training.sde must be vesde, vpsde or subvpsde, got '{kind}'")
     return sde if continuous or kind == "subvpsde" else sde.discretize(_get(config, "num_scales"))
 
 
@@ -147,8 +147,8 @@ def _output(config: Mapping[str, Any]) -> dict[str, Any]:
     # NCSNv2 divides by σ whatever its configuration says, NCSN never does.
     divides = _get(config, "scale_by_sigma") if name in ("ncsnpp", "ddpm") else None
     scaled = name != "ncsn" and (divides or name in REFINE_NETS)
-    labels = {} if continuous else {"labels": "descending"}
-    return {"parameterization": "score" if scaled else "raw_score"} | labels
+    told = {} if continuous else {"c_noise": "descending"}
+    return {"parameterization": "score" if scaled else "raw_score"} | told
 
 
 def _network(config: Mapping[str, Any]) -> nn.Module:
@@ -163,9 +163,7 @@ def _network(config: Mapping[str, Any]) -> nn.Module:
         labels = {"num_levels": _get(config, "num_scales") if name == "ncsn" else None}
         act = str(model.get("nonlinearity", "elu")).lower()
         return RefineNet(shape, model["nf"], widths, dilations, **labels, activation=act)
-    if name not in ("ncsnpp", "ddpm"):
-        known = ", ".join(("ncsnpp", "ddpm", *REFINE_NETS))
-        raise ValueError(f"unknown model.name '{name}'. Available: {known}")
+    check_choice("model.name", name, "ncsnpp", "ddpm", *REFINE_NETS)
     for field, only in (("nonlinearity", "swish"), ("normalization", "groupnorm")):
         if str(model.get(field, only)).lower() != only:
             raise ValueError(f"model.{field} must be {only} for {name}, got {model[field]}")
@@ -214,13 +212,13 @@ def _network_fields(net: nn.Module) -> dict[str, Any]:
         if options[name] != only:
             kind = "DDPM" if ddpm else "NCSN++"
             raise ValueError(f"score-SDE's {kind} has {name}={only}, not {options[name]}")
-    if not options["conditional"]:
+    if not options["noise_conditional"]:
         raise ValueError("networks without a noise label are not written for score-SDE")
     size = _size(*net.shape)
     fields = {name: options[name] for name in (DDPM_FIELDS if ddpm else SAME)}
     attended = [size["image_size"] >> level for level, on in enumerate(net.attend) if on]
     fields |= {"attn_resolutions": attended, "normalization": "GroupNorm"}
-    fields |= {"nonlinearity": "swish"}
+    fields |= {"nonlinearity": "swish", "conditional": True}
     return {"model": {"name": "ddpm" if ddpm else "ncsnpp"} | fields, "data": size}
 
 

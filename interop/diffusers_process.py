@@ -5,6 +5,7 @@ from typing import Any
 
 from scoresde.models import ScoreModel
 from scoresde.sde import SDE, VE, VP, CosineSchedule, ScaledLinearSchedule, describe
+from scoresde.sde.checks import check_choice
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 VE_SCHEDULER = "ScoreSdeVeScheduler"
@@ -73,8 +74,7 @@ def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[st
             "chains of VP scale the data by α"
         )
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"unknown prediction_type={prediction}: {', '.join(PREDICTIONS)} are read")
+    check_choice("prediction_type", prediction, *PREDICTIONS)
     variance = scheduler.get("variance_type", "learned_range" if double else "fixed_small")
     if double != (variance == "learned_range") or variance == "learned":
         raise ValueError(
@@ -107,12 +107,13 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
         _check_range(model, (0.0, 1.0), (-1.0, 1.0))
         if getattr(model.net, "embedding", None) is None or _is_positional(model):
             raise ValueError("diffusers' networks of VE have a Fourier embedding")
+        _check_c_noise(model)
         ends = {name: described[name] for name in ("sigma_min", "sigma_max")}
         fields |= {"_class_name": VE_SCHEDULER, "num_train_timesteps": 2000, "snr": 0.15}
         return fields | ends | {"correct_steps": 1, "sampling_eps": 1e-5}, "ScoreSdeVePipeline"
     base = described.get("base", {})
     steps = model.sde.steps
-    if steps is None or base.get("_target_") != "scoresde.sde.VP" or model.labels != "process":
+    if steps is None or base.get("_target_") != "scoresde.sde.VP":
         raise ValueError(
             f"diffusers has chains of VP and the VE of continuous time, not {described}; "
             "sde=VP().discretize(1000) is DDPM's"
@@ -122,6 +123,7 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
         raise ValueError(
             f"diffusers' chains predict noise, data or v, not {model.parameterization}"
         )
+    _check_c_noise(model)
     _check_range(model, (-1.0, 1.0))
     if not _is_positional(model):
         raise ValueError("diffusers' networks of chains have a positional embedding")
@@ -155,6 +157,11 @@ def _check_range(model: ScoreModel, *allowed: tuple[float, float]) -> None:
             f"diffusers' pipeline of this process has data in {' or '.join(map(str, allowed))}, "
             f"not {model.data_range}"
         )
+
+
+def _check_c_noise(model: ScoreModel) -> None:
+    if model.c_noise != "process":
+        raise ValueError(f"diffusers' networks have c_noise=process, not {model.c_noise}")
 
 
 def _is_positional(model: ScoreModel) -> bool:

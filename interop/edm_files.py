@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scoresde.models.checks import check_choice
+from scoresde.sde.checks import check_choice
 
 from .files import load_tensors
 from .pickles import Record, read_pickle, state_dict

@@ -1,24 +1,10 @@
 """Checks of what a network is built with and called with, each with its sentence."""
 
-import difflib
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from scoresde.sde.checks import check_count
-
-
-def check_choice(name: str, value: str, *allowed: str) -> None:
-    """Refuse a setting that is none of the allowed ones.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        choices = ", ".join(f"'{choice}'" for choice in allowed)
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}{hint}")
 
 
 def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], blocks: int) -> None:
@@ -45,7 +31,7 @@ def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], bl
             )
 
 
-def check_classes(classes: int | None, conditional: bool = True) -> None:
+def check_classes(classes: int | None, noise_conditional: bool = True) -> None:
     """Refuse a number of class labels that a network cannot be told.
 
     Raises:
@@ -53,9 +39,9 @@ def check_classes(classes: int | None, conditional: bool = True) -> None:
     """
     if classes is not None:
         check_count("classes", classes, 1)
-        if not conditional:
+        if not noise_conditional:
             raise ValueError(
-                "classes are added to the embedding of the noise; use conditional=true"
+                "classes are added to the embedding of the noise; use noise_conditional=true"
             )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from scoresde.sde import SDE
 from scoresde.sde.broadcast import expand, widened
 from scoresde.sde.checks import check_floating
-from scoresde.sde.score import Condition, fitted
+from scoresde.sde.score import Condition, per_sample
 
 from .given import Given
 from .labels import check_labels
@@ -122,7 +122,7 @@ class GaussianMixtureScore:
         if condition is None:
             return log_joint, pull
         count = len(self.means)
-        labels = check_labels(fitted(condition, x), count)[:, None]
+        labels = check_labels(per_sample(condition, x), count)[:, None]
         others = (torch.arange(count, device=x.device) != labels) & (labels < count)
         weights = self.log_weights.to(log_joint).masked_fill(others, -math.inf)
         log_joint = log_joint.masked_fill(others, -math.inf)

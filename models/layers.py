@@ -267,7 +267,7 @@ def head(ch_in: int, ch_out: int, options: BlockOptions, init_scale: float) -> n
     return nn.Sequential(options.norm(ch_in), nn.SiLU(), conv(ch_in, ch_out, init_scale=init_scale))
 
 
-class Stage(nn.Module):
+class UNetBlock(nn.Module):
     """A residual block, then attention where it is wanted, called with features and embedding."""
 
     def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.sde import Described
+from scoresde.sde.checks import check_choice
 from scoresde.sde.score import Condition
 
 from .checks import check_classes, check_told
@@ -42,14 +43,11 @@ class MLP(Described, nn.Module):
         check_classes(classes)
         if width < 2 or depth < 1:
             raise ValueError(f"need width ≥ 2 and depth ≥ 1, got {width} and {depth}")
+        check_choice("embedding_type", embedding_type, "positional", "fourier")
         if embedding_type == "fourier":
             embedding: nn.Module = FourierEmbedding(width // 2, fourier_scale)
-        elif embedding_type == "positional":
-            embedding = SinusoidalEmbedding(width // 2 * 2)
         else:
-            raise ValueError(
-                f"unknown embedding_type '{embedding_type}'. Available: positional, fourier"
-            )
+            embedding = SinusoidalEmbedding(width // 2 * 2)
         self.shape, self.classes = tuple(shape), classes
         dim = int(torch.Size(self.shape).numel())
         self.embedding = embedding

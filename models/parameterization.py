@@ -7,15 +7,12 @@ other's: x̂_0 = (x̂ − σ ẑ)/α loses all digits as α → 0, and has none 
 terminal SNR begins. α and σ are those of data in [−1, 1].
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-_SMALLEST = torch.finfo(torch.float64).tiny
 
 Weights = tuple[Tensor, Tensor]
 """Weights of x̂ and of F."""
@@ -40,7 +37,7 @@ class Scales:
     half: float
 
 
-class Coefficients(NamedTuple):
+class Preconditioning(NamedTuple):
     """c, and (n, m) and (d, e) of the equations above, computed where they are asked for."""
 
     c_in: Tensor
@@ -48,44 +45,50 @@ class Coefficients(NamedTuple):
     data: Callable[[], Weights]
 
 
-def _noise(at: Scales) -> Coefficients:
+def _noise(at: Scales) -> Preconditioning:
     """F = ẑ (Ho et al. 2020, arXiv:2006.11239)."""
     one = torch.ones_like(at.sigma)
-    return Coefficients(one, lambda: (0 * one, one), lambda: (1 / at.alpha, -at.sigma / at.alpha))
+    return Preconditioning(
+        one, lambda: (0 * one, one), lambda: (1 / at.alpha, -at.sigma / at.alpha)
+    )
 
 
-def _score(at: Scales) -> Coefficients:
+def _score(at: Scales) -> Preconditioning:
     """F = σ s: NCSN++ with `scale_by_sigma` (Song & Ermon 2020, arXiv:2006.09011)."""
     one = torch.ones_like(at.sigma)
-    return Coefficients(one, lambda: (0 * one, -one), lambda: (1 / at.alpha, at.sigma / at.alpha))
+    return Preconditioning(
+        one, lambda: (0 * one, -one), lambda: (1 / at.alpha, at.sigma / at.alpha)
+    )
 
 
-def _raw_score(at: Scales) -> Coefficients:
+def _raw_score(at: Scales) -> Preconditioning:
     """F = s, in the units of the data: NCSN (Song & Ermon 2019, arXiv:1907.05600)."""
     one = torch.ones_like(at.sigma)
     pull = at.half * at.sigma
-    return Coefficients(
+    return Preconditioning(
         one, lambda: (0 * one, -pull), lambda: (1 / at.alpha, at.sigma * pull / at.alpha)
     )
 
 
-def _data(at: Scales) -> Coefficients:
+def _data(at: Scales) -> Preconditioning:
     """F = x̂_0, so ẑ = (x̂ − α F)/σ."""
     one = torch.ones_like(at.sigma)
-    return Coefficients(one, lambda: (1 / at.sigma, -at.alpha / at.sigma), lambda: (0 * one, one))
+    return Preconditioning(
+        one, lambda: (1 / at.sigma, -at.alpha / at.sigma), lambda: (0 * one, one)
+    )
 
 
-def _v(at: Scales) -> Coefficients:
+def _v(at: Scales) -> Preconditioning:
     """F = (α ẑ − σ x̂_0)/r with r² = α² + σ² (Salimans & Ho 2022, arXiv:2202.00512, r = 1)."""
     r = (at.alpha.square() + at.sigma.square()).sqrt()
-    return Coefficients(
+    return Preconditioning(
         torch.ones_like(r),
         lambda: (at.sigma / r.square(), at.alpha / r),
         lambda: (at.alpha / r.square(), -at.sigma / r),
     )
 
 
-def _velocity(at: Scales) -> Coefficients:
+def _velocity(at: Scales) -> Preconditioning:
     """F = dx̂/dt of the probability flow, α′ x̂_0 + σ′ ẑ (Lipman et al. 2023, arXiv:2210.02747).
 
     With W = α σ′ − α′ σ: ẑ = (α F − α′ x̂)/W and x̂_0 = (σ′ x̂ − σ F)/W. It is `v` only where
@@ -93,27 +96,27 @@ def _velocity(at: Scales) -> Coefficients:
     """
     alpha_rate, sigma_rate = at.rates()
     w = at.alpha * sigma_rate - alpha_rate * at.sigma
-    return Coefficients(
+    return Preconditioning(
         torch.ones_like(w),
         lambda: (-alpha_rate / w, at.alpha / w),
         lambda: (sigma_rate / w, -at.sigma / w),
     )
 
 
-def _edm(at: Scales) -> Coefficients:
+def _edm(at: Scales) -> Preconditioning:
     """Inputs and targets of unit variance (Karras et al. 2022, arXiv:2206.00364, table 1).
 
     Their σ is σ/α here, and their x is x/α.
     """
     r = (at.alpha.square() * at.sigma_data**2 + at.sigma.square()).sqrt()
-    return Coefficients(
+    return Preconditioning(
         1 / r,
         lambda: (at.sigma / r.square(), -at.alpha * at.sigma_data / r),
         lambda: (at.alpha * at.sigma_data**2 / r.square(), at.sigma * at.sigma_data / r),
     )
 
 
-PARAMETERIZATIONS: dict[str, Callable[[Scales], Coefficients]] = {
+PARAMETERIZATIONS: dict[str, Callable[[Scales], Preconditioning]] = {
     "noise": _noise,
     "score": _score,
     "raw_score": _raw_score,
@@ -125,12 +128,3 @@ PARAMETERIZATIONS: dict[str, Callable[[Scales], Coefficients]] = {
 
 BLIND = ("noise", "score", "raw_score")
 """Those that say nothing of the data where α = 0, since the state is all noise there."""
-
-
-def log_noise(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """log(σ/α), of which a quarter is EDM's label, finite where α = 0.
-
-    There α counts as the smallest number that a process may have elsewhere, 2e-308, in whatever
-    type the times are.
-    """
-    return torch.where(alpha > 0, (sigma / alpha).log(), sigma.log() - math.log(_SMALLEST))

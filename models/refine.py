@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice
+from scoresde.sde.checks import check_choice
+
 from .layers import Unlabelled
 
 

@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from scoresde.sde import SDE, Described, construct, describe, expand
+from scoresde.sde import SDE, Described, construct, current_names, describe, expand
 from scoresde.sde.broadcast import widened
-from scoresde.sde.description import NAME, current_name
-from scoresde.sde.score import Condition, fitted, like
+from scoresde.sde.checks import check_choice
+from scoresde.sde.description import NAME
+from scoresde.sde.score import Condition, like, per_sample
 
 from . import file
-from .checks import check_choice
+from .c_noise import C_NOISE, check_c_noise, usual
 from .embedding import FourierFeatures
 from .given import Given
-from .names import fitted as fitted_names
-from .names import inner
-from .parameterization import BLIND, PARAMETERIZATIONS, Coefficients, Scales, Weights, log_noise
+from .names import fitted, inner
+from .parameterization import BLIND, PARAMETERIZATIONS, Preconditioning, Scales, Weights
 
 
 class _Output(NamedTuple):
@@ -30,7 +30,7 @@ class _Output(NamedTuple):
     centred: Tensor
     raw: Tensor
     variance: Tensor | None
-    weights: Coefficients
+    weights: Preconditioning
 
     def combine(self, weights: Weights) -> Tensor:
         """A prediction, in float32 at least."""
@@ -46,8 +46,7 @@ class ScoreModel(nn.Module):
 
     m and h are the middle and half the width of the data range, so that a network always sees
     data in [−1, 1]; c_in, (n, k) and (d, e) follow from the parameterization
-    (models/parameterization.py), and c_noise is the label of the process (999 t, log σ, or the
-    level of a chain), or ¼ log(σ/α) for `edm`.
+    (models/parameterization.py), and c_noise is an option of its own (models/c_noise.py).
 
     The network sees its own type, that of its first parameter; all else is computed in the state's
     type and in float32 at least, and ẑ, s and x̂_0 have the state's type.
@@ -64,15 +63,17 @@ class ScoreModel(nn.Module):
             between two variances that of a step lies, v = (F + 1)/2.
         fourier_features: Integers n, for which the network also sees sin(2ⁿ π x̂/α) and the cosine,
             as `FourierFeatures`: each adds twice the channels of x to what goes in.
-        labels: `process` for the label of the process as it is, or `descending` for the networks of
-            NCSN's chains, which number the levels from the noisiest.
+        c_noise: What the network is told about the time: `process`, the label of the process
+            (999 t, log σ, or the level of a chain); `descending`, the levels of a chain counted
+            from the noisiest, as for NCSN; or `edm`, ¼ log(σ/α). Where it is not given, it is
+            `edm` for the parameterization `edm` and `process` for all others.
 
     Attributes:
         step: Number of training steps behind the weights, where it is known.
 
     Raises:
         ValueError: Unknown parameterization, empty data range, sigma_data not > 0, or a feature
-            that is not an integer ≥ 0, descending labels of a process that is no chain, or a
+            that is not an integer ≥ 0, unknown c_noise or `descending` without a chain, or a
             prediction of the noise for a chain whose last level is noise alone.
     """
 
@@ -86,18 +87,12 @@ class ScoreModel(nn.Module):
         sigma_data: float = 0.5,
         learned_variance: bool = False,
         fourier_features: Sequence[int] = (),
-        labels: str = "process",
+        c_noise: str | None = None,
     ) -> None:
         super().__init__()
         check_choice("parameterization", parameterization, *PARAMETERIZATIONS)
-        check_choice("labels", labels, "process", "descending")
         if not isinstance(learned_variance, bool):
             raise TypeError(f"learned_variance must be true or false, got {learned_variance!r}")
-        if labels == "descending" and sde.steps is None:
-            raise ValueError(
-                "labels=descending number the levels of a chain, and this process has none; "
-                "use sde.discretize(steps), or sde=ncsn on a command line"
-            )
         if parameterization in BLIND and sde.zero_terminal_snr:
             raise ValueError(
                 f"parameterization={parameterization} says nothing of the data at the last level "
@@ -112,7 +107,8 @@ class ScoreModel(nn.Module):
         self.net, self.sde = net, sde
         self.parameterization, self.sigma_data = parameterization, float(sigma_data)
         self.data_range = None if data_range is None else (float(low), float(high))
-        self.learned_variance, self.labels = learned_variance, labels
+        self.c_noise = check_c_noise(c_noise or usual(parameterization), sde)
+        self.learned_variance = learned_variance
         self.features = FourierFeatures(fourier_features) if fourier_features else None
         self.step: int | None = None
         self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
@@ -178,12 +174,7 @@ class ScoreModel(nn.Module):
 
         scales = Scales(alpha, sigma, rates, self.sigma_data, self._half)
         weights = PARAMETERIZATIONS[self.parameterization](scales)
-        if self.parameterization == "edm":
-            c_noise = 0.25 * log_noise(alpha, sigma)
-        else:
-            c_noise = self.sde.label(t)
-            if self.labels == "descending" and self.sde.steps is not None:
-                c_noise = self.sde.steps - 1 - c_noise
+        c_noise = C_NOISE[self.c_noise](self.sde, t, scales)
         # At least float32: bfloat16 cannot tell the labels 899 and 900 apart.
         own = self._own_type(x.dtype)
         exact = torch.promote_types(own, torch.float32)
@@ -205,7 +196,7 @@ class ScoreModel(nn.Module):
         if condition is None:
             return self.net(x, c_noise)
         self._check_conditional()
-        return self.net(x, c_noise, fitted(condition, x))
+        return self.net(x, c_noise, per_sample(condition, x))
 
     def _check_conditional(self) -> None:
         """Raise ValueError if the network takes no condition."""
@@ -285,7 +276,8 @@ class ScoreModel(nn.Module):
             "sigma_data": self.sigma_data,
             "learned_variance": self.learned_variance,
             "fourier_features": list(features),
-            "labels": self.labels,
+            # The usual one is not named, so that it is the same model as one that never named it.
+            "c_noise": None if self.c_noise == usual(self.parameterization) else self.c_noise,
         }
 
     def save(self, folder: str | Path, step: int | None = None, overwrite: bool = False) -> Path:
@@ -330,17 +322,17 @@ class ScoreModel(nn.Module):
             ValueError: It cannot be read, does not fit, or is of a newer version.
         """
         document, state = file.read(Path(folder))
-        meaning = dict(document["model"])
+        meaning = current_names(document["model"])
         described, process = meaning.pop("net"), meaning.pop("sde")
         if net is None and described is None:
             raise ValueError(f"{folder} does not say how its network is made; give net= in Python")
         with file.whole(Path(folder)):
             if net is None:
                 # Ours need no memory before they get their weights; of others nobody knows.
-                ours = current_name(str(described.get("_target_"))).startswith(f"{NAME}.")
+                ours = str(described.get("_target_")).startswith(f"{NAME}.")
                 with torch.device("meta") if ours else nullcontext():
                     net = construct(described)
             model = cls(net, construct(process) if sde is None else sde, **meaning)
-            model.load_state_dict(fitted_names(state, model.state_dict()), assign=True)
+            model.load_state_dict(fitted(state, model.state_dict()), assign=True)
         model.step = document["step"]
         return model.eval()

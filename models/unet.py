@@ -12,11 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.sde import Described
+from scoresde.sde.checks import check_choice
 from scoresde.sde.score import Condition
 
-from .checks import attended, check_choice, check_classes, check_input, check_sizes, check_told
+from .checks import attended, check_classes, check_input, check_sizes, check_told
 from .embedding import NoiseEmbedding
-from .layers import Attention, BigGANBlock, BlockOptions, DDPMBlock, Stage, Unlabelled, conv, head
+from .layers import (
+    Attention,
+    BigGANBlock,
+    BlockOptions,
+    DDPMBlock,
+    UNetBlock,
+    Unlabelled,
+    conv,
+    head,
+)
 from .resample import (
     Downsample2d,
     DownsampleConv2d,
@@ -29,13 +39,13 @@ from .resample import (
 
 
 class DownLevel(nn.Module):
-    """The stages of one resolution, the step to half of it, and the input pyramid there."""
+    """The blocks of one resolution, the step to half of it, and the input pyramid there."""
 
     def __init__(
-        self, stages: Iterable[Stage], step: nn.Module | None, pyramid: nn.Module | None
+        self, blocks: Iterable[UNetBlock], step: nn.Module | None, pyramid: nn.Module | None
     ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.ModuleList(blocks)  # as tensors are named in files
         self.step = step
         self.pyramid = pyramid
 
@@ -43,8 +53,8 @@ class DownLevel(nn.Module):
         self, h: Tensor, pyramid: Tensor, emb: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Push features on `skips`; return the features and the pyramid of the next level."""
-        for stage in self.stages:
-            h = stage(h, emb)
+        for block in self.stages:
+            h = block(h, emb)
             skips.append(h)
         if self.step is not None:
             h = self.step(h, emb)
@@ -55,13 +65,13 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """The stages of one resolution, the output pyramid there, and the step to twice of it."""
+    """The blocks of one resolution, the output pyramid there, and the step to twice of it."""
 
     def __init__(
-        self, stages: Iterable[Stage], pyramid: nn.Module | None, step: nn.Module | None
+        self, blocks: Iterable[UNetBlock], pyramid: nn.Module | None, step: nn.Module | None
     ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.ModuleList(blocks)
         self.pyramid = pyramid
         self.step = step
 
@@ -69,8 +79,8 @@ class UpLevel(nn.Module):
         self, h: Tensor, pyramid: Tensor | None, emb: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """Pop features off `skips`; return the features and the pyramid of the next level."""
-        for stage in self.stages:
-            h = stage(torch.cat([h, skips.pop()], dim=1), emb)
+        for block in self.stages:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb)
         if self.pyramid is not None:
             h, pyramid = self.pyramid(h, pyramid)
         if self.step is not None:
@@ -118,7 +128,7 @@ class UNet(Described, nn.Module):
         max_groups: the most groups that it has.
         groups: numbers of groups of single normalisations, by their names in the network.
         norm_eps: ε of the normalisations, > 0.
-        conditional: whether the network sees the noise label.
+        noise_conditional: whether the network is told c_noise.
         out_channels: channels of the output, ≥ 1; those of the images where not given.
         classes: number K ≥ 1 of class labels that the network can be told; None for none. A label
             has an embedding that is added to that of the noise; the label K is that of no class.
@@ -158,12 +168,12 @@ class UNet(Described, nn.Module):
         max_groups: int = 32,
         groups: Mapping[str, int] | None = None,
         norm_eps: float = 1e-6,
-        conditional: bool = True,
+        noise_conditional: bool = True,
         out_channels: int | None = None,
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        check_classes(classes, conditional)
+        check_classes(classes, noise_conditional)
         check_choice("resblock_type", resblock_type, "biggan", "ddpm")
         check_choice("progressive", progressive, "none", "output_skip", "residual")
         check_choice("progressive_input", progressive_input, "none", "input_skip", "residual")
@@ -182,7 +192,7 @@ class UNet(Described, nn.Module):
         self.attend = [level in attn_levels for level in range(len(ch_mult))]
         self.attn_up, self.pad_symmetric = attn_up, pad_symmetric
         self.options = BlockOptions(
-            emb_features=4 * nf if conditional else None,
+            emb_features=4 * nf if noise_conditional else None,
             dropout=dropout,
             skip_rescale=skip_rescale,
             init_scale=init_scale,
@@ -194,15 +204,15 @@ class UNet(Described, nn.Module):
         )
 
         self.embedding = None
-        if conditional:
+        if noise_conditional:
             self.embedding = NoiseEmbedding(
                 embedding_type, nf, fourier_scale, frequency_shift, classes
             )
         self.conv_in = conv(image_ch, nf)
         skips = self._build_down(nf, num_res_blocks, progressive_input, progressive_combine)
         lowest = self.widths[-1]
-        self.middle_0 = self._stage(lowest, lowest, attend=attn_middle)
-        self.middle_1 = self._stage(lowest, lowest, attend=False)
+        self.middle_0 = self._block(lowest, lowest, attend=attn_middle)
+        self.middle_1 = self._block(lowest, lowest, attend=False)
         self._build_up(skips, num_res_blocks + 1, progressive)
         self.head = None
         if progressive != "output_skip":
@@ -237,44 +247,44 @@ class UNet(Described, nn.Module):
             h, image = level(h, image, emb, skips)
         return image if self.head is None else self.head(h)
 
-    def _build_down(self, channels: int, blocks: int, pyramid: str, combine: str) -> list[int]:
+    def _build_down(self, channels: int, number: int, pyramid: str, combine: str) -> list[int]:
         """Register the way down; return the channels of the skip connections in their order."""
         self.down = nn.ModuleList()
         skips = [channels]
         for level, width in enumerate(self.widths):
-            stages = []
-            for _ in range(blocks):
-                stages.append(self._stage(channels, width, self.attend[level]))
+            blocks = []
+            for _ in range(number):
+                blocks.append(self._block(channels, width, self.attend[level]))
                 channels = width
                 skips.append(channels)
             if level == len(self.widths) - 1:
-                self.down.append(DownLevel(stages, None, None))
+                self.down.append(DownLevel(blocks, None, None))
             else:
                 join = self._input_pyramid(level, pyramid, combine)
-                self.down.append(DownLevel(stages, self._step(width, up=False), join))
+                self.down.append(DownLevel(blocks, self._step(width, up=False), join))
                 channels = 2 * width if (pyramid, combine) == ("input_skip", "cat") else width
                 skips.append(channels)
         return skips
 
-    def _build_up(self, skips: list[int], blocks: int, pyramid: str) -> None:
+    def _build_up(self, skips: list[int], number: int, pyramid: str) -> None:
         """Register the way up, which consumes the skip connections from the last to the first."""
         self.up = nn.ModuleList()
         channels = self.widths[-1]
         for level, width in reversed(list(enumerate(self.widths))):
-            stages = []
-            for block in range(blocks):
-                last = block == blocks - 1
+            blocks = []
+            for block in range(number):
+                last = block == number - 1
                 attend = self.attend[level] and (last or self.attn_up == "each")
-                stages.append(self._stage(channels + skips.pop(), width, attend))
+                blocks.append(self._block(channels + skips.pop(), width, attend))
                 channels = width
             join = self._output_pyramid(level, pyramid)
             step = self._step(width, up=True) if level > 0 else None
-            self.up.append(UpLevel(stages, join, step))
+            self.up.append(UpLevel(blocks, join, step))
 
-    def _stage(self, ch_in: int, ch_out: int, attend: bool) -> Stage:
+    def _block(self, ch_in: int, ch_out: int, attend: bool) -> UNetBlock:
         block = BigGANBlock if self.resblock_type == "biggan" else DDPMBlock
         attention = Attention(ch_out, self.options) if attend else None
-        return Stage(block(ch_in, ch_out, self.options), attention)
+        return UNetBlock(block(ch_in, ch_out, self.options), attention)
 
     def _step(self, channels: int, up: bool) -> nn.Module:
         taps = self.options.taps

@@ -16,7 +16,7 @@ from scoresde.sde.broadcast import expand
 from scoresde.sde.checks import check_steps
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.reverse import ReverseSDE
-from scoresde.sde.score import Parts
+from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite
 
 from .base import Sampler
@@ -110,7 +110,7 @@ class AdaptiveSDE(Sampler):
         eps = last_time(sde, self.eps)
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
         run.begin(None, x)
-        *frames, x = self._solve(Parts(score, sde.reverse), x, stops.to(x.device), run)
+        *frames, x = self._solve(RowCache(score, sde.reverse), x, stops.to(x.device), run)
         for i, frame in enumerate(frames):
             run.frames.append(frame)
             if run.callback is not None:
@@ -123,7 +123,9 @@ class AdaptiveSDE(Sampler):
             run.frames.append(x)
         return x
 
-    def _solve(self, flows: Parts[ReverseSDE], x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
+    def _solve(
+        self, flows: RowCache[ReverseSDE], x: Tensor, stops: Tensor, run: Run
+    ) -> list[Tensor]:
         """The states of all samples at the falling times `stops`, which are to be passed."""
         T, eps = flows.whole.sde.T, stops[-1]
         states = x.repeat(len(stops), *[1] * x.ndim)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
-from scoresde.sde.checks import check_steps
+from scoresde.sde.checks import check_choice, check_steps
 
 from .solver import Noise
 
@@ -126,9 +126,7 @@ class Langevin(Corrector):
     def __init__(self, snr: float = 0.16, n_steps: int = 1, norm: str = "sample") -> None:
         super().__init__(n_steps)
         self.snr = _check_snr(snr)
-        if norm not in ("sample", "batch"):
-            raise ValueError(f"unknown norm '{norm}'. Available: sample, batch")
-        self.norm = norm
+        self.norm = check_choice("norm", norm, "sample", "batch")
 
     def step_size(self, level: Level, s: Tensor, z: Tensor) -> Tensor:
         """δ of each sample (B,), or of the batch (); see `Corrector.step_size`."""

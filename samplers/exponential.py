@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
-from scoresde.sde.checks import check_count, check_switch, is_integer
+from scoresde.sde.checks import check_choice, check_count, check_switch, is_integer
 
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights
@@ -61,12 +61,8 @@ class ExponentialMultistep(Solver):
     ) -> None:
         if not is_integer(order) or order not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order!r}")
-        if variable not in VARIABLES:
-            raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
-        if weights not in ("exact", "dpmpp", "dpmpp-published"):
-            raise ValueError(
-                f"unknown weights '{weights}'. Available: exact, dpmpp, dpmpp-published"
-            )
+        check_choice("variable", variable, *VARIABLES)
+        check_choice("weights", weights, "exact", "dpmpp", "dpmpp-published")
         if weights != "exact" and variable != "lambda":
             raise ValueError(f"weights={weights} needs variable=lambda, got variable={variable}")
         self.order, self.kind = int(order), choose_prediction(prediction)
@@ -223,9 +219,7 @@ def choose_prediction(name: str) -> Prediction:
     Raises:
         ValueError: Unknown name.
     """
-    if name not in PREDICTIONS:
-        raise ValueError(f"unknown prediction '{name}'. Available: {', '.join(PREDICTIONS)}")
-    return PREDICTIONS[name]
+    return PREDICTIONS[check_choice("prediction", name, *PREDICTIONS)]
 
 
 def check_tau(tau: float, tau_range: tuple[float, float] | None) -> float:

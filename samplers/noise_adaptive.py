@@ -109,7 +109,7 @@ class NoiseAdaptive(Sampler):
         steps = self.predictor.plan(sde, times)
         check_plan(sde, steps, x.dtype)
         noisy = draws_noise(steps)
-        clock = _Clock(sde, times, x.device)
+        clock = _AdaptedGrid(sde, times, x.device)
         lam = torch.full((len(x),), clock.first, dtype=torch.float64, device=x.device)
         own, began, mean, t_next = lam, lam, x, lam
         run.begin(self.steps, x)
@@ -139,7 +139,7 @@ class NoiseAdaptive(Sampler):
         return lam.double()
 
 
-class _Clock:
+class _AdaptedGrid:
     """A grid in λ, and t(λ) as a table that is looked up without waiting for the device.
 
     Args:

@@ -10,8 +10,9 @@ from scipy.sparse import identity, kron
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, integrate
+from scoresde.sde.checks import check_choice
 from scoresde.sde.integrate import check_resolution, error_norm
-from scoresde.sde.score import Parts
+from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite, refuse_not_finite
 from scoresde.sde.tableau import PAIRS
 
@@ -67,12 +68,10 @@ class ProbabilityFlowODE(Sampler):
         eps: float | None = None,
         norm: str = "mean",
     ) -> None:
-        if norm not in ("mean", "sum"):
-            raise ValueError(f"unknown norm '{norm}'. Available: mean, sum")
-        if norm == "sum" and method in METHODS and method not in PAIRS:
+        check_choice("norm", norm, "mean", "sum")
+        check_choice("method", method, *METHODS)
+        if norm == "sum" and method not in PAIRS:
             raise ValueError(f"method {method} has no norm={norm}; use {', '.join(PAIRS)}")
-        if method not in METHODS:
-            raise ValueError(f"unknown method '{method}'. Available: {', '.join(METHODS)}")
         if not (rtol > 0 and atol > 0):
             raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
         self.rtol, self.atol, self.method, self.eps, self.norm = rtol, atol, method, eps, norm
@@ -113,7 +112,7 @@ class ProbabilityFlowODE(Sampler):
     def _per_sample(
         self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
     ) -> tuple[Tensor, list[Tensor]]:
-        flows = Parts(score, lambda part: sde.reverse(part, eta=0.0))
+        flows = RowCache(score, lambda part: sde.reverse(part, eta=0.0))
 
         def field(t: Tensor, y: Tensor, index: Tensor) -> Tensor:
             state = y.reshape(-1, *x.shape[1:]).to(x.dtype)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE, Score
-from scoresde.sde.checks import check_steps, check_switch
+from scoresde.sde.checks import check_choice, check_steps, check_switch
 
 from .base import Sampler
 from .correctors import AnnealedLangevinStep, Corrector, Level
@@ -70,10 +70,7 @@ class PredictorCorrector(Sampler):
     ) -> None:
         if predictor is None and corrector is None:
             raise ValueError("PredictorCorrector needs a predictor, a corrector, or both; got none")
-        if order not in ("corrector-first", "predictor-first"):
-            raise ValueError(
-                f"unknown order '{order}'. Available: corrector-first, predictor-first"
-            )
+        check_choice("order", order, "corrector-first", "predictor-first")
         if not isinstance(predictor, Solver | None):
             raise TypeError(f"predictor must be a Solver or None, got {predictor!r}")
         if not isinstance(corrector, Corrector | None):

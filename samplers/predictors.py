@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
+from scoresde.sde.checks import check_choice
 from scoresde.sde.prior import standard_normal
 from scoresde.sde.score import like
 
@@ -116,11 +117,7 @@ class Ancestral(Predictor):
     """
 
     def __init__(self, variance: str = "posterior") -> None:
-        if variance not in ("posterior", "forward", "analytic"):
-            raise ValueError(
-                f"unknown variance '{variance}'. Available: posterior, forward, analytic"
-            )
-        self.variance = variance
+        self.variance = check_choice("variance", variance, "posterior", "forward", "analytic")
         self._table: tuple[float, float, Tensor] | None = None
 
     def calibrate(

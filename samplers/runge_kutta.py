@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
+from scoresde.sde.checks import check_choice
 
 from .segment import Nodes
 from .solver import Solver, Stage, Step, tabulate, up_to_data
@@ -52,10 +53,8 @@ class RungeKutta(Solver):
     """
 
     def __init__(self, method: str = "heun", variable: str = "time") -> None:
-        if method not in TABLEAUS:
-            raise ValueError(f"unknown method '{method}'. Available: {', '.join(TABLEAUS)}")
-        if variable not in ("time", "sigma"):
-            raise ValueError(f"unknown variable '{variable}'. Available: time, sigma")
+        check_choice("method", method, *TABLEAUS)
+        check_choice("variable", variable, "time", "sigma")
         self.tableau, self.variable = TABLEAUS[method], variable
 
     def plan(self, sde: SDE, times: Tensor) -> list[Step]:

@@ -12,10 +12,10 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from scoresde.sde import SDE, Score, expand
-from scoresde.sde.checks import check_steps
+from scoresde.sde.checks import check_choice, check_steps
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.prior import Randomness
-from scoresde.sde.score import Parts
+from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
@@ -86,10 +86,8 @@ class TorchSDE(Sampler):
         variable: str = "log_snr",
         eps: float | None = None,
     ) -> None:
-        if method not in CALCULUS:
-            raise ValueError(f"unknown method '{method}'. Available: {', '.join(CALCULUS)}")
-        if variable not in VARIABLES:
-            raise ValueError(f"unknown variable '{variable}'. Available: {', '.join(VARIABLES)}")
+        check_choice("method", method, *CALCULUS)
+        check_choice("variable", variable, *VARIABLES)
         if not (rtol > 0 and atol > 0):
             raise ValueError(f"rtol and atol must be > 0, got {rtol} and {atol}")
         if not 0 <= eta < math.inf:
@@ -243,7 +241,7 @@ class _Equation:
         run: Run,
     ) -> None:
         self.sde_type = calculus
-        self._sde, self._parts = sde, Parts(score, lambda part: sde.reverse(part, eta))
+        self._sde, self._parts = sde, RowCache(score, lambda part: sde.reverse(part, eta))
         self._reverse, self._ends, self._run = self._parts.whole, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._warp = self._warped() if variable == "log_snr" else None

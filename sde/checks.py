@@ -55,14 +55,15 @@ def check_positive(name: str, value: float) -> float:
     return value
 
 
-def check_choice(name: str, value: str, *allowed: str) -> None:
-    """Refuse a setting that is none of the allowed ones.
+def check_choice(name: str, value: str, *allowed: str) -> str:
+    """Return a choice, refusing all but the allowed ones.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The value is none of them.
     """
     if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        choices = ", ".join(f"'{choice}'" for choice in allowed)
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}{hint}")
+        lower = {choice.lower(): choice for choice in allowed}
+        near = difflib.get_close_matches(str(value).lower(), lower, n=1)
+        hint = f"; did you mean '{lower[near[0]]}'?" if near else ""
+        raise ValueError(f"unknown {name} {value!r}. Available: {', '.join(allowed)}{hint}")
+    return value

@@ -4,8 +4,8 @@ A description is a dict of the class's public name and of every argument, as JSO
 
     {"_target_": "scoresde.sde.VP", "beta_min": 0.1, "beta_max": 20.0, "schedule": None}
 
-which is also what a leaf of the configuration looks like. Files from before the packages had one
-name say `sde.VP`, and mean the same.
+which is also what a leaf of the configuration looks like. Old files use older names, such as
+`sde.VP`; `current_names` translates them.
 """
 
 import copy
@@ -20,6 +20,8 @@ Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
 NAME = __name__.partition(".")[0]  # the one that all packages of the toolkit share
 # Packages that once had names of their own.
 FORMER = ("sde", "samplers", "models", "training", "evaluation", "interop", "data", "experiments")
+# Arguments of classes that once had other names.
+FORMER_ARGUMENTS = {"scoresde.models.UNet": {"conditional": "noise_conditional"}}
 
 
 class Described:
@@ -77,6 +79,7 @@ def construct(description: Mapping[str, Any], **wires: Any) -> Any:
     Raises:
         ValueError: There is no such class, or it takes no such arguments.
     """
+    description = current_names(description)
     cls = _find(description.get("_target_"))
     arguments = {k: _made(v) for k, v in description.items() if k != "_target_"} | wires
     known = inspect.signature(cls).parameters
@@ -106,12 +109,24 @@ def current_name(target: str) -> str:
 
 
 def current_names(settings: Any) -> Any:
-    """A copy of nested lists and dicts in which every `_target_` has its name of now."""
-    if isinstance(settings, Mapping):
-        whole = {key: current_names(value) for key, value in settings.items()}
-        target = whole.get("_target_")
-        return whole | {"_target_": current_name(target)} if isinstance(target, str) else whole
-    return [current_names(one) for one in settings] if isinstance(settings, list) else settings
+    """A copy of nested lists and dicts in which classes and their arguments have current names.
+
+    Also the settings of a `ScoreModel`, which have no `_target_`: its c_noise was once called
+    `labels`, which the parameterization `edm` ignored.
+    """
+    if isinstance(settings, list):
+        return [current_names(one) for one in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    whole = {key: current_names(value) for key, value in settings.items()}
+    if isinstance(whole.get("_target_"), str):
+        whole["_target_"] = current_name(whole["_target_"])
+        renamed = FORMER_ARGUMENTS.get(whole["_target_"], {})
+        whole = {renamed.get(key, key): value for key, value in whole.items()}
+    if {"parameterization", "labels"} <= whole.keys():
+        usual = whole.pop("labels") == "process" or whole["parameterization"] == "edm"
+        whole["c_noise"] = None if usual else "descending"
+    return whole
 
 
 def _copied(value: Any) -> Any:
@@ -157,7 +172,7 @@ def _public_name(cls: type) -> str:
 
 
 def _find(target: Any) -> type:
-    module, _, name = current_name(str(target)).rpartition(".")
+    module, _, name = str(target).rpartition(".")
     cls = getattr(sys.modules.get(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, Described)) or cls is Described:
         raise ValueError(

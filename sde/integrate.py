@@ -14,7 +14,7 @@ from torch import Tensor
 from .checks import check_floating
 from .score import like
 from .stopping import Cause, exhausted, stopped
-from .tableau import DORMAND_PRINCE, Tableau
+from .tableau import DORMAND_PRINCE, EmbeddedPair
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """field(t, y, index) = dy/dt for the samples `index` (A,) at times t (A,), y and dy/dt (A, D)."""
@@ -118,7 +118,7 @@ def integrate(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     norm: ErrorNorm | None = None,
-    tableau: Tableau = DORMAND_PRINCE,
+    tableau: EmbeddedPair = DORMAND_PRINCE,
     save_at: Tensor | None = None,
     max_steps: int = 10_000,
     local_error: LocalError | None = None,
@@ -238,7 +238,7 @@ class _State:
 
     @classmethod
     def start(
-        cls, field: Field, y0: Tensor, t0: float, t1: float, norm: ErrorNorm, tableau: Tableau
+        cls, field: Field, y0: Tensor, t0: float, t1: float, norm: ErrorNorm, tableau: EmbeddedPair
     ) -> "_State":
         """Choose each sample's first step from two evaluations (Hairer et al. 1993, II.4)."""
         index = torch.arange(len(y0), device=y0.device)
@@ -270,7 +270,7 @@ class _State:
         slope, h, size = self.slope[mask], self.h[mask], self.size[mask]
         return _State(index, t, y, lost, slope, h, self.error[mask], size, self.t1)
 
-    def step(self, field: Field, gauge: _Gauge, tableau: Tableau) -> _Trial:
+    def step(self, field: Field, gauge: _Gauge, tableau: EmbeddedPair) -> _Trial:
         """Try one step for each sample; return the state before, who accepted, and the slopes."""
         before = replace(self)
         last, h = self.length()
@@ -322,7 +322,7 @@ def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 def _error(
     gauge: _Gauge,
-    tableau: Tableau,
+    tableau: EmbeddedPair,
     slopes: list[Tensor],
     h: Tensor,
     y: Tensor,
@@ -344,7 +344,7 @@ def _error(
 
 
 def _stages(
-    field: Field, state: _State, h: Tensor, tableau: Tableau
+    field: Field, state: _State, h: Tensor, tableau: EmbeddedPair
 ) -> tuple[Tensor, list[Tensor]]:
     """Change of y in a step h (A, 1) and the slopes of all stages."""
     slopes = [state.slope]
@@ -357,7 +357,7 @@ def _stages(
 
 def _interpolate(
     field: Field,
-    tableau: Tableau,
+    tableau: EmbeddedPair,
     frames: Tensor,
     save_at: Tensor,
     before: _State,

@@ -33,7 +33,7 @@ def rows(score: Score, index: Tensor) -> Score:
 Made = TypeVar("Made")
 
 
-class Parts(Generic[Made]):
+class RowCache(Generic[Made]):
     """What is made of the scores of parts of a batch, of which the last is kept.
 
     A solver asks for that of the samples under way at each stage, and mostly for the same ones.
@@ -64,7 +64,7 @@ def take(condition: Condition, index: Tensor) -> Condition:
     return condition[index.to(condition.device)]
 
 
-def fitted(condition: Any, x: Tensor) -> Condition:
+def per_sample(condition: Any, x: Tensor) -> Condition:
     """A condition with a row for each sample of a state, on its device.
 
     Args:
@@ -76,7 +76,7 @@ def fitted(condition: Any, x: Tensor) -> Condition:
         TypeError: It is neither a tensor nor a dict of tensors.
     """
     if isinstance(condition, Mapping):
-        return {name: cast(Tensor, fitted(value, x)) for name, value in condition.items()}
+        return {name: cast(Tensor, per_sample(value, x)) for name, value in condition.items()}
     if not isinstance(condition, Tensor):
         raise TypeError(
             f"a condition must be a tensor or a dict of tensors, got {type(condition).__name__}; "

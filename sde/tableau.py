@@ -8,7 +8,7 @@ from scipy.integrate import DOP853, RK23, RK45
 
 
 @dataclass(frozen=True)
-class Tableau:
+class EmbeddedPair:
     """An explicit embedded Runge–Kutta pair whose last stage is the first of the next step.
 
     Args:
@@ -44,15 +44,17 @@ def _stages(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> dict[str, Any]:
     return {"c": (*c[1:].tolist(), 1.0), "a": (*_rows(a[1:], 1), tuple(b.tolist()))}
 
 
-BOGACKI_SHAMPINE = Tableau(**_stages(RK23.A, RK23.B, RK23.C), e=tuple(RK23.E.tolist()), order=3)
+BOGACKI_SHAMPINE = EmbeddedPair(
+    **_stages(RK23.A, RK23.B, RK23.C), e=tuple(RK23.E.tolist()), order=3
+)
 """Bogacki & Shampine 1989, a 3(2) pair of 3 evaluations a step, for loose tolerances."""
 
-DORMAND_PRINCE = Tableau(**_stages(RK45.A, RK45.B, RK45.C), e=tuple(RK45.E.tolist()), order=5)
+DORMAND_PRINCE = EmbeddedPair(**_stages(RK45.A, RK45.B, RK45.C), e=tuple(RK45.E.tolist()), order=5)
 """Dormand & Prince 1980, the 5(4) pair of 6 evaluations a step."""
 
 # Its companions of orders 5 and 3 err by h⁶ and h⁴; combined as in `integrate`, h^(2·6 − 4) = h⁸.
 # Its steps are so long that cubic frames would be off by 1e-2; three stages more bring order 7.
-DORMAND_PRINCE_853 = Tableau(
+DORMAND_PRINCE_853 = EmbeddedPair(
     **_stages(DOP853.A, DOP853.B, DOP853.C),
     e=tuple(DOP853.E5.tolist()),
     order=8,

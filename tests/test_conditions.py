@@ -399,7 +399,10 @@ def test_classes_add_one_matrix_and_change_nothing_else():
             lambda: UNet((1, 8, 8), nf=4, attn_resolutions=(), classes=0),
             "classes must be an integer ≥ 1",
         ),
-        (lambda: UNet((1, 8, 8), nf=4, classes=3, conditional=False), "use conditional=true"),
+        (
+            lambda: UNet((1, 8, 8), nf=4, classes=3, noise_conditional=False),
+            "noise_conditional=true",
+        ),
         (lambda: MLP((2,), classes=True), "classes must be an integer ≥ 1, got True"),
     ],
 )

@@ -138,6 +138,22 @@ def test_names_from_before_are_read():
         assert current_name(other) == other
     nested = {"a": [{"_target_": "sde.VE"}], "b": 3, "_target_": "models.Mine"}
     assert current_names(nested) == nested | {"a": [{"_target_": "scoresde.sde.VE"}]}
+    net = {"_target_": "models.UNet", "shape": [1, 8, 8], "nf": 4, "conditional": False}
+    assert describe(construct(net))["noise_conditional"] is False
+    for parameterization, labels, c_noise in (
+        ("edm", "process", None),
+        ("edm", "descending", None),  # which edm ignored
+        ("score", "process", None),
+        ("score", "descending", "descending"),
+    ):
+        old = {"net": net, "parameterization": parameterization, "labels": labels}
+        assert current_names(old) == {
+            "net": {"_target_": "scoresde.models.UNet", "shape": [1, 8, 8], "nf": 4}
+            | {"noise_conditional": False},
+            "parameterization": parameterization,
+            "c_noise": c_noise,
+        }
+    assert current_names({"labels": "folders"}) == {"labels": "folders"}  # of data
 
 
 def test_a_class_of_a_users_own_keeps_its_name(monkeypatch):
@@ -150,13 +166,17 @@ def test_a_class_of_a_users_own_keeps_its_name(monkeypatch):
     assert type(construct({"_target_": "models.nets.UNet"})) is own
 
 
-def test_a_model_from_before_gives_the_same_score():
-    model = ScoreModel.load(OLD / "model")
-    saved = np.load(OLD / "model" / "outputs.npz")
+@pytest.mark.parametrize(
+    ("name", "step", "c_noise"),
+    [("model", 7, "process"), ("flat/descending", 5, "descending"), ("flat/edm", 5, "edm")],
+)
+def test_a_model_from_before_gives_the_same_score(name, step, c_noise):
+    model = ScoreModel.load(OLD / name)
+    saved = np.load(OLD / name / "outputs.npz")
     x, t = torch.from_numpy(saved["x"]), torch.from_numpy(saved["t"])
     with torch.no_grad():
         score = model(x, t)
-    assert model.step == 7
+    assert (model.step, model.c_noise) == (step, c_noise)
     # Kernels of another processor sum in another order.
     torch.testing.assert_close(score, torch.from_numpy(saved["score"]), rtol=1e-5, atol=1e-5)
 

@@ -91,10 +91,10 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
-    digest = _digest_of(path)
-    if digest.is_file() and digest.read_text().strip() != _sha256(path):
+    noted = _digest_of(path)
+    if noted.is_file() and noted.read_text().strip() != digest(path):
         raise ValueError(
-            f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest.name}"
+            f"checkpoint {path} is damaged: its SHA-256 is not the one in {noted.name}"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -222,13 +222,14 @@ def _digest_of(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, or of all files in a folder, in hexadecimal."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(one for one in path.rglob("*") if one.is_file()):
+            whole.update(f"{file.relative_to(path)} {digest(file)}\n".encode())
+        return whole.hexdigest()
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -239,7 +240,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-            checksum = _sha256(temporary)
+            checksum = digest(temporary)
             # A file without a checksum can be read, one with that of another cannot.
             _digest_of(path).unlink(missing_ok=True)
             os.replace(temporary, path)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE, expand
 from scoresde.sde.broadcast import widened
+from scoresde.sde.checks import check_choice
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
@@ -68,9 +69,8 @@ class DataPrediction(Loss):
         *,
         data_range: tuple[float, float] | None = None,
     ) -> None:
-        if weighting not in WEIGHTS:
-            raise ValueError(f"unknown weighting '{weighting}'. Available: {', '.join(WEIGHTS)}")
-        self.sde, self.weight, self.times = sde, WEIGHTS[weighting], times
+        self.sde, self.times = sde, times
+        self.weight = WEIGHTS[check_choice("weighting", weighting, *WEIGHTS)]
         self.half = half_width(data_range)
 
     def __call__(

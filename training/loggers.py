@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+from scoresde.sde.checks import check_choice
+
 
 class Logger(ABC):
     """Somewhere to send numbers and pictures during a run."""
@@ -139,8 +141,7 @@ class WandbLogger(Logger):
     def check(cls, mode: str = "offline", **settings: Any) -> None:
         """Raise ValueError if wandb is not installed, or would prompt for a key."""
         _require("wandb")
-        if mode not in ("offline", "online", "disabled"):
-            raise ValueError(f"unknown wandb mode '{mode}'. Available: offline, online, disabled")
+        check_choice("wandb mode", mode, "offline", "online", "disabled")
         import wandb
 
         if mode == "online" and not wandb.api.api_key:

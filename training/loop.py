@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scoresde.sde.checks import check_choice
+
 from .ema import EMA
 from .objective import Batch, Loss, Plain
 
@@ -58,8 +60,7 @@ class Warmup:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.decay not in ("none", "cosine"):
-            raise ValueError(f"unknown decay '{self.decay}'. Available: none, cosine")
+        check_choice("decay", self.decay, "none", "cosine")
         if self.warmup < 0:
             raise ValueError(f"warmup must be ≥ 0, got {self.warmup}")
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE, expand
 from scoresde.sde.broadcast import widened
+from scoresde.sde.checks import check_choice
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
@@ -55,8 +56,7 @@ class DenoisingScoreMatching(Loss):
         gamma: float | None = None,
         data_range: tuple[float, float] | None = None,
     ) -> None:
-        if reduce not in ("mean", "sum"):
-            raise ValueError(f"unknown reduce '{reduce}'. Available: mean, sum")
+        check_choice("reduce", reduce, "mean", "sum")
         if sde.zero_terminal_snr:
             raise ValueError(
                 "at the last level of this chain, where alpha = 0, the score says nothing of the "

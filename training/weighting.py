@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
+from scoresde.sde.checks import check_choice
 
 Weighting = Callable[[SDE, Tensor], Tensor]
 """w(sde, t) > 0, with t's shape."""
@@ -22,8 +23,7 @@ def choose_weighting(name: str, **constants: Any) -> Weighting:
     Raises:
         ValueError: Unknown name, a constant of another weighting, or one out of its range.
     """
-    if name not in WEIGHTINGS:
-        raise ValueError(f"unknown weighting '{name}'. Available: {', '.join(WEIGHTINGS)}")
+    check_choice("weighting", name, *WEIGHTINGS)
     given = {key: value for key, value in constants.items() if value is not None}
     for key, value in given.items():
         readers = [n for n, w in WEIGHTINGS.items() if key in inspect.signature(w).parameters]

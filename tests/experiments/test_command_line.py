@@ -265,7 +265,7 @@ def test_what_hydra_accepts_is_not_refused():
         ["data@ood_data=mixture", "ood_data.n=5"],
         ["+logger.csv.note='a b'", "++train.steps=5", "hydra.job.name=x"],
         ["sde='vp'", "sampler/corrector=none", "sampler/grid=karras", "sampler.grid.rho=5"],
-        ["experiment=cifar10_ncsnpp_ve_discrete", "sde.base.sigma_max=9", "model.labels=process"],
+        ["experiment=cifar10_ncsnpp_ve_discrete", "sde.base.sigma_max=9", "model.c_noise=process"],
     ):
         assert resolved(command_line.check(arguments))
     command_line.check(["-m", "sde=glob(v*)", "seed=range(0,3)"])

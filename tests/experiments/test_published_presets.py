@@ -256,7 +256,7 @@ def test_the_network(preset: Preset) -> None:
     if published.parameters is not None:
         assert sum(p.numel() for p in model.parameters()) == published.parameters
     assert model.parameterization == published.output
-    assert model.labels == ("descending" if published.descending else "process")
+    assert model.c_noise == ("descending" if published.descending else "process")
     x = torch.empty(2, 3, published.size, published.size, device="meta")
     if published.output == "raw_score":  # a network that reads labels, which are not there on meta
         assert model.net.num_levels == published.levels
@@ -273,8 +273,8 @@ def test_the_label_of_the_noisiest_level(preset: Preset) -> None:
         seen.append(c_noise.item())
         return x
 
-    labels = preset.cfg.model.labels
-    model = ScoreModel(net, preset.sde, published.output, labels=labels)
+    c_noise = preset.cfg.model.c_noise
+    model = ScoreModel(net, preset.sde, published.output, c_noise=c_noise)
     model.score(torch.zeros(1, 2, **DOUBLE), torch.tensor(preset.sde.T, **DOUBLE))
     if published.descending:
         expected = 0.0

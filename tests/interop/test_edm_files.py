@@ -527,7 +527,7 @@ def test_refused_state_dicts(change, sentence):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"precond": "iddpm"}, "precond must be one of 'edm', 'vp', 've'"),
+        ({"precond": "iddpm"}, "unknown precond 'iddpm'. Available: edm, vp, ve"),
         ({"precond": "vp", "sigma_data": 0.5}, "'vp' takes no sigma_data"),
         ({"sigma_data": "a"}, "expected a number"),
         ({"sigma_max": 0.001}, "swapped"),

@@ -282,7 +282,7 @@ def test_what_the_format_cannot_say_is_refused_by_name(sde, arguments, sentence,
         ({"norm_eps": 1e-5}, "norm_eps=1e-06"),
         ({"groups": {"head.0": 1}}, "groups=None"),
         ({"channels_per_group": 2}, "NCSN.. has channels_per_group=4, not 2"),
-        ({"conditional": False}, "without a noise label"),
+        ({"noise_conditional": False}, "without a noise label"),
         ({"shape": (3, 16, 8)}, "for square images of one size"),
         ({"shape": (3, None, None), "attn_levels": [1]}, "for square images of one size"),
     ],
@@ -352,7 +352,11 @@ def test_loading_is_strict(how, sentence, tmp_path):
         ("model", {"conditional": False}, "without a noise label"),
         ("model", {"embedding_type": "fourier"}, "Fourier embeddings are of log σ"),
         ("model", {"scale_by_sigma": True}, "scale_by_sigma divides by the σ of VE"),
-        ("training", {"sde": "edm"}, "must be vesde, vpsde or subvpsde, got 'edm'"),
+        (
+            "training",
+            {"sde": "edm"},
+            "unknown training.sde 'edm'. Available: vesde, vpsde, subvpsde",
+        ),
         ("training", {"sde": "vesde"}, "a continuous VE needs embedding_type=fourier"),
         ("data", {"centered": False}, "VP and sub-VP scale the data by α, and it must be true"),
         ("data", {"centered": "false"}, "data.centered must be true or false, got 'false'"),
@@ -477,7 +481,7 @@ def test_what_was_assumed_is_said(tmp_path, caplog):
     chain = write(tmp_path / "d.pth", random_checkpoint(CASES["chain of VE"]))
     model = load_score_sde(chain)
     assert "assumed NCSN's chain of VE, by the decay" in caplog.text
-    assert (model.sde.steps, model.labels) == (100, "descending")
+    assert (model.sde.steps, model.c_noise) == (100, "descending")
     torch.testing.assert_close(model.sde.sigmas[-1].item(), 50.0)
 
 

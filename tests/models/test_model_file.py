@@ -107,7 +107,7 @@ def test_every_process_and_schedule_describes_itself():
     [
         {"learned_variance": True},
         {"fourier_features": (5, 6)},
-        {"labels": "descending"},
+        {"c_noise": "descending"},
         {"parameterization": "raw_score"},
         {"data_range": None},
     ],

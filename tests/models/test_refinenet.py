@@ -372,7 +372,7 @@ def test_configured_networks_are_the_published_ones(name: str, count: int) -> No
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     raw = name == "ncsn"
     assert config["parameterization"] == ("raw_score" if raw else "score")
-    assert config["labels"] == ("descending" if raw else "process")
+    assert config["c_noise"] == ("descending" if raw else None)  # None for `process`
     assert (config["fourier_features"], config["learned_variance"]) == ([], False)
     assert config["net"].pop("_target_") == "scoresde.models.RefineNet"
     assert config["net"]["num_levels"] == (10 if raw else None)
@@ -471,7 +471,7 @@ def test_description_makes_the_network_again(variant: str) -> None:
 def test_raw_scores_are_those_of_the_level(data_range: tuple[float, float] | None) -> None:
     sde = Discretized(VE(0.01, 1.0), 10)
     net = tiny("ncsn", num_levels=10).double()
-    model = ScoreModel(net, sde, "raw_score", labels="descending", data_range=data_range)
+    model = ScoreModel(net, sde, "raw_score", c_noise="descending", data_range=data_range)
     x, _ = batch(net, (3, 8, 16), torch.float64)
     seen = x if data_range is None else 2 * x - 1
     for i, t in enumerate(sde.times):
@@ -511,7 +511,10 @@ def test_scores_of_ncsnv2_are_divided_by_sigma() -> None:
         ({"dilations": (1, 1, 2)}, "a number ≥ 1 for each of the 4 levels, the first 1, got"),
         ({"dilations": (2, 1, 2, 4)}, "the first 1, got [2, 1, 2, 4]"),
         ({"num_levels": 0}, "num_levels must be ≥ 1, or None for a network without labels, got 0"),
-        ({"activation": "ELU"}, "activation must be one of 'elu', 'relu', 'lrelu', 'swish'"),
+        (
+            {"activation": "ELU"},
+            "unknown activation 'ELU'. Available: elu, relu, lrelu, swish; did",
+        ),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

@@ -159,6 +159,40 @@ def test_labels_are_those_of_the_process():
     assert seen[2].tolist() == [0.0, 7.0, 999.0]
 
 
+@pytest.mark.parametrize(
+    ("parameterization", "c_noise", "expected"),
+    [
+        ("noise", None, lambda at: at.level),
+        ("edm", None, lambda at: at.edm),
+        ("edm", "process", lambda at: at.level),
+        ("v", "edm", lambda at: at.edm),
+        ("edm", "descending", lambda at: 9 - at.level),
+        ("score", "descending", lambda at: 9 - at.level),
+    ],
+)
+def test_c_noise_is_an_option_of_its_own(parameterization, c_noise, expected):
+    """Only its default follows from the parameterization; σ is in units of half the range."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise):
+            seen.append(c_noise)
+            return x
+
+    class At:
+        chain = VE(0.1, 10.0).discretize(10)
+        level = torch.arange(10.0)
+        edm = 0.25 * (chain.sigmas / 0.5).log().float()
+
+    told = {"c_noise": c_noise, "data_range": (0.0, 1.0)}
+    model = ScoreModel(Spy(), At.chain, parameterization, **told)
+    model(torch.zeros(10, 2), At.chain.times)
+    torch.testing.assert_close(seen[0], expected(At))
+    described = ScoreModel(MLP((2,)), At.chain, parameterization, **told).description()
+    default = described["c_noise"] is None
+    assert default == (c_noise in (None, {"edm": "edm"}.get(parameterization, "process")))
+
+
 def test_data_in_zero_to_one_reach_the_network_as_minus_one_to_one():
     """With range (0, 1) VE's network sees 2 x − 1, and the score is in the units of x."""
     seen = []
@@ -188,8 +222,14 @@ def test_state_keeps_its_type(sde):
     [
         (
             {"parameterization": "nois"},
-            r"parameterization must be one of .*, got 'nois'; did you mean 'noise'\?",
+            r"unknown parameterization 'nois'\. Available: .*; did you mean 'noise'\?",
         ),
+        (
+            {"c_noise": "decending"},
+            r"unknown c_noise 'decending'\. Available: process, descending, edm; did you mean "
+            r"'descending'\?",
+        ),
+        ({"c_noise": "descending"}, r"this process has none; use sde\.discretize\(steps\)"),
         ({"sigma_data": 0.0}, "sigma_data must be > 0, got 0"),
         ({"data_range": (1.0, 0.0)}, "data_range must be"),
         ({"fourier_features": (6, 7.5)}, r"must be integers ≥ 0, got \[6, 7.5\]"),

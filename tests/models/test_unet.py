@@ -65,7 +65,7 @@ def batch(net: UNet, size: int = 2) -> tuple[Tensor, Tensor]:
 )
 def test_published_parameter_counts(name: str, size: int, count: int) -> None:
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    keys = {"net", "parameterization", "fourier_features", "learned_variance", "labels"}
+    keys = {"net", "parameterization", "fourier_features", "learned_variance", "c_noise"}
     assert set(config) == keys
     assert config["parameterization"] == (
         "score" if config["net"].get("fourier_scale") else "noise"
@@ -89,11 +89,12 @@ GOLDEN_NAMES = [
 
 def golden_net(config: dict[str, Any]) -> UNet:
     """The network that a configuration in the reference's field names describes."""
-    names = "nf ch_mult num_res_blocks attn_resolutions dropout resamp_with_conv conditional"
+    names = "nf ch_mult num_res_blocks attn_resolutions dropout resamp_with_conv"
     if config["model"]["name"] == "ncsnpp":
         names += " fir fir_kernel skip_rescale resblock_type progressive progressive_input"
         names += " progressive_combine embedding_type fourier_scale init_scale"
     options = {name: config["model"][name] for name in names.split()}
+    options["noise_conditional"] = config["model"]["conditional"]
     if config["model"]["name"] == "ddpm":
         options.update(resblock_type="ddpm", skip_rescale=False, channels_per_group=1)
     data = config["data"]
@@ -158,7 +159,7 @@ PYRAMIDS = [
 EMBEDDINGS: list[dict[str, Any]] = [
     {"embedding_type": "fourier"},
     {"embedding_type": "positional"},
-    {"conditional": False},
+    {"noise_conditional": False},
 ]
 
 
@@ -209,11 +210,11 @@ def test_pyramids_add_the_parameters_of_their_layers() -> None:
     assert count(progressive_input="residual") - plain == downs
 
 
-@pytest.mark.parametrize("conditional", [True, False])
-def test_only_a_conditional_network_sees_the_label(conditional: bool) -> None:
-    net = tiny(conditional=conditional).eval()
+@pytest.mark.parametrize("told", [True, False])
+def test_only_a_noise_conditional_network_is_told_the_noise(told: bool) -> None:
+    net = tiny(noise_conditional=told).eval()
     x, c_noise = batch(net)
-    assert torch.equal(net(x, c_noise), net(x, c_noise + 1)) != conditional
+    assert torch.equal(net(x, c_noise), net(x, c_noise + 1)) != told
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (5, 12, 8), (2, 6, 10)])
@@ -410,14 +411,17 @@ def test_sinusoidal_embedding_keeps_low_precision_labels_apart() -> None:
         ({"embedding_type": "fourier", "fourier_scale": 0.0}, "scale must be > 0, got 0.0"),
         (
             {"progressive": "output-skip"},
-            "progressive must be one of 'none', 'output_skip', 'residual', got 'output-skip'; "
+            "unknown progressive 'output-skip'. Available: none, output_skip, residual; "
             "did you mean 'output_skip'?",
         ),
         ({"progressive_input": "inputskip"}, "did you mean 'input_skip'?"),
-        ({"progressive_combine": "concat"}, "must be one of 'sum', 'cat', got 'concat'"),
+        (
+            {"progressive_combine": "concat"},
+            "unknown progressive_combine 'concat'. Available: sum, cat",
+        ),
         (
             {"resblock_type": "BigGAN"},
-            "resblock_type must be one of 'biggan', 'ddpm', got 'BigGAN'",
+            "unknown resblock_type 'BigGAN'. Available: biggan, ddpm; did you mean 'biggan'?",
         ),
         ({"embedding_type": "fourrier"}, "did you mean 'fourier'?"),
     ],
