@@ -1,7 +1,9 @@
 """Evaluation: likelihood and its bounds, sample quality, plots and reports."""
 
+from scoresde.sde.data_range import Cells
+
 from .control import GaussianControl
-from .dequantization import Cells, TruncatedNormal, Uniform, Variational
+from .dequantization import TruncatedNormal, Uniform, Variational
 from .divergence import Exact, Hutchinson, HutchPlusPlus
 from .likelihood import log_likelihood
 from .metrics import maximum_mean_discrepancy, sample_quality

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from scoresde.data import Dataset
+from scoresde.evaluation import Cells
 from scoresde.models import DequantizationFlow, ScoreModel
 from scoresde.sde import SDE
 from scoresde.training import DequantizationLoss, checkpoint
@@ -29,14 +30,15 @@ def new_dequantizer(
         raise ValueError(
             f"task=dequantizer trains beside a score; add dequantizer.score=RUN, got {name!r}"
         )
-    if data.levels is None or data.cell is None or data.range is None:
+    if data.levels is None or data.range is None:
         raise ValueError(f"data={data.name} are points, which have no cells to spread them over")
     state = _state(name, "generate", cfg, ("sde", "model", "data.range"))
     fill(score, state["ema"]["model"], name)
     score.eval().requires_grad_(False)
     with open_dict(cfg):
         cfg.dequantizer.shape, cfg.dequantizer.levels = list(data.shape), data.levels
-    loss = DequantizationLoss(sde, score, data.range[0], data.cell, cfg.evaluate.eps)
+    cells = Cells(data.levels, *data.range)
+    loss = DequantizationLoss(sde, score, cells, cfg.evaluate.eps)
     return _build(_plain(cfg.dequantizer)), loss
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from scoresde.sde import SDE, expand
 from scoresde.sde.broadcast import widened
+from scoresde.sde.data_range import DataRange
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
 from .times import TimeDistribution, noisy, uniform_times
-from .weighting import half_width
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,7 +71,7 @@ class DataPrediction(Loss):
         if weighting not in WEIGHTS:
             raise ValueError(f"unknown weighting '{weighting}'. Available: {', '.join(WEIGHTS)}")
         self.sde, self.weight, self.times = sde, WEIGHTS[weighting], times
-        self.half = half_width(data_range)
+        self.half = DataRange.of(data_range).half
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_floating
+from scoresde.sde.data_range import Cells
 from scoresde.sde.score import like
 
 from .objective import Batch, Loss, parted, told
@@ -23,22 +24,17 @@ class DequantizationLoss(Loss):
     Args:
         sde: Process.
         score: Trained s(x, t), or s(x, t, c), whose parameters stay as they are.
-        low: Lower end of the data range.
-        width: Width h > 0 of a cell.
+        cells: Cells of the data, of width h.
         eps: Time of the density; the process's `eps` where not given.
 
     Raises:
-        ValueError: h is not > 0, or eps outside (0, T).
+        ValueError: eps outside (0, T).
 
     Reference: Ho et al. 2019, arXiv:1902.00275 (eq. 12).
     """
 
-    def __init__(
-        self, sde: SDE, score: Any, low: float, width: float, eps: float | None = None
-    ) -> None:
-        if not width > 0:
-            raise ValueError(f"the width of a cell must be > 0, got {width}")
-        self.score, self.low, self.width = score, low, width
+    def __init__(self, sde: SDE, score: Any, cells: Cells, eps: float | None = None) -> None:
+        self.score, self.cells = score, cells
         self.eps = torch.tensor(sde.check_end(sde.eps if eps is None else eps), dtype=torch.float64)
         self.alpha = sde.alpha(self.eps).item()
 
@@ -55,10 +51,10 @@ class DequantizationLoss(Loss):
         """
         x0, condition = parted(batch)
         check_floating("x0", x0)
-        k = ((x0.double() - self.low) / self.width).floor()
+        k = self.cells.value(x0)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         u, log_q = model(k, z)
-        x = (self.alpha * (self.low + self.width * (k + u))).to(x0.dtype)
+        x = (self.alpha * self.cells.point(k, u)).to(x0.dtype)
         with torch.no_grad():
             s = like(x, self.score(x.detach(), self.eps.to(x0.device), *told(condition)))
         pull = (s * x).flatten(1).sum(1)

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_floating
+from scoresde.sde.data_range import DataRange
 from scoresde.sde.precision import check_range
-
-from .weighting import half_width
 
 TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Tensor]
 """(sde, n, generator, device) → times, float64, shape (n,)."""
@@ -84,7 +83,7 @@ class LogNormalTimes:
             raise ValueError(f"mean of log-normal times must be finite, got {mean}")
         if not 0 < std < math.inf:
             raise ValueError(f"std of log-normal times must be finite and > 0, got {std}")
-        self.mean, self.std, self._log_half = mean, std, math.log(half_width(data_range))
+        self.mean, self.std, self._log_half = mean, std, math.log(DataRange.of(data_range).half)
 
     def __call__(
         self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
+from scoresde.sde.data_range import DataRange
 
 Weighting = Callable[[SDE, Tensor], Tensor]
 """w(sde, t) > 0, with t's shape."""
@@ -35,7 +36,7 @@ def choose_weighting(name: str, **constants: Any) -> Weighting:
     for key in given.keys() & {"sigma_data", "gamma"}:
         if not 0 < given[key] < float("inf"):
             raise ValueError(f"{key} must be finite and > 0, got {given[key]}")
-    half_width(given.get("data_range"))
+    DataRange.of(given.get("data_range"))
     return partial(WEIGHTINGS[name], **given)
 
 
@@ -71,18 +72,6 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def half_width(data_range: Range | None) -> float:
-    """Half the width of a data range; 1 where data have no fixed range.
-
-    Raises:
-        ValueError: The range is empty.
-    """
-    low, high = data_range or (-1.0, 1.0)
-    if not low < high:
-        raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
-    return 0.5 * (high - low)
-
-
 def _relative_noise(sde: SDE, t: Tensor, data_range: Range | None) -> Tensor:
     """σ̃ = σ/(α h), the noise beside data in [−1, 1], as networks see them."""
-    return sde.sigma(t) / (sde.alpha(t) * half_width(data_range))
+    return sde.sigma(t) / (sde.alpha(t) * DataRange.of(data_range).half)
