@@ -1,11 +1,11 @@
-"""How long a large network takes to load, beside reading its bytes, and how much memory it takes.
+"""The time and memory to load a large network, compared with reading its bytes.
 
 python -m benchmarks.loading
 
 The NCSN++ for CIFAR-10 (62.8M parameters) with random weights, in two formats, from a warm disk;
-medians of actions taken in turn. `and add up` reads all weights once as well, so that nothing that
-is mapped from the file stays unread. Memory is the peak of a process of its own that does so, less
-what it had before loading, in copies of the weights.
+medians of actions taken in turn. `and add up` also reads all weights once, so that no mapped part
+of the file stays unread. Memory is the peak of a separate process that does so, minus its memory
+before loading, in copies of the weights.
 """
 
 import argparse
@@ -50,7 +50,7 @@ print((peak() - before) * 1024)
 
 
 def whole(path: Path) -> None:
-    """Load a model, and touch all of its weights."""
+    """Load a model, and read all of its weights."""
     model = load(path)
     sum(parameter.detach().sum() for parameter in model.parameters())
 

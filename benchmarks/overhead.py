@@ -1,9 +1,9 @@
-"""What a step costs beside the network: microseconds of each solver, and of drawing noise.
+"""The cost of a step without the network: microseconds of each solver, and of drawing noise.
 
 python -m benchmarks.overhead
 
-The score returns a tensor that is there already, so that only the solver's own arithmetic is timed.
-Steps and noise are timed in turn within one run, and medians are quoted.
+The score returns a constant tensor, so that only the arithmetic of the solver is timed. Steps and
+noise are timed in turn within one run, and medians are quoted.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def microseconds(action: Callable[[], object], count: int) -> float:
 
 
 def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
-    """All steps of a solver from x, planned beforehand."""
+    """All steps of a solver from x, whose plan is not timed."""
     sde, s = VP(), torch.randn_like(x)
     steps = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
 

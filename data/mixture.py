@@ -1,8 +1,4 @@
-"""Mixtures of Gaussians in the plane, whose density and entropy are known.
-
-`EightGaussians` has mean 0 and standard deviation 1 per axis; `Mixture` is taken as its arguments
-say.
-"""
+"""Mixtures of Gaussians in the plane, whose density and entropy are known."""
 
 from __future__ import annotations
 
@@ -28,46 +24,50 @@ class _Gaussians(Points):
     def __init__(
         self,
         name: str,
-        law: _GaussianLaw,
+        mixture: _Mixture,
         n: int,
         n_test: int,
         seed: int,
         condition: str | None,
     ) -> None:
-        self._law = law
-        self.weights, self.means, self.covariances = law.weights, law.means, law.covariances
-        super().__init__(name, law.draw, n, n_test, seed, condition)
+        self._mixture = mixture
+        self.weights, self.means, self.covariances = (
+            mixture.weights,
+            mixture.means,
+            mixture.covariances,
+        )
+        super().__init__(name, mixture.draw, n, n_test, seed, condition)
 
     @property
     def entropy(self) -> float:
         """Differential entropy in nats, to 1e-5.
 
-        -Σ_k w_k ∫ N(z; 0, I) log p(μ_k + s_k z) dz by the trapezoidal rule on a square grid over
-        |z_i| ≤ 8, refined until two grids agree to 1e-5; for smooth, fast-falling integrands the
-        rule converges exponentially. No grid is wider than half the smallest standard deviation.
+        -Σ_k w_k ∫ N(z; 0, I) log p(μ_k + s_k z) dz is computed by the trapezoidal rule on a square
+        grid over |z_i| ≤ 8, refined until two grids agree to 1e-5; for smooth, fast-falling
+        integrands the rule converges exponentially. The spacing of a grid is at most half the
+        smallest standard deviation.
 
         Raises:
             ValueError: the largest std of an axis is more than 16 times its smallest.
         """
-        return self._law.entropy
+        return self._mixture.entropy
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats at x, shape (..., 2); float64 (...,)."""
-        return self._law.log_prob(x)
+        return self._mixture.log_prob(x)
 
 
 class EightGaussians(_Gaussians):
     """Eight equal Gaussians on a circle, of radius 1.40 and standard deviation 0.14.
 
-    Before standardisation the radius is 2 and the standard deviation 0.2, so that each coordinate
-    has the variance 2² / 2 + 0.2². Attributes `weights`, `means`, `covariances` and `entropy` are
-    those of `Mixture`.
+    Before standardisation to mean 0 and standard deviation 1 per axis, the radius is 2 and the
+    standard deviation 0.2, so that each coordinate has the variance 2² / 2 + 0.2².
 
     Reference: Grathwohl et al. 2019, arXiv:1810.01367 (figure 2).
 
     Args:
         n, n_test: number of training and test points, ≥ 1.
-        seed: of the draw, any integer.
+        seed: seed of the samples, any integer.
         condition: "label" puts the Gaussian that each point comes from, 0 to 7, into batches;
             None does not.
 
@@ -81,20 +81,14 @@ class EightGaussians(_Gaussians):
         scale = 1 / math.sqrt(2**2 / 2 + 0.2**2)
         angles = [math.pi * k / 4 for k in range(8)]
         means = [(2 * scale * math.cos(a), 2 * scale * math.sin(a)) for a in angles]
-        law = _GaussianLaw([1 / 8] * 8, means, [0.2 * scale] * 8)
-        super().__init__("eightgaussians", law, n, n_test, seed, condition)
+        mixture = _Mixture([1 / 8] * 8, means, [0.2 * scale] * 8)
+        super().__init__("eightgaussians", mixture, n, n_test, seed, condition)
 
 
 class Mixture(_Gaussians):
     """A mixture of Gaussians with axis-parallel covariances, p(x) = Σ_k w_k N(x; μ_k, diag s_k²).
 
-    It is taken as given, without standardisation; the default has mean 0 and standard deviations
-    0.98 and 0.95.
-
-    Attributes:
-        weights: w, float64 (K,).
-        means: μ, float64 (K, 2).
-        covariances: diag s², float64 (K, 2, 2).
+    It is not standardised; the default has mean 0 and standard deviations 0.98 and 0.95.
 
     Reference: McLachlan, Peel 2000, Finite mixture models.
 
@@ -103,7 +97,7 @@ class Mixture(_Gaussians):
         means: μ, K pairs.
         std: s, K positive pairs, or K positive numbers for round components.
         n, n_test: number of training and test points, ≥ 1.
-        seed: of the draw, any integer.
+        seed: seed of the samples, any integer.
         condition: "label" puts the component that each point comes from, 0 to K - 1, into batches;
             None does not.
 
@@ -127,12 +121,12 @@ class Mixture(_Gaussians):
         seed: int = 0,
         condition: str | None = None,
     ) -> None:
-        law = _GaussianLaw(weights, means, std)
-        super().__init__("mixture", law, n, n_test, seed, condition)
+        mixture = _Mixture(weights, means, std)
+        super().__init__("mixture", mixture, n, n_test, seed, condition)
 
 
-class _GaussianLaw:
-    """The mixture itself: checked parameters, draws, log-density, entropy."""
+class _Mixture:
+    """The distribution: its parameters after checks, samples, log-density and entropy."""
 
     def __init__(
         self,
@@ -173,7 +167,7 @@ class _GaussianLaw:
         ratio = float((self.std.amax(0) / self.std.amin(0)).max())
         for nodes in (65, 129, 257, 513, 1025):
             if (nodes - 1) / 16 < 2 * ratio:
-                continue  # such a grid could step over the smallest component unnoticed
+                continue  # the smallest component could fall between the points of such a grid
             axis = torch.linspace(-8, 8, nodes, dtype=torch.float64)
             rule = torch.exp(-0.5 * axis**2) / math.sqrt(2 * math.pi) * 16 / (nodes - 1)
             z = torch.cartesian_prod(axis, axis)

@@ -1,4 +1,4 @@
-"""Parquet files of encoded images, as Hugging Face's data sets ship them, read by pyarrow."""
+"""Parquet files of encoded images, the format of Hugging Face's data sets, read by pyarrow."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ _ROWS = 32  # decoded at a time
 class Table:
     """A Parquet file with a column of images: encoded bytes, or a struct with a field `bytes`.
 
-    The column is the only one of that kind, or else the one named `image` or `img`. The encoded
-    bytes of a row group are in memory at a time, twice.
+    The column is the only one of that kind, or otherwise the one named `image` or `img`. Memory
+    holds the encoded bytes of one row group at a time, twice.
+
+    Args:
+        file: the Parquet file.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -58,7 +61,7 @@ class Table:
                     row += 1
 
     def label_names(self) -> list[str]:
-        """The columns of integers."""
+        """The names of the columns of integers."""
         return self._integers
 
     def labels(self, name: str) -> NDArray[np.int64]:
@@ -73,14 +76,14 @@ class Table:
         return np.asarray(column.to_numpy(), np.int64)
 
     def place(self) -> Place:
-        """Nothing else than an error, since rows of Parquet files are compressed together."""
+        """Raise ValueError, since the rows of a Parquet file are compressed together."""
         raise ValueError(
             f"{self.file.source} is a Parquet file, which cannot be read image by image; use "
             "data=folder, or write the images to a folder, zip or tar"
         )
 
     def decoder(self) -> Decoder:
-        """What makes an image of the bytes of a row."""
+        """The decoder of a row's bytes."""
         return decode
 
     def _find(self, schema: Any) -> tuple[str, bool]:
@@ -107,7 +110,7 @@ class Table:
         pyarrow, parquet = _pyarrow(self.file.source)
         with self.file.open() as stream:
             try:
-                # Small buffers: a row group of photographs can be as large as a gigabyte.
+                # Small buffers, since a row group of photographs can take a gigabyte.
                 yield parquet.ParquetFile(stream, pre_buffer=False, buffer_size=2**20)
             except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(

@@ -1,8 +1,8 @@
-"""Two-dimensional distributions to try every method on: curves and squares.
+"""Two-dimensional distributions on which every method can be tried: curves and squares.
 
-Each set is drawn once, in float64, from generators of its own: train and test are independent. Each
-distribution is moved and stretched by its own mean and standard deviation per axis, constants that
-do not depend on the draw, so that both coordinates have mean 0 and standard deviation 1.
+Train and test are sampled once, in float64, from independent generators. Each distribution is
+standardised by its own mean and standard deviation per axis, which are constants and not estimated
+from the samples, so that both coordinates have mean 0 and standard deviation 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import Split, stream
 from .memory import InMemory
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]
-"""Draws points (n, 2), and the part of the distribution that each comes from, int64 (n,)."""
+"""draw(n, generator): points (n, 2), and the component of each, int64 (n,) or None."""
 
 LABELLED = "use data=mixture, eightgaussians, checkerboard or moons, or condition=none"
 _MOONS_NOISE = 0.05
@@ -26,13 +26,13 @@ _BOARD_SCALE = math.sqrt(3 / 4)  # a coordinate is uniform on [-2, 2], of varian
 
 
 class Points(InMemory):
-    """Points in the plane, drawn once; a subclass says from which law.
+    """Points in the plane, sampled once; a subclass gives the distribution.
 
     Args:
         name: short name for messages.
-        draw: (n, generator) → points (n, 2) and the component that each comes from, (n,) or None.
+        draw: (n, generator) → points (n, 2) and the component of each, (n,) or None.
         n, n_test: number of training and test points, ≥ 1.
-        seed: of the draw, any integer.
+        seed: seed of the samples, any integer.
         condition: "label" puts the components into batches; None does not.
 
     Raises:
@@ -44,7 +44,7 @@ class Points(InMemory):
     ) -> None:
         def part(which: str, count: int) -> Split:
             points, component = draw(count, stream(which, seed))
-            # Without a condition points are known by their places alone.
+            # Without a condition the digest of the data does not depend on components.
             return Split(points.float(), None if condition is None else component)
 
         def read() -> tuple[Split, Split]:
@@ -65,7 +65,7 @@ class Moons(Points):
 
     Args:
         n, n_test: number of training and test points, ≥ 1.
-        seed: of the draw, any integer.
+        seed: seed of the samples, any integer.
         condition: "label" puts the moon that each point lies on, 0 or 1, into batches;
             None does not.
 
@@ -89,7 +89,7 @@ class SwissRoll(Points):
 
     Args:
         n, n_test: number of training and test points, ≥ 1.
-        seed: of the draw, any integer.
+        seed: seed of the samples, any integer.
         condition: None; a spiral has no labels.
 
     Raises:
@@ -111,7 +111,7 @@ class Checkerboard(Points):
 
     Args:
         n, n_test: number of training and test points, ≥ 1.
-        seed: of the draw, any integer.
+        seed: seed of the samples, any integer.
         condition: "label" puts the square that each point lies on, 0 to 7, into batches;
             None does not.
 

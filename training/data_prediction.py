@@ -1,4 +1,4 @@
-"""The error of the data prediction: a loss that trains where there is no signal left, too."""
+"""The error of the data prediction, a loss that trains even where no signal is left."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ Weight = Callable[[Tensor, Tensor], Tensor]
 
 
 def _v(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """1 + α²/σ²: the error of v counts the same at all times (SNR + 1, where α² + σ² = 1)."""
+    """1 + α²/σ²: the error of v has the same weight at all times (SNR + 1, if α² + σ² = 1)."""
     return 1 + (alpha / sigma).square()
 
 
@@ -40,18 +40,18 @@ class DataPrediction(Loss):
 
         E_t E_{x_0, c, z} w(t) ‖D(x_t, t | c) − x_0‖²/h²,   x_t = α(t) x_0 + σ(t) z
 
-    Its minimum is that of denoising score matching, w σ²/α² times which it is where α > 0. Where
-    α = 0, at the last level of a chain of zero terminal SNR, D is all that can be learned, and the
-    error of the score vanishes whatever a network says. The model must say D itself: `data`, `v`,
-    `velocity` or `edm`.
+    Where α > 0 it is w σ²/α² times the loss of denoising score matching, and has the same minimum.
+    At the last level of a chain with zero terminal SNR, where α = 0, only D can be learned: there
+    the error of the score is zero for every network. The model must therefore predict D directly,
+    with the parameterization `data`, `v`, `velocity` or `edm`.
 
     Args:
         sde: Process.
         weighting: `v` (w = 1 + 1/σ̃²), `truncated` (w = max(1, 1/σ̃²)) or `uniform` (w = 1), where
-            σ̃ = σ/(α h) is the noise next to data in [−1, 1].
-        times: Distribution of t; uniform on [eps, T], or uniform levels, where not given.
-        data_range: Interval of the data, whose half width is h; where not given, the data have no
-            fixed range (h = 1).
+            σ̃ = σ/(α h) is the noise level relative to data in [−1, 1].
+        times: Distribution of t; by default uniform on [eps, T], or uniform levels of a chain.
+        data_range: Interval of the data, of width 2 h; None if the data have no fixed range
+            (h = 1).
 
     Raises:
         ValueError: Unknown weighting, or an empty range.
@@ -76,7 +76,7 @@ class DataPrediction(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one draw of t and z for each sample; shape ().
+        """Estimate the loss from one t and one z for each sample; shape ().
 
         Args:
             model: Model that gives D(x, t) for `predict="denoise"`, such as a `ScoreModel`.

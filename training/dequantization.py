@@ -1,4 +1,4 @@
-"""The loss of a flow that dequantizes for a trained score."""
+"""The loss of a flow that dequantizes images for a trained score."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ from .objective import Batch, Loss, parted, told
 
 
 class DequantizationLoss(Loss):
-    """Minus the bound of log P(k) by a flow q(u | k), up to what does not depend on the flow.
+    """Minus the bound of log P(k) by a flow q(u | k), up to a term that does not depend on it.
 
         E_q [log q(u | k) − log p_eps(x)]/D,   x = α (low + h (k + u)),   ∇_x log p_eps = s(x, eps)
 
-    The score is the gradient of log p, so one evaluation of it trains the flow; no ODE is solved.
-    The number shown is E log q(u | k)/D alone: the density itself is not computed.
+    The score is the gradient of log p, so that one evaluation of it trains the flow, without an
+    ODE. The value of the loss is E log q(u | k)/D alone, since the density is not computed.
 
     Args:
         sde: Process.
-        score: Trained s(x, t), or s(x, t, c), whose parameters stay as they are.
+        score: Trained s(x, t) or s(x, t, c), whose parameters do not change.
         cells: Cells of the data, of width h.
-        eps: Time of the density; the process's `eps` where not given.
+        eps: Time of the density; the process's `eps` by default.
 
     Raises:
-        ValueError: eps outside (0, T).
+        ValueError: eps is outside (0, T).
 
     Reference: Ho et al. 2019, arXiv:1902.00275 (eq. 12).
     """
@@ -41,7 +41,7 @@ class DequantizationLoss(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one draw for each sample; shape ().
+        """Estimate the loss from one z for each sample; shape ().
 
         Args:
             model: Flow (k, z) → (u, log q(u | k)).

@@ -1,4 +1,4 @@
-"""Weightings w(t) of the loss, all on the error of the noise prediction ẑ = −σ s."""
+"""Weightings w(t) of the squared error of the noise prediction ẑ = −σ s."""
 
 import inspect
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Range = tuple[float, float]
 
 
 def choose_weighting(name: str, **constants: Any) -> Weighting:
-    """The weighting of a name, with its constants; None stands for a constant's default.
+    """The weighting of a name with its constants; None selects the default of a constant.
 
     Raises:
         ValueError: Unknown name, a constant of another weighting, or one out of its range.
@@ -51,10 +51,10 @@ def likelihood(sde: SDE, t: Tensor) -> Tensor:
 
 
 def edm(sde: SDE, t: Tensor, *, sigma_data: float = 0.5, data_range: Range | None = None) -> Tensor:
-    """w = 1 + σ̃²/σ_d²: every output of an `edm` network weighs the same.
+    """w = 1 + σ̃²/σ_d²: the outputs of an `edm` network have equal weights.
 
-    The published weight (σ̃² + σ_d²)/(σ̃ σ_d)² is of the error of denoised data, which is σ̃² times
-    that of the noise.
+    The published weight (σ̃² + σ_d²)/(σ̃ σ_d)² multiplies the squared error of the data prediction,
+    which is σ̃² times that of the noise prediction.
     """
     return 1 + (_relative_noise(sde, t, data_range) / sigma_data).square()
 
@@ -73,5 +73,5 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
 
 
 def _relative_noise(sde: SDE, t: Tensor, data_range: Range | None) -> Tensor:
-    """σ̃ = σ/(α h), the noise beside data in [−1, 1], as networks see them."""
+    """σ̃ = σ/(α h), the noise level relative to data in [−1, 1], the range of networks."""
     return sde.sigma(t) / (sde.alpha(t) * DataRange.of(data_range).half)
