@@ -23,9 +23,7 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":  # --help is answered before torch is imported
     arguments()
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,6 +34,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.digits import Digits, train_digits
+from benchmarks.measure import median_seconds
 from scoresde.evaluation import GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
 from scoresde.evaluation.divergence import Divergence, score_and_divergence
 from scoresde.evaluation.seeding import Draws
@@ -44,17 +43,6 @@ from scoresde.sde import SDE, Score
 TIMED = ("reference", "the same tolerance", "as in `evaluate`")
 RTOL = 1e-5  # the reference's
 PROBE: dict[str, Any] = {"divergence": "hutchinson", "clock": "log_snr"}
-
-
-def median_seconds(actions: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
-    """Median time of each of several actions, taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            begun = time.perf_counter()
-            action()
-            times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def passes(score: Score, x: Tensor) -> dict[str, float]:

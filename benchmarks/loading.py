@@ -13,8 +13,6 @@ import argparse
 if __name__ == "__main__":  # --help is answered before torch is imported
     argparse.ArgumentParser(description=__doc__).parse_args()
 
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.likelihood import median_seconds
+from benchmarks.measure import kibibytes, median_seconds
 from scoresde.interop import load, save_score_sde
 from scoresde.models import ScoreModel, UNet
 from scoresde.sde import VE
@@ -36,16 +34,14 @@ NCSNPP = {
     "progressive_input": "residual",
     "embedding_type": "fourier",
 }
-PEAK = """
+MEMORY = """
 import sys, warnings
 from scoresde.interop import load
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line)
 warnings.simplefilter("ignore")
 before = peak()
 model = load(sys.argv[1])
 total = sum(float(p.detach().sum()) for p in model.parameters())
-print((peak() - before) * 1024)
+print(peak() - before)
 """
 
 
@@ -83,9 +79,7 @@ def main() -> None:
         for name, value in seconds.items():
             peak = ""
             if name in paths:
-                command = [sys.executable, "-c", PEAK, str(paths[name])]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                peak = f"{int(done.stdout) / (4 * count):.2f}"
+                peak = f"{kibibytes(MEMORY, paths[name]) * 1024 / (4 * count):.2f}"
             print(f"| {name} | {value:.3f} | {value / seconds['read']:.2f} | {peak} |")
 
 

@@ -11,14 +11,13 @@ import argparse
 if __name__ == "__main__":  # --help is answered before torch is imported
     argparse.ArgumentParser(description=__doc__).parse_args()
 
-import statistics
-import time
 from collections import deque
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.measure import median_seconds
 from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
 from scoresde.samplers.folding import fold, merge
 from scoresde.samplers.presets import PRESETS
@@ -34,13 +33,6 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "UniPC-3": PRESETS["unipc_3"],
     "reverse diffusion": ReverseDiffusion,
 }
-
-
-def microseconds(action: Callable[[], object], count: int) -> float:
-    """Mean time of one of `count` actions."""
-    begun = time.perf_counter()
-    action()
-    return (time.perf_counter() - begun) / count * 1e6
 
 
 def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
@@ -76,13 +68,10 @@ def main() -> None:
         x = torch.randn(batch, 3, 32, 32)
         loops = {name: loop(make(), x) for name, make in SOLVERS.items()}
         loops["drawing noise"] = draws(x)
-        times: dict[str, list[float]] = {name: [] for name in loops}
         with torch.no_grad():
-            for _ in range(ROUNDS):
-                for name, action in loops.items():
-                    times[name].append(microseconds(action, STEPS))
-        for name, values in times.items():
-            columns.setdefault(name, []).append(statistics.median(values))
+            seconds = median_seconds(loops, ROUNDS)
+        for name, value in seconds.items():
+            columns.setdefault(name, []).append(value / STEPS * 1e6)
     for name, (one, many) in columns.items():
         print(f"| {name} | {one:.1f} | {many:.0f} |")
     ratio = columns["reverse diffusion"][1] / columns["drawing noise"][1]

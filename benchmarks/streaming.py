@@ -26,8 +26,6 @@ if __name__ == "__main__":  # --help is answered before torch is imported
     arguments()
 
 import io
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,7 +36,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.likelihood import median_seconds
+from benchmarks.measure import kibibytes, median_seconds
 from scoresde.data import Streamed
 from scoresde.data.ahead import Ahead
 
@@ -46,7 +44,7 @@ ROUNDS = 5
 IMAGES = {64: 38_400, 256: 1536}  # number read in one round, by their size
 BATCH = {64: 128, 256: 64, 1024: 8}
 DISTINCT = 250  # number of different pictures, of which the files are copies
-PEAK = """
+MEMORY = """
 import sys, torch
 from scoresde.data import Streamed
 torch.set_num_threads(1)
@@ -54,7 +52,7 @@ root, size, batch, steps = sys.argv[1], *map(int, sys.argv[2:])
 data = Streamed(root, size=size, dequantize=False)
 for step in range(steps):
     data.batch(step, batch, seed=0)
-print(next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line))
+print(peak())
 """
 
 
@@ -142,9 +140,7 @@ class Speed:
 
 def memory(root: Path, size: int, steps: int) -> str:
     """Peak memory of a process that takes batches, in MiB."""
-    command = [sys.executable, "-c", PEAK, str(root), str(size), str(BATCH[size]), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return f"{int(done.stdout) / 2**10:.0f} MiB"
+    return f"{kibibytes(MEMORY, root, size, BATCH[size], steps) / 2**10:.0f} MiB"
 
 
 def listed(root: Path, size: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any
@@ -77,7 +78,7 @@ class Ahead:
                 job = _Job(positions(later), shape, self.workers)
                 self._jobs.append(job)
                 for part in range(job.parts):
-                    tasks.put(_task(self._read, job, part))
+                    tasks.put(partial(job.run, self._read, part))
             job = self._jobs[0]
             job.wait()
         except BaseException:  # after an interruption, too, no job may be left half done
@@ -147,10 +148,6 @@ class _Job:
             self._done.acquire()
         if self.error is not None:
             raise self.error
-
-
-def _task(read: Read, job: _Job, part: int) -> Callable[[], None]:
-    return lambda: job.run(read, part)
 
 
 def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:

@@ -232,15 +232,13 @@ class Dataset(ABC):
         and dequantisation noise come from a generator that depends on (seed, step) alone.
 
         Args:
-            step: number of the batch since the start of training, ≥ 0.
-            batch_size: samples per batch, 1 to N; the incomplete last batch of an epoch is dropped.
-            seed: any integer.
+            step, batch_size, seed: as for `indices`.
 
         Returns:
             x, float32 (batch_size, *shape) for images, and the condition of its samples.
 
         Raises:
-            ValueError: batch_size outside 1..N, negative step, or a sample that cannot be read.
+            ValueError: impossible batch_size or step, or a sample that cannot be read.
         """
         index = self.indices(step, batch_size, seed)
         raw = self._raw(step, batch_size, seed)

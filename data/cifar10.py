@@ -41,10 +41,7 @@ class CIFAR10(InMemory):
 
     Args:
         root: directory that holds one of the forms above, or the six batches themselves.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the cells of grey levels to training batches.
-        flip: mirror half of the training images.
-        condition: "label" puts the labels of a batch's samples into it; None does not.
+        range, dequantize, flip, condition: as for `Folder`.
 
     Raises:
         FileNotFoundError: root holds none of the forms, or one of the six batches is missing.

@@ -22,10 +22,7 @@ class Digits(InMemory):
     Args:
         test_fraction: fraction of each class that is held out, in (0, 1).
         seed: seed of the split, any integer.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the cells of grey levels to training batches.
-        flip: mirror half of the training images.
-        condition: "label" puts the labels of a batch's samples into it; None does not.
+        range, dequantize, flip, condition: as for `Folder`.
 
     Raises:
         ValueError: test_fraction outside (0, 1), impossible range or condition.

@@ -36,10 +36,7 @@ class MNIST(InMemory):
             t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each plain or with .gz, also with a
             dot before idx; or a directory that holds them in raw or, as torchvision, MNIST/raw.
         pad: black pixels added on every side, ≥ 0; 2 gives 32 x 32, which halves five times.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the cells of grey levels to training batches.
-        flip: mirror half of the training images.
-        condition: "label" puts the labels of a batch's samples into it; None does not.
+        range, dequantize, flip, condition: as for `Folder`.
 
     Raises:
         FileNotFoundError: root or one of the four files is missing.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 
 # Files that a run writes next to its config.yaml, and the names of the folders of runs.
 _OF_A_RUN = {"result.json", "checkpoints", "metrics.csv", "likelihood", "samples.npz"}
@@ -21,6 +22,17 @@ def is_output(folder: str, names: set[str]) -> bool:
     above, name = os.path.split(folder)
     stamped = os.path.basename(above) in _RUNS and _STAMP.match(name) is not None
     return stamped or ("config.yaml" in names and not names.isdisjoint(_OF_A_RUN))
+
+
+def visible(names: Collection[str], skipped: Counter[str]) -> Iterator[str]:
+    """The names of an archive's files that can be data; the others are counted as skipped."""
+    runs = runs_among(names)
+    skipped["folders of runs (a run's own output)"] += len(runs)
+    for name in names:
+        if any(map(is_hidden, name.split("/"))):
+            skipped["hidden"] += 1
+        elif not lies_in(name, runs):
+            yield name
 
 
 def runs_among(names: Iterable[str]) -> set[str]:

@@ -37,20 +37,8 @@ class Streamed(Dataset):
 
     Args:
         root: directory, searched recursively, zip, tar, directory of tars, or one file npy or npz.
-        size: crop the centre square and resize it, antialiased, to this many pixels, ≥ 1; None asks
-            for images of equal size.
-        channels: 1 or 3 converts to grey or colour; None expects all images to have the channels
-            of the first one.
-        labels: None for no labels; "folders", "numbered_folders", "dataset.json", "cls", or the
-            name of an array in the npz files or of an entry in files .json, as for `Folder`.
-        test_fraction: fraction that is held out, in (0, 1), where no folders are the parts.
-        seed: seed of the split, any integer.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the cells of grey levels to training batches.
-        flip: mirror half of the training images.
-        crop: side of the centre square in pixels of the image, ≥ 1; None takes the largest square
-            if there is a size, and otherwise the whole image.
-        condition: "label" puts the labels of a batch's images into it; None does not.
+        size, channels, labels, test_fraction, seed, range, dequantize, flip, crop, condition: as
+            for `Folder`.
         workers: threads that read ahead of training, ≥ 0; 0 reads each batch when it is needed.
 
     Raises:

@@ -33,13 +33,12 @@ class Table:
 
     def __init__(self, file: File) -> None:
         self.file = file
+        self._types = _pyarrow(file.source).types
         with self._opened() as parquet:
             self._count = int(parquet.metadata.num_rows)
             self._column, self._nested = self._find(parquet.schema_arrow)
-            types = _types()
-            self._integers = [
-                column.name for column in parquet.schema_arrow if types.is_integer(column.type)
-            ]
+            columns = parquet.schema_arrow
+            self._integers = [c.name for c in columns if self._types.is_integer(c.type)]
 
     def __len__(self) -> int:
         return self._count
@@ -88,7 +87,7 @@ class Table:
 
     def _find(self, schema: Any) -> tuple[str, bool]:
         """The column of images, and whether it is a struct."""
-        types, found = _types(), dict[str, bool]()
+        types, found = self._types, dict[str, bool]()
         binary = (types.is_binary, types.is_large_binary, types.is_binary_view)
         for column in schema:
             kind = column.type
@@ -107,11 +106,11 @@ class Table:
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        pyarrow, parquet = _pyarrow(self.file.source)
+        pyarrow = _pyarrow(self.file.source)
         with self.file.open() as stream:
             try:
                 # Small buffers, since a row group of photographs can take a gigabyte.
-                yield parquet.ParquetFile(stream, pre_buffer=False, buffer_size=2**20)
+                yield pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=2**20)
             except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(
                     f"{self.file.source} is corrupt, truncated or not what its name says: expected "
@@ -119,19 +118,14 @@ class Table:
                 ) from error
 
 
-def _pyarrow(source: str) -> tuple[Any, Any]:
+def _pyarrow(source: str) -> Any:
     try:
         import pyarrow
-        from pyarrow import parquet
+        import pyarrow.parquet
+        import pyarrow.types
     except ImportError as error:
         raise ImportError(
             f"{source} is read by pyarrow, which is not installed; install it: "
             'pip install "score-sde-toolkit[parquet]"'
         ) from error
-    return pyarrow, parquet
-
-
-def _types() -> Any:
-    from pyarrow import types
-
-    return types
+    return pyarrow

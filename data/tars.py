@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 from .files import File
-from .output import is_hidden, lies_in, runs_among
+from .output import visible
 from .place import PLAIN, Place, read_place
 
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # first bytes of gzip, bzip2 and xz
@@ -41,18 +41,8 @@ def untar(path: Path, prefix: str, source: str, skipped: Counter[str]) -> Iterat
         ValueError: The file is not a complete tar, or is compressed.
     """
     places = _places(path, source, skipped)
-    runs = runs_among(places)
-    skipped["folders of runs (a run's own output)"] += len(runs)
-    for name, place in places.items():
-        if any(map(is_hidden, name.split("/"))):
-            skipped["hidden"] += 1
-        elif not lies_in(name, runs):
-            yield _file(f"{prefix}{name}", f"{source}/{name}", place)
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(8)
+    for name in visible(places, skipped):
+        yield _file(f"{prefix}{name}", f"{source}/{name}", places[name])
 
 
 def _file(name: str, source: str, place: Place) -> File:
@@ -84,7 +74,9 @@ def _places(path: Path, source: str, skipped: Counter[str]) -> dict[str, Place]:
                     start, length = member.offset_data, member.size
                     places[name] = Place(str(path), start, length, PLAIN, length)
     except (tarfile.TarError, EOFError, OSError) as error:
-        if _start(path).startswith(_PACKED):
+        with path.open("rb") as stream:
+            magic = stream.read(8)
+        if magic.startswith(_PACKED):
             raise ValueError(
                 f"{source} is a compressed tar, in which no image can be found without unpacking; "
                 "decompress it to a plain tar (gunzip, xz -d, bunzip2)"

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from .files import STACKS, TABLES, File, image_kind
-from .output import is_hidden, lies_in, runs_among
+from .output import visible
 from .place import ZIP_DEFLATED, ZIP_OTHER, ZIP_STORED, Place, broken_zip
 
 _PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATED}
@@ -22,14 +22,11 @@ _FOLDER = "set data.root to the directory that holds the images, or to a zip of 
 def unzip(root: Path, archive: zipfile.ZipFile, skipped: Counter[str]) -> Iterator[File]:
     """Every file in a zip; of two with the same name the later, as after unpacking."""
     members = {m.filename.replace("\\", "/"): m for m in archive.infolist() if not m.is_dir()}
-    runs = runs_among(members)
-    skipped["folders of runs (a run's own output)"] += len(runs)
-    for name, member in members.items():
-        if any(map(is_hidden, name.split("/"))):
-            skipped["hidden"] += 1
-        elif stat.S_ISLNK(member.external_attr >> 16):
+    for name in visible(members, skipped):
+        member = members[name]
+        if stat.S_ISLNK(member.external_attr >> 16):
             skipped["links in the zip (not followed)"] += 1
-        elif not lies_in(name, runs):
+        else:
             place = _place(str(root), member)
             yield File(name, f"{root}/{name}", place, partial(archive.open, member))
 

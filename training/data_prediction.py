@@ -76,12 +76,9 @@ class DataPrediction(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one t and one z for each sample; shape ().
+        """Estimate the loss from one t and one z for each sample; see `Loss`.
 
-        Args:
-            model: Model that gives D(x, t) for `predict="denoise"`, such as a `ScoreModel`.
-            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
-            generator: Source of t and z, on x_0's device.
+        The model gives D(x, t) for `predict="denoise"`, as a `ScoreModel` does.
         """
         x0, condition = parted(batch)
         x, t, _ = noisy(self.sde, self.times, x0, generator)

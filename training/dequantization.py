@@ -41,13 +41,10 @@ class DequantizationLoss(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one z for each sample; shape ().
+        """Estimate the loss from one z for each sample; see `Loss`.
 
-        Args:
-            model: Flow (k, z) → (u, log q(u | k)).
-            batch: Data x_0 anywhere in their cells, shape (B, *), floating point, with the
-                condition of the score.
-            generator: Source of z, on x_0's device.
+        The model is a flow (k, z) → (u, log q(u | k)), and x_0 is anywhere in the cell of k. A
+        condition is that of the score.
         """
         x0, condition = parted(batch)
         check_floating("x0", x0)

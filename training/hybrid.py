@@ -53,13 +53,10 @@ class HybridLoss(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one level and one noise for each sample; shape ().
+        """Estimate the loss from one level and one noise for each sample; see `Loss`.
 
-        Args:
-            model: Network that gives ẑ and v in [0, 1] for `predict="noise_and_share"`, such as a
-                `ScoreModel` with learned variance.
-            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
-            generator: Source of level and noise, on x_0's device.
+        The model gives ẑ and v in [0, 1] for `predict="noise_and_share"`, as a `ScoreModel` with
+        learned variance does.
 
         Raises:
             ValueError: The model has no learned variance.

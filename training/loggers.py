@@ -161,7 +161,7 @@ class WandbLogger(Logger):
         self._run.log({name: self._wandb.Image(str(path))})
 
     def summary(self, result: dict[str, Any]) -> None:
-        """Put the numbers of the result into the run's summary."""
+        """Write the numbers of the result to the run's summary."""
         self._run.summary.update(numbers_of(result))
 
     def close(self) -> None:

@@ -72,12 +72,9 @@ class DenoisingScoreMatching(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one t and one z for each sample; shape ().
+        """Estimate the loss from one t and one z for each sample; see `Loss`.
 
-        Args:
-            model: s(x, t), or s(x, t, c) if the batch has a condition.
-            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
-            generator: Source of t and z, on x_0's device.
+        The model is s(x, t), or s(x, t, c) if the batch has a condition.
         """
         x0, condition = parted(batch)
         x, t, z = noisy(self.sde, self.times, x0, generator)

@@ -40,12 +40,9 @@ class NoiseLevelLoss(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one λ and one z for each sample; shape ().
+        """Estimate the loss from one λ and one z for each sample; see `Loss`.
 
-        Args:
-            model: Estimator λ̂(x), shape (B,).
-            batch: Data x_0, shape (B, *), floating point; a condition is ignored.
-            generator: Source of λ and z, on x_0's device.
+        The model is an estimator λ̂(x), shape (B,); a condition is ignored.
         """
         x0, _ = parted(batch)
         u = torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)

@@ -50,8 +50,8 @@ class Loss(ABC):
 
         Args:
             model: Network, or `nn.ModuleDict` of several.
-            batch: Samples and their condition, or a tensor of samples alone.
-            generator: Source of all random numbers, on the samples' device.
+            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
+            generator: Source of all random numbers, on x_0's device.
         """
 
 
