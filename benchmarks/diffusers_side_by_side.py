@@ -15,6 +15,7 @@ if __name__ == "__main__":  # --help is answered before torch is imported
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,6 +65,9 @@ def _deis(order: int) -> Theirs:
     return _scheduler("DEISMultistep", solver_order=order)
 
 
+_ipndm, _lms = partial(_scheduler, "IPNDM"), partial(_scheduler, "LMSDiscrete")
+
+
 def namesakes() -> dict[str, tuple[str, Theirs]]:
     """Our preset → diffusers' scheduler of the same method; each has its own defaults."""
     return {
@@ -76,8 +80,8 @@ def namesakes() -> dict[str, tuple[str, Theirs]]:
         "unipc_3": ("UniPCMultistep, order 3", _unipc(3)),
         "deis_2": ("DEISMultistep, order 2", _deis(2)),
         "deis_3": ("DEISMultistep, order 3", _deis(3)),
-        "ipndm_4": ("IPNDM", _scheduler("IPNDM")),
-        "lms_4": ("LMSDiscrete", _scheduler("LMSDiscrete")),
+        "ipndm_4": ("IPNDM", _ipndm()),
+        "lms_4": ("LMSDiscrete", _lms()),
         "dpmpp_2s": ("DPMSolverSinglestep, order 2", _singlestep(2, "dpmsolver++")),
         "dpm_solver_3": ("DPMSolverSinglestep, order 3", _singlestep(3, "dpmsolver")),
     }

@@ -31,7 +31,6 @@ class Listing:
     """The files under a root.
 
     Attributes:
-        root: directory, zip, or file of many images.
         files: files of an accepted format, sorted by name.
         labels: the `dataset.json` files.
         label_files: files that can hold the label of an image of the same name, by that name.
@@ -39,7 +38,6 @@ class Listing:
         skipped: number of other files, by the reason for leaving them out.
     """
 
-    root: Path
     files: list[File] = field(default_factory=list)
     labels: dict[str, File] = field(default_factory=dict)
     label_files: dict[str, list[File]] = field(default_factory=dict)
@@ -123,7 +121,7 @@ def listing(root: Path, tars: bool = False) -> Iterator[Listing]:
         FileNotFoundError: root does not exist.
         ValueError: root is neither a directory nor a readable file of a known format.
     """
-    found = Listing(root)
+    found = Listing()
     if root.is_dir():
         found.sort_in(_walk(root, found.skipped))
         yield found.open_tars() if tars else found

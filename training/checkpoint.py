@@ -222,9 +222,14 @@ def _digest_of(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, or of all files in a folder, in hexadecimal."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(one for one in path.rglob("*") if one.is_file()):
+            whole.update(f"{file.relative_to(path)} {digest(file)}\n".encode())
+        return whole.hexdigest()
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
