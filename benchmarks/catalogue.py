@@ -1,4 +1,4 @@
-"""The solvers that are measured, and how many steps a number of evaluations buys."""
+"""The solvers that are measured, and their steps for a number of evaluations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class Entry:
     """A solver to be measured.
 
     Attributes:
-        name: What it is called.
-        solver: Makes it.
+        name: Its name in tables.
+        solver: Function that constructs it.
         per_step: Evaluations of a step.
-        start: Evaluations beyond that, of a start-up.
+        start: Additional evaluations of a start-up.
         stochastic: Whether it draws noise.
-        optimized: Whether it runs on steps optimized for it, and not on steps equal in λ.
+        optimized: Whether it runs on steps optimized for it instead of steps equal in λ.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Entry:
     optimized: bool = False
 
     def sampler(self, budget: int) -> Sampler | None:
-        """The sampler that spends at most so many evaluations; None where none can."""
+        """The sampler that uses at most `budget` evaluations; None if that is not enough."""
         steps = (budget - self.start) // self.per_step
         if steps < 1 or (self.optimized and steps > MOST_STEPS):
             return None

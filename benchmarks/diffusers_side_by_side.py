@@ -1,11 +1,11 @@
-"""Ours and the installed diffusers' schedulers, from the same latents with the same exact score.
+"""Comparison of our solvers with the installed diffusers' schedulers, on one exact score.
 
 python -m benchmarks.diffusers_side_by_side
 
 Both follow the probability flow of VP (β 0.1 → 20) from T to 1e-3 on a two-dimensional mixture of
-three Gaussians, on grids of the same times, in float64; the error is the mean distance of the end
-points from those of an adaptive solution at rtol 1e-12. diffusers' schedulers are handed the
-grid's own σ/α, so that no rounding to integer time steps stands between the two.
+three Gaussians, from the same latents on grids of the same times, in float64. The error is the mean
+distance of the end points from those of an adaptive solution at rtol 1e-12. diffusers' schedulers
+get σ/α of the grid itself, since rounding to integer time steps would change their error.
 """
 
 import argparse
@@ -15,6 +15,7 @@ if __name__ == "__main__":  # --help is answered before torch is imported
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,57 +28,48 @@ from scoresde.samplers import (
     LogSNRGrid,
     OptimizedGrid,
     PredictorCorrector,
+    Solver,
     UniformGrid,
 )
 from scoresde.samplers.presets import PRESETS
 
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it tells of its own deprecations
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns of its own deprecations
 
-Theirs = Callable[[int], Any]
+Theirs = Callable[[], Any]
+
+
+def _scheduler(name: str, **settings: Any) -> Theirs:
+    def make() -> Any:
+        from diffusers import schedulers
+
+        return getattr(schedulers, f"{name}Scheduler")(**settings)
+
+    return make
 
 
 def _dpm(order: int, **settings: Any) -> Theirs:
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-    return lambda n: DPMSolverMultistepScheduler(
-        solver_order=order, final_sigmas_type="sigma_min", **settings
-    )
+    settings |= {"solver_order": order, "final_sigmas_type": "sigma_min"}
+    return _scheduler("DPMSolverMultistep", **settings)
 
 
 def _singlestep(order: int, algorithm: str) -> Theirs:
-    from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
-
-    return lambda n: DPMSolverSinglestepScheduler(
-        solver_order=order, algorithm_type=algorithm, final_sigmas_type="sigma_min"
-    )
+    settings = {"algorithm_type": algorithm, "final_sigmas_type": "sigma_min"}
+    return _scheduler("DPMSolverSinglestep", solver_order=order, **settings)
 
 
 def _unipc(order: int) -> Theirs:
-    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-
-    return lambda n: UniPCMultistepScheduler(solver_order=order, final_sigmas_type="sigma_min")
+    return _scheduler("UniPCMultistep", solver_order=order, final_sigmas_type="sigma_min")
 
 
 def _deis(order: int) -> Theirs:
-    from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
-
-    return lambda n: DEISMultistepScheduler(solver_order=order)
+    return _scheduler("DEISMultistep", solver_order=order)
 
 
-def _ipndm() -> Theirs:
-    from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler
-
-    return lambda n: IPNDMScheduler()
-
-
-def _lms() -> Theirs:
-    from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
-
-    return lambda n: LMSDiscreteScheduler()
+_ipndm, _lms = partial(_scheduler, "IPNDM"), partial(_scheduler, "LMSDiscrete")
 
 
 def namesakes() -> dict[str, tuple[str, Theirs]]:
-    """Preset of ours → diffusers' scheduler of that name, with the defaults of each."""
+    """Our preset → diffusers' scheduler of the same method; each has its own defaults."""
     return {
         "ddim": ("DPMSolverMultistep, order 1", _dpm(1)),
         "dpmpp_2m": ("DPMSolverMultistep, order 2", _dpm(2)),
@@ -96,10 +88,10 @@ def namesakes() -> dict[str, tuple[str, Theirs]]:
 
 
 def their_error(problem: Problem, make: Theirs, grid: Grid, steps: int) -> float:
-    """Error of a scheduler of diffusers on the grid, by σ/α and the prediction of the noise."""
+    """Error of a scheduler of diffusers on a grid, which is given by σ/α, with noise prediction."""
     sde, times = problem.sde, grid(problem.sde, steps)
     alpha, sigma = sde.alpha(times), sde.sigma(times)
-    scheduler = make(steps)
+    scheduler = make()
     scheduler.set_timesteps(steps)
     scheduler.timesteps = torch.arange(steps, 0, -1)
     scheduler.num_inference_steps = steps
@@ -119,27 +111,28 @@ def their_error(problem: Problem, make: Theirs, grid: Grid, steps: int) -> float
         )
         prediction = -sigma[i] * problem.score(state, times[i])
         if hasattr(scheduler, "ets"):
-            # It mixes state and output as for the output of a v-like network: v from ẑ and x.
+            # It treats the output as that of a v-like network, so that v is computed from ẑ and x.
             prediction = (prediction - sigma[i] * x) / alpha[i]
         x = scheduler.step(prediction, t, x).prev_sample
     return problem.error(x * alpha[-1] if in_sigma else x)
 
 
 def our_error(problem: Problem, name: str, grid: Grid, steps: int) -> tuple[float, float]:
-    """Error of a preset on the grid, and its evaluations."""
-    sampler = PredictorCorrector(PRESETS[name](), steps=steps, grid=grid)
+    """Error of a preset on a grid, and its number of evaluations."""
+    return _error(problem, PRESETS[name](), grid, steps)
+
+
+def _error(problem: Problem, solver: Solver, grid: Grid, steps: int) -> tuple[float, float]:
+    sampler = PredictorCorrector(solver, steps=steps, grid=grid)
     shape = tuple(problem.latents.shape)
     samples = sampler(problem.sde, problem.score, shape, x_init=problem.latents)
     return problem.error(samples.x), samples.nfe
 
 
 def best(problem: Problem, steps: int) -> None:
-    """Our corrected Adams in v on steps optimized for it, beside their 2M on its better grid."""
+    """Our corrected Adams in v on steps optimized for it, compared with their best 2M."""
     solver = ExponentialMultistep(3, "v", corrector=True)
-    sampler = PredictorCorrector(solver, steps=steps, grid=OptimizedGrid(solver))
-    shape = tuple(problem.latents.shape)
-    samples = sampler(problem.sde, problem.score, shape, x_init=problem.latents)
-    ours = problem.error(samples.x)
+    ours, _ = _error(problem, solver, OptimizedGrid(solver), steps)
     theirs = min(
         their_error(problem, _dpm(2, lower_order_final=final), grid, steps)
         for final in (True, False)

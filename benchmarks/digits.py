@@ -1,4 +1,4 @@
-"""A trained model of the digits, and the Fréchet distance of what a sampler draws from it."""
+"""A trained model of the digits, and the Fréchet distance of its samples."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ SAMPLES = 500
 
 
 def train_digits(folder: Path) -> Path:
-    """Train the default network on the digits with VP, into a folder."""
+    """Train the default network on the digits with VP; the run is written to a folder."""
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "sde=vp", "sampler=dpmpp"]
     settings = ["evaluate/likelihood=none", f"hydra.run.dir={folder}"]
     subprocess.run([*command, *settings], check=True)
@@ -28,7 +28,7 @@ def train_digits(folder: Path) -> Path:
 
 
 class Digits:
-    """The averaged model of a run, ready to sample.
+    """The averaged model of a run, for sampling.
 
     Args:
         folder: Run folder, or one of its checkpoints.
@@ -38,7 +38,7 @@ class Digits:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("config", overrides=["sde=vp", f"checkpoint='{folder}'"])
         self.parts = build(cfg)
-        # Nothing is written: the start is looked for on behalf of a folder that does not exist.
+        # Nothing is written, since the folder of this "run" does not exist.
         start = find_start(self.parts, folder / "unwritten")
         self.model, _ = train(self.parts, folder, start, [])
         data = self.parts.data
@@ -54,7 +54,7 @@ class Digits:
         self.floor = frechet_distance(self.reference, real)
 
     def frechet(self, sampler: Sampler) -> float:
-        """Fréchet distance of 500 digits from half of the real ones, always from equal latents."""
+        """Fréchet distance between 500 digits, generated from fixed latents, and real ones."""
         data, generator = self.parts.data, torch.Generator().manual_seed(0)
         shape = (SAMPLES, *data.shape)
         samples = draw(sampler, self.parts.sde, self.model, shape, SAMPLES, generator=generator)

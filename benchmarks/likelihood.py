@@ -1,11 +1,11 @@
-"""What a likelihood costs and how sure it is, on a trained network of the digits.
+"""The cost and the errors of likelihoods, on a trained network of the digits.
 
 python -m benchmarks.likelihood [--run FOLDER] [--images N]
 
-FOLDER is a run of `experiments/run.py sde=vp` on the digits; without it one is trained first. All
-is measured in one run: passes of the network, evaluations and seconds beside the way of
-the reference implementation (SciPy's RK45 on the flattened batch, drift and divergence from a
-network call each), and the variance of each estimate of the divergence.
+FOLDER is a run of `experiments/run.py sde=vp` on the digits; without it one is trained first. One
+run measures passes of the network, evaluations and seconds compared with the method of the
+reference implementation (SciPy's RK45 on the flattened batch, drift and divergence from a network
+call each), and the variance of each estimate of the divergence.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """The settings on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
     parser.add_argument("--images", type=int, default=256, help="test images (256)")
@@ -23,9 +23,7 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":  # --help is answered before torch is imported
     arguments()
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,25 +34,15 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.digits import Digits, train_digits
+from benchmarks.measure import median_seconds
 from scoresde.evaluation import GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
 from scoresde.evaluation.divergence import Divergence, score_and_divergence
 from scoresde.evaluation.seeding import Draws
 from scoresde.sde import SDE, Score
 
-TIMED = ("reference", "the same tolerance", "as `evaluate` has it")
+TIMED = ("reference", "the same tolerance", "as in `evaluate`")
 RTOL = 1e-5  # the reference's
 PROBE: dict[str, Any] = {"divergence": "hutchinson", "clock": "log_snr"}
-
-
-def median_seconds(actions: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
-    """Median time of each of several actions, taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            begun = time.perf_counter()
-            action()
-            times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def passes(score: Score, x: Tensor) -> dict[str, float]:
@@ -85,7 +73,7 @@ def passes(score: Score, x: Tensor) -> dict[str, float]:
 def reference(
     sde: SDE, score: Score, x: Tensor, probe: Tensor, rtol: float
 ) -> tuple[Tensor, int, float]:
-    """log p of a batch as the reference does it, its evaluations, and the mean of |∫ ∇·v|."""
+    """log p of a batch by the method of the reference, its evaluations, and the mean |∫ ∇·v|."""
     shape, dim = x.shape, x[0].numel()
 
     def drift(x: Tensor, t: Tensor) -> Tensor:
@@ -115,10 +103,10 @@ def reference(
 
 
 def ways(dim: int, change: float) -> dict[str, dict[str, Any]]:
-    """Settings of our own, by what they are called.
+    """Our settings by their names.
 
-    RK45 bounds a root mean square over the coordinates, and weighs log p by its own size; ours
-    bounds the length of the error, √D times that, and log p absolutely.
+    RK45 bounds a root mean square over the coordinates, and the error of log p relative to log p;
+    ours bounds the length of the error, √D times the former, and the absolute error of log p.
     """
     length = RTOL * dim**0.5
     same = {"rtol": length, "atol": length, "log_prob_tol": RTOL * change}
@@ -128,16 +116,16 @@ def ways(dim: int, change: float) -> dict[str, dict[str, Any]]:
     return {
         "the same tolerance": same,
         "the same, over t": same | over_time,
-        "as `evaluate` has it": image,
-        "as `evaluate`, over t": image | over_time,
-        "as `evaluate`, dop853": image | {"method": "dop853"},
+        "as in `evaluate`": image,
+        "as in `evaluate`, over t": image | over_time,
+        "as in `evaluate`, dop853": image | {"method": "dop853"},
         f"rtol {RTOL:g}, for log p too": tight,
         f"rtol {RTOL:g}, for log p too, over t": tight | over_time,
     }
 
 
 def spread(score: Score, sde: SDE, data: Tensor, x: Tensor) -> dict[str, float]:
-    """Standard error of one image's bits/dim by the probes of its divergence."""
+    """Standard error of one image's bits/dim due to the probes of its divergence."""
     control = GaussianControl.fit(sde, data)
     rules = {
         "one probe": (Hutchinson(2), None, 2),
@@ -149,9 +137,9 @@ def spread(score: Score, sde: SDE, data: Tensor, x: Tensor) -> dict[str, float]:
         "six probes, control": (Hutchinson(6), control, 1),
     }
     found = {}
-    for name, (rule, law, count) in rules.items():
+    for name, (rule, gaussian, count) in rules.items():
         result = log_likelihood(
-            sde, score, x, rtol=1e-3, atol=1e-3, divergence=rule, control=law, seed=1
+            sde, score, x, rtol=1e-3, atol=1e-3, divergence=rule, control=gaussian, seed=1
         )
         nats = (count * result.probe_error.square().mean()).sqrt().item()
         found[name] = nats / (x[0].numel() * np.log(2))
@@ -159,7 +147,7 @@ def spread(score: Score, sde: SDE, data: Tensor, x: Tensor) -> dict[str, float]:
 
 
 def rounding(sde: SDE, score: Score, x: Tensor) -> tuple[float, float]:
-    """How far scores (relatively) and log p (in nats) of samples are moved by those beside them."""
+    """Changes of scores (relative) and log p (nats) of samples due to others in their batch."""
     few, t = x[:8], torch.full((len(x),), 0.3, dtype=torch.float64)
     with torch.no_grad():
         whole = score(x, t)[:8]

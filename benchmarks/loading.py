@@ -1,11 +1,11 @@
-"""How long a large network takes to load, beside reading its bytes, and how much memory it takes.
+"""The time and memory to load a large network, compared with reading its bytes.
 
 python -m benchmarks.loading
 
 The NCSN++ for CIFAR-10 (62.8M parameters) with random weights, in two formats, from a warm disk;
-medians of actions taken in turn. `and add up` reads all weights once as well, so that nothing that
-is mapped from the file stays unread. Memory is the peak of a process of its own that does so, less
-what it had before loading, in copies of the weights.
+medians of actions taken in turn. `and add up` also reads all weights once, so that no mapped part
+of the file stays unread. Memory is the peak of a separate process that does so, minus its memory
+before loading, in copies of the weights.
 """
 
 import argparse
@@ -13,8 +13,6 @@ import argparse
 if __name__ == "__main__":  # --help is answered before torch is imported
     argparse.ArgumentParser(description=__doc__).parse_args()
 
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.likelihood import median_seconds
+from benchmarks.measure import kibibytes, median_seconds
 from scoresde.interop import load, save_score_sde
 from scoresde.models import ScoreModel, UNet
 from scoresde.sde import VE
@@ -36,21 +34,19 @@ NCSNPP = {
     "progressive_input": "residual",
     "embedding_type": "fourier",
 }
-PEAK = """
+MEMORY = """
 import sys, warnings
 from scoresde.interop import load
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line)
 warnings.simplefilter("ignore")
 before = peak()
 model = load(sys.argv[1])
 total = sum(float(p.detach().sum()) for p in model.parameters())
-print((peak() - before) * 1024)
+print(peak() - before)
 """
 
 
 def whole(path: Path) -> None:
-    """Load a model, and touch all of its weights."""
+    """Load a model, and read all of its weights."""
     model = load(path)
     sum(parameter.detach().sum() for parameter in model.parameters())
 
@@ -83,9 +79,7 @@ def main() -> None:
         for name, value in seconds.items():
             peak = ""
             if name in paths:
-                command = [sys.executable, "-c", PEAK, str(paths[name])]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                peak = f"{int(done.stdout) / (4 * count):.2f}"
+                peak = f"{kibibytes(MEMORY, paths[name]) * 1024 / (4 * count):.2f}"
             print(f"| {name} | {value:.3f} | {value / seconds['read']:.2f} | {peak} |")
 
 

@@ -1,9 +1,9 @@
-"""What a step costs beside the network: microseconds of each solver, and of drawing noise.
+"""The cost of a step without the network: microseconds of each solver, and of drawing noise.
 
 python -m benchmarks.overhead
 
-The score returns a tensor that is there already, so that only the solver's own arithmetic is timed.
-Steps and noise are timed in turn within one run, and medians are quoted.
+The score returns a constant tensor, so that only the arithmetic of the solver is timed. Steps and
+noise are timed in turn within one run, and medians are quoted.
 """
 
 import argparse
@@ -11,14 +11,13 @@ import argparse
 if __name__ == "__main__":  # --help is answered before torch is imported
     argparse.ArgumentParser(description=__doc__).parse_args()
 
-import statistics
-import time
 from collections import deque
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.measure import median_seconds
 from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
 from scoresde.samplers.folding import fold, merge
 from scoresde.samplers.presets import PRESETS
@@ -36,15 +35,8 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 }
 
 
-def microseconds(action: Callable[[], object], count: int) -> float:
-    """Mean time of one of `count` actions."""
-    begun = time.perf_counter()
-    action()
-    return (time.perf_counter() - begun) / count * 1e6
-
-
 def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
-    """All steps of a solver from x, planned beforehand."""
+    """All steps of a solver from x, whose plan is not timed."""
     sde, s = VP(), torch.randn_like(x)
     steps = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
 
@@ -76,13 +68,10 @@ def main() -> None:
         x = torch.randn(batch, 3, 32, 32)
         loops = {name: loop(make(), x) for name, make in SOLVERS.items()}
         loops["drawing noise"] = draws(x)
-        times: dict[str, list[float]] = {name: [] for name in loops}
         with torch.no_grad():
-            for _ in range(ROUNDS):
-                for name, action in loops.items():
-                    times[name].append(microseconds(action, STEPS))
-        for name, values in times.items():
-            columns.setdefault(name, []).append(statistics.median(values))
+            seconds = median_seconds(loops, ROUNDS)
+        for name, value in seconds.items():
+            columns.setdefault(name, []).append(value / STEPS * 1e6)
     for name, (one, many) in columns.items():
         print(f"| {name} | {one:.1f} | {many:.0f} |")
     ratio = columns["reverse diffusion"][1] / columns["drawing noise"][1]

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 
 def plot_errors(rows: Sequence[Any], budgets: Sequence[int], path: Path) -> None:
-    """Draw two panels: flows by the distance of their ends, SDE solvers by W₂.
+    """Plot two panels: flows by the distance of their ends, SDE solvers by W₂.
 
     Args:
         rows: Measured rows, with `entry`, `nfe`, `error` and `wasserstein`.
@@ -19,7 +19,7 @@ def plot_errors(rows: Sequence[Any], budgets: Sequence[int], path: Path) -> None
         path: PNG to write.
     """
     figure, axes = plt.subplots(1, 2, figsize=(17, 7), sharex=True)
-    titles = ("probability flow: mean distance from the exact ends", "SDE: W₂ from exact draws")
+    titles = ("probability flow: mean distance from the exact ends", "SDE: W₂ from exact samples")
     for axis, stochastic, title in zip(axes, (False, True), titles, strict=True):
         chosen = [row for row in rows if row.entry.stochastic is stochastic]
         for i, row in enumerate(chosen):
@@ -32,7 +32,7 @@ def plot_errors(rows: Sequence[Any], budgets: Sequence[int], path: Path) -> None
         axis.set(xscale="log", yscale="log", xlabel="evaluations", title=title)
         axis.set_xticks(budgets, [str(budget) for budget in budgets])
         axis.set_xlim(budgets[0] * 0.95, budgets[-1] * 1.05)
-        axis.set_ylim(top=3)  # a few steps of a method over the whole way can end anywhere
+        axis.set_ylim(top=3)  # with very few steps the error can be of any size
         axis.grid(alpha=0.3)
         axis.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()

@@ -1,4 +1,4 @@
-"""The problem on which solvers are measured: an exact score, latents, and where they must end."""
+"""The problem on which solvers are measured: an exact score, latents, and their exact ends."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Problem:
         sde: Process.
         score: Exact score.
         latents: States at T, float64, (B, D).
-        ends: States at `sampling_eps` on the probability flow from there.
+        ends: States at `sampling_eps` on the probability flow from the latents.
     """
 
     sde: SDE
@@ -40,7 +40,7 @@ def mixture(n: int, sde: SDE | None = None, seed: int = 0) -> Problem:
 
     Args:
         n: Number of latents.
-        sde: Process; `VP()` where not given.
+        sde: Process; `VP()` by default.
         seed: Seed of the latents.
     """
     sde = sde or VP()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """The settings on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="run folder with a model of the digits on VP")
     return parser.parse_args()
@@ -32,8 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.catalogue import ENTRIES, Entry
+from benchmarks.convergence import run, slopes, weak_error
 from benchmarks.digits import Digits, train_digits
-from benchmarks.laws import run, slopes, weak_error
 from benchmarks.plot import plot_errors
 from benchmarks.problem import Problem, mixture
 from benchmarks.report import write_report
@@ -41,17 +41,17 @@ from scoresde.sde import VP
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (5, 10, 20, 50, 100)
-POINTS = 1000  # latents of the mixture; a matching of so many takes a tenth of a second
+POINTS = 1000  # latents of the mixture; their matching takes a tenth of a second
 
 
 @dataclass
 class Row:
-    """What was measured of one solver.
+    """The measurements of one solver.
 
     Attributes:
         entry: Solver.
         order: Order of convergence: of the ends for a flow, weak for an SDE.
-        nfe: Evaluations that were used for each budget.
+        nfe: Evaluations used for each budget.
         wasserstein: W₂ from the exact ends on the mixture, for each budget.
         error: Mean distance from the exact ends, for each budget; None where noise is drawn.
         quality: Fréchet distance of digits, for each budget.
@@ -66,13 +66,13 @@ class Row:
 
 
 def wasserstein(x: Tensor, y: Tensor) -> float:
-    """W₂ between two sets of equally many points, by the best matching of one with the other."""
+    """W₂ between two sets of the same number of points, by their optimal matching."""
     cost = torch.cdist(x.double(), y.double()).square().numpy()
     return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
 
 
 def measure_order(entry: Entry) -> float | None:
-    """Median slope between 128, 256 and 512 steps on VP; None for steps that are not refined."""
+    """Median slope between 128, 256 and 512 steps on VP; None for optimized steps."""
     if entry.optimized:
         return None
     solver = entry.solver()
@@ -96,7 +96,7 @@ def measure(entry: Entry, problem: Problem, floor: Tensor, digits: Digits) -> Ro
         x_init, shape = problem.latents, tuple(problem.latents.shape)
         samples = sampler(problem.sde, problem.score, shape, x_init=x_init, generator=generator)
         row.nfe.append(samples.nfe)
-        # What draws noise cannot end where the flow does: it is held against other exact draws.
+        # An SDE solver does not end where the flow does: it is compared with other exact samples.
         row.wasserstein.append(wasserstein(samples.x, floor if entry.stochastic else problem.ends))
         row.error.append(None if entry.stochastic else problem.error(samples.x))
         row.quality.append(digits.frechet(sampler))

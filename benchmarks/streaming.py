@@ -1,12 +1,12 @@
-"""How fast images are read on demand, compared with decoding them by Pillow, and in what memory.
+"""The speed and memory of reading images on demand, compared with decoding them by Pillow.
 
 python -m benchmarks.streaming [--folder FOLDER] [--small N] [--large N]
 
 Synthetic photographs of 64, 256 and 1024 px are written to a temporary folder under FOLDER. Medians
 of actions taken in turn, in one process and at the same number of threads: Pillow alone opens,
 decodes and converts each file to an array; `reading` gives batches of raw levels, read ahead by as
-many workers; `batches` are those of a training, which the main thread mirrors and scales besides.
-Memory is the peak of a process of its own that takes batches, torch included.
+many workers; `batches` are training batches, which the main thread also mirrors and scales. Memory
+is the peak of a separate process that takes batches, torch included.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """The settings on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where the images are written")
     parser.add_argument("--small", type=int, default=50_000, help="images of 64 px (50000)")
@@ -26,8 +26,6 @@ if __name__ == "__main__":  # --help is answered before torch is imported
     arguments()
 
 import io
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,15 +36,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.likelihood import median_seconds
+from benchmarks.measure import kibibytes, median_seconds
 from scoresde.data import Streamed
 from scoresde.data.ahead import Ahead
 
 ROUNDS = 5
-IMAGES = {64: 38_400, 256: 1536}  # that are read in one round, by their size
+IMAGES = {64: 38_400, 256: 1536}  # number read in one round, by their size
 BATCH = {64: 128, 256: 64, 1024: 8}
-DISTINCT = 250  # files are copies of so many pictures
-PEAK = """
+DISTINCT = 250  # number of different pictures, of which the files are copies
+MEMORY = """
 import sys, torch
 from scoresde.data import Streamed
 torch.set_num_threads(1)
@@ -54,7 +52,7 @@ root, size, batch, steps = sys.argv[1], *map(int, sys.argv[2:])
 data = Streamed(root, size=size, dequantize=False)
 for step in range(steps):
     data.batch(step, batch, seed=0)
-print(next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line))
+print(peak())
 """
 
 
@@ -81,7 +79,7 @@ def write(folder: Path, size: int, kind: str, count: int) -> Path:
 
 
 def decode(paths: list[Path]) -> None:
-    """What Pillow alone does with files."""
+    """Decode files with Pillow alone."""
     for path in paths:
         with Image.open(path) as image:
             image.load()
@@ -89,11 +87,11 @@ def decode(paths: list[Path]) -> None:
 
 
 class Speed:
-    """The ways to get the images of some batches, at one number of threads.
+    """Three ways to read the images of some batches, with one number of threads.
 
     Args:
-        root: of the images.
-        size: of them, in pixels.
+        root: folder of the images.
+        size: side of the images in pixels.
         threads: number of threads.
     """
 
@@ -108,24 +106,24 @@ class Speed:
         self.paths = [[listed[i] for i in some] for some in numbers]
 
     def alone(self) -> None:
-        """Pillow decodes the files."""
+        """Decode the files with Pillow."""
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(decode, self.paths))
 
     def reading(self) -> None:
-        """The images are read ahead into tensors of levels."""
+        """Read the images ahead into tensors of levels."""
         for step in range(self.steps):
             self.ahead.take(step, self._numbers, self.data.shape, "reading")
-        self.ahead.close()  # nothing is read while the next action is timed
+        self.ahead.close()  # no thread may read while the next action is timed
 
     def batches(self) -> None:
-        """They are read ahead, mirrored and scaled."""
+        """Read the images ahead, mirror and scale them."""
         for step in range(self.steps):
             self.data.batch(step, self.batch, seed=0)
         self.data.close()
 
     def row(self) -> str:
-        """Images a second of each, and of Pillow's, as a row of a table."""
+        """Images per second of each way, and relative to Pillow, as a row of a table."""
         ways: dict[str, Callable[[], object]] = {
             "alone": self.alone,
             "reading": self.reading,
@@ -142,13 +140,11 @@ class Speed:
 
 def memory(root: Path, size: int, steps: int) -> str:
     """Peak memory of a process that takes batches, in MiB."""
-    command = [sys.executable, "-c", PEAK, str(root), str(size), str(BATCH[size]), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return f"{int(done.stdout) / 2**10:.0f} MiB"
+    return f"{kibibytes(MEMORY, root, size, BATCH[size], steps) / 2**10:.0f} MiB"
 
 
 def listed(root: Path, size: int) -> tuple[float, float]:
-    """Seconds to find all images, and to tell them from others."""
+    """Seconds to find all images, and to compute their digest."""
     begun = time.perf_counter()
     data = Streamed(root, size=size)
     found = time.perf_counter()
@@ -165,7 +161,7 @@ def main() -> None:
         small = [write(folder, 64, kind, asked.small) for kind in ("png", "jpeg")]
         large = [write(folder, 256, kind, asked.large) for kind in ("png", "jpeg")]
         few, largest = (write(folder / "few", 64, "png", 500), write(folder, 1024, "png", 40))
-        print(f"torch {torch.__version__}; images a second, and in brackets of Pillow's\n")
+        print(f"torch {torch.__version__}; images per second, and in brackets relative to Pillow\n")
         print("| images | threads | Pillow alone | reading | batches |\n|---|---:|---:|---:|---:|")
         for size, roots in ((64, small), (256, large)):
             for root, threads in ((root, threads) for root in roots for threads in (1, 2)):

@@ -1,4 +1,4 @@
-"""Threads that read the batches of the next steps while the present one is used."""
+"""Threads that read the batches of the next steps while the current one is used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any
@@ -16,22 +17,22 @@ from torch import Tensor
 Read = Callable[[Tensor, Tensor], None]
 """read(positions, out): write the samples at positions int64 (B,) into out (B, *)."""
 
-DEPTH = 2  # batches that are read ahead of the present one
+DEPTH = 2  # batches that are read ahead of the current one
 
 
 class Ahead:
-    """Reads batches ahead, as many as DEPTH, each shared out among the threads.
+    """Reads the next DEPTH batches in advance; the threads divide each of them.
 
-    What a batch holds depends on its positions alone, and so not on the number of threads. Threads
-    are started by the first batch and are daemons; they end with `close`, or with this object. In
-    a process that was forked they are started anew.
+    A batch depends on its positions alone, not on the number of threads. The threads are daemons:
+    they start with the first batch, and end with `close` or when this object is deleted. A forked
+    process starts threads of its own.
 
     Args:
         read: writes samples into memory that it is given; called from several threads at once.
-        workers: number of threads, ≥ 0; 0 reads in the caller's thread, nothing ahead.
+        workers: number of threads, ≥ 0; 0 reads in the caller's thread, and nothing in advance.
 
     Raises:
-        ValueError: bad setting.
+        ValueError: workers is not an integer ≥ 0.
     """
 
     def __init__(self, read: Read, workers: int) -> None:
@@ -42,7 +43,7 @@ class Ahead:
         self.workers = workers
         self._read = read
         self._jobs = deque[_Job]()
-        self._next: tuple[Any, int] | None = None  # what the first of the jobs is for
+        self._next: tuple[Any, int] | None = None  # plan and step of the first job
         self._tasks: SimpleQueue[Callable[[], None] | None] | None = None
         self._process = 0
         self._stop: weakref.finalize[..., Ahead] | None = None
@@ -50,16 +51,17 @@ class Ahead:
     def take(
         self, step: int, positions: Callable[[int], Tensor], shape: tuple[int, ...], plan: object
     ) -> Tensor:
-        """The samples of a step, and the start of reading those of the next ones.
+        """Return the samples of a step, and start to read those of the next steps.
 
         Args:
-            step: number of the batch. Any but the one after the last begins anew.
-            positions: of the samples of each step, int64 (B,).
-            shape: of one sample.
-            plan: what `positions` depends on besides the step; another one begins anew.
+            step: number of the batch. Only the next one has been read in advance.
+            positions: function that gives the positions of a step's samples, int64 (B,).
+            shape: shape of one sample.
+            plan: everything except the step on which `positions` depends; batches that were read
+                in advance for another plan are dropped.
 
         Returns:
-            Samples, uint8 (B, *shape), in memory of their own.
+            Samples, uint8 (B, *shape), in a tensor that nothing else refers to.
 
         Raises:
             ValueError: One of these samples cannot be read.
@@ -76,10 +78,10 @@ class Ahead:
                 job = _Job(positions(later), shape, self.workers)
                 self._jobs.append(job)
                 for part in range(job.parts):
-                    tasks.put(_task(self._read, job, part))
+                    tasks.put(partial(job.run, self._read, part))
             job = self._jobs[0]
             job.wait()
-        except BaseException:  # an interruption, too, leaves nothing half done
+        except BaseException:  # after an interruption, too, no job may be left half done
             self._forget()
             raise
         self._jobs.popleft()
@@ -87,17 +89,17 @@ class Ahead:
         return job.out
 
     def close(self) -> None:
-        """End the threads; a later batch starts them again."""
+        """End the threads; the next batch starts them again."""
         self._forget()
         if self._stop is not None and self._process == os.getpid():
             self._stop()
         self._stop = self._tasks = None
 
     def _start(self) -> SimpleQueue[Callable[[], None] | None]:
-        """The queue of running threads, of this process."""
+        """The queue of this process's threads, which are started if there are none."""
         if self._tasks is not None and self._process == os.getpid():
             return self._tasks
-        if self._stop is not None:  # of the process that this one was forked from
+        if self._stop is not None:  # it would end the threads of the parent process
             self._stop.detach()
         self._jobs, self._next = deque(), None
         self._tasks, self._process = SimpleQueue(), os.getpid()
@@ -115,7 +117,7 @@ class Ahead:
 
 
 class _Job:
-    """A batch that is read: its positions, its memory, and what went wrong."""
+    """A batch that is being read: its positions, its memory, and its error."""
 
     def __init__(self, positions: Tensor, shape: tuple[int, ...], parts: int) -> None:
         self.positions, self.parts = positions, min(parts, len(positions))
@@ -131,16 +133,16 @@ class _Job:
                 size = len(self.positions)
                 own = slice(part * size // self.parts, (part + 1) * size // self.parts)
                 read(self.positions[own], self.out[own])
-        except BaseException as error:  # raised where the batch is taken
+        except BaseException as error:  # `wait` raises it in the thread that takes the batch
             self.error = error
         finally:
             self._done.release()
 
     def wait(self) -> None:
-        """Wait until all parts are there.
+        """Wait until all parts have been read.
 
         Raises:
-            Exception: One of them could not be read.
+            Exception: A part could not be read.
         """
         for _ in range(self.parts):
             self._done.acquire()
@@ -148,19 +150,15 @@ class _Job:
             raise self.error
 
 
-def _task(read: Read, job: _Job, part: int) -> Callable[[], None]:
-    return lambda: job.run(read, part)
-
-
 def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
-    """What a thread does until it finds None."""
+    """Run tasks until the queue gives None."""
     while (task := tasks.get()) is not None:
         task()
-        del task  # the memory of a batch must not live until the next task
+        del task  # the memory of its batch must be freed before the next task arrives
 
 
 def _end(tasks: SimpleQueue[Callable[[], None] | None], workers: int, jobs: Iterable[_Job]) -> None:
-    """Let the threads end after what they are at."""
+    """End the threads after their current tasks."""
     for job in jobs:
         job.wanted = False
     for _ in range(workers):

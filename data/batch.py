@@ -1,4 +1,4 @@
-"""What a training step gets: samples, and what they are conditioned on."""
+"""The batch of a training step: samples and their condition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Condition = Tensor | Mapping[str, Tensor]
-"""What samples are told of: a tensor, or a dict of tensors, with the samples first."""
+"""What samples are conditioned on: a tensor or a dict of tensors, with the samples first."""
 
 
 class Batch(NamedTuple):
@@ -17,7 +17,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x: scaled samples, (B, *shape).
-        condition: what these samples are conditioned on, with the same B first, or None.
+        condition: condition of these samples, whose first dimension is B, too, or None.
     """
 
     x: Tensor
@@ -34,12 +34,12 @@ class Batch(NamedTuple):
 
 
 def rows_of(condition: Condition | None, index: slice | Tensor) -> Condition | None:
-    """What the samples of an index are conditioned on.
+    """The condition of the samples of an index.
 
     Args:
-        condition: of all samples, or None.
-        index: slice, or positions int64 (B,).
+        condition: condition of all samples, or None.
+        index: a slice, or positions int64 (B,).
     """
-    if condition is None or isinstance(condition, Tensor):
-        return None if condition is None else condition[index]
-    return {name: values[index] for name, values in condition.items()}
+    if isinstance(condition, Mapping):
+        return {name: values[index] for name, values in condition.items()}
+    return None if condition is None else condition[index]

@@ -1,4 +1,4 @@
-"""The batches of CIFAR-10: records of bytes, or pickles, which are read without running them."""
+"""The files of CIFAR-10: records of bytes, or pickles, which are read without running them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Records(NamedTuple):
 
 
 def binary_batch(content: bytes, source: str, fix: str) -> Records:
-    """Read a batch of the binary version: records of one label and 3072 bytes.
+    """Read a file of the binary version: records of one label and 3072 bytes.
 
     Args:
-        content: of the file.
-        source: what messages call it.
-        fix: what messages say to do.
+        content: bytes of the file.
+        source: name of the file in messages.
+        fix: advice at the end of messages.
 
     Raises:
-        ValueError: The bytes are no whole number of records, or labels are not 0 to 9.
+        ValueError: The bytes are not a whole number of records, or labels are not 0 to 9.
     """
     if len(content) % 3073:
         raise ValueError(
@@ -38,15 +38,15 @@ def binary_batch(content: bytes, source: str, fix: str) -> Records:
 
 
 def python_batch(content: bytes, source: str, fix: str) -> Records:
-    """Read a batch of the Python version, pickled by Python 2 or 3 in any protocol.
+    """Read a file of the Python version, pickled by Python 2 or 3 in any protocol.
 
     Args:
-        content: of the file.
-        source: what messages call it.
-        fix: what messages say to do.
+        content: bytes of the file.
+        source: name of the file in messages.
+        fix: advice at the end of messages.
 
     Raises:
-        ValueError: The pickle asks for more than arrays and bytes, or is no batch.
+        ValueError: The pickle refers to more than arrays and bytes, or is not a CIFAR-10 batch.
     """
     try:
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -73,7 +73,7 @@ def _checked(
 
 
 class _Inert:
-    """Stand-in for the numpy objects in a pickle: keeps what it is handed and runs nothing."""
+    """Stand-in for a numpy object in a pickle: it stores its arguments and runs nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -88,17 +88,17 @@ class _Flat(_Inert):
 
 
 class _Scalar(_Inert):
-    """Stand-in for a number of numpy's, pickled as (dtype, bytes)."""
+    """Stand-in for a numpy scalar, pickled as (dtype, bytes)."""
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What Python 3 asks of codecs for bytes in the protocols that know none."""
+    """Bytes from text: protocols 0 to 2 of Python 3 pickle bytes as a call of `codecs.encode`."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, which was refused")
     return text.encode("latin1")
 
 
-# All that the pickle of an array names, by numpy 1 and 2 and protocols 0 to 5.
+# All globals in the pickle of an array, of numpy 1 and 2 and protocols 0 to 5.
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Inert,
     ("numpy", "dtype"): _Inert,
@@ -111,7 +111,7 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Unpickler to which the only globals are those of a numpy array, and these are inert."""
+    """An unpickler that knows only the globals of a numpy array, each as an inert stand-in."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get((module, name))
@@ -121,7 +121,7 @@ class _BatchUnpickler(pickle.Unpickler):
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """The array that a stand-in stands for; integers alone."""
+    """The array of integers that a stand-in describes."""
     if isinstance(value, _Flat):
         data, dtype, shape, order = value.arguments
     else:
@@ -131,7 +131,7 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _integers(values: Any) -> NDArray[np.int64]:
-    """Labels: a list of numbers of Python's or numpy's, or an array."""
+    """Labels from a list of Python or numpy integers, or from an array."""
     if isinstance(values, _Inert):
         return _array(values).astype(np.int64)
     return np.array([int(_number(value)) for value in values], np.int64)
@@ -142,12 +142,12 @@ def _number(value: Any) -> int:
         dtype, data = value.arguments
         return int(np.frombuffer(data, _dtype(dtype))[0])
     if type(value) is not int:
-        raise TypeError(f"the label {value!r} is no integer")
+        raise TypeError(f"the label {value!r} is not an integer")
     return value
 
 
 def _dtype(value: _Inert) -> np.dtype[Any]:
-    """The type that a stand-in stands for."""
+    """The type of integers that a stand-in describes."""
     name = value.arguments[0]
     dtype = np.dtype(name.decode() if isinstance(name, bytes) else name)
     if dtype.kind not in "iu":

@@ -6,12 +6,14 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from .base import Split
 from .batches import Records, binary_batch, python_batch
+from .levels import GreyLevels
 from .listing import listing, root_path
 from .memory import InMemory
 from .reading import Form, fill, images_of
@@ -30,19 +32,16 @@ _FORMS = (
 class CIFAR10(InMemory):
     """The 50000 + 10000 colour images of 32 x 32 pixels in ten classes.
 
-    The first of these that root holds is read: cifar-10-batches-bin/, cifar-10-binary.tar.gz,
-    cifar-10-batches-py/, cifar-10-python.tar.gz, or train.zip with test.zip, which hold one folder
-    of images per class. The Python version consists of pickles; they are read without running
-    anything from them.
+    The first of these forms that root holds is read: cifar-10-batches-bin/,
+    cifar-10-binary.tar.gz, cifar-10-batches-py/, cifar-10-python.tar.gz, or train.zip and test.zip
+    with one folder of images per class. The pickles of the Python version are read without running
+    anything in them.
 
     Reference: Krizhevsky 2009, Learning multiple layers of features from tiny images.
 
     Args:
-        root: directory that holds one of the forms above, or the batches themselves.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the grey level's cell to training batches.
-        flip: mirror half of the training images.
-        condition: "label" puts the labels of a batch's samples into it; None does not.
+        root: directory that holds one of the forms above, or the six batches themselves.
+        range, dequantize, flip, condition: as for `Folder`.
 
     Raises:
         FileNotFoundError: root holds none of the forms, or one of the six batches is missing.
@@ -58,17 +57,11 @@ class CIFAR10(InMemory):
         condition: str | None = None,
     ) -> None:
         path, notes = root_path(root), list[str]()
+        read, grey = partial(_read_cifar10, path, notes), GreyLevels(range)
         super().__init__(
-            "cifar10",
-            lambda: _read_cifar10(path, notes),
-            range=range,
-            levels=256,
-            dequantize=dequantize,
-            flip=flip,
-            condition=condition,
+            "cifar10", read, grey, dequantize=dequantize, flip=flip, condition=condition
         )
-        total = f"{len(self.train) + len(self.test)} images from {' and '.join(notes)}"
-        self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
+        self._tell(f"images from {' and '.join(notes)}")
 
 
 def _read_cifar10(root: Path, notes: list[str]) -> tuple[Split, Split]:
@@ -77,7 +70,7 @@ def _read_cifar10(root: Path, notes: list[str]) -> tuple[Split, Split]:
         places = (root / folder, root / archive, root / archive.removesuffix(".gz"))
         source = next((path for path in places if path.exists()), None)
         if source is None and any((root / name).is_file() for name in names):
-            source = root  # the batches' own folder
+            source = root  # the folder of the batches itself
         if source is None and root.is_file() and root.name.startswith(archive.split(".")[0]):
             source = root
         if source is not None:
@@ -93,7 +86,7 @@ def _read_cifar10(root: Path, notes: list[str]) -> tuple[Split, Split]:
 
 
 def _read_batches(source: Path, names: list[str]) -> tuple[Split, Split]:
-    """Read the six batches, each into its place of one tensor."""
+    """Read the six batches, each into its place in one tensor."""
     parse = binary_batch if names[0].endswith(".bin") else python_batch
     sizes: dict[str, int] = {}
     samples, labels = torch.empty(0, 3, 32, 32, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
@@ -101,7 +94,7 @@ def _read_batches(source: Path, names: list[str]) -> tuple[Split, Split]:
     for name, content in files:
         batch: Records = parse(content, f"{source}/{name}", SITE)
         size = sizes[name] = len(batch.labels)
-        if len(sizes) == 1:  # all others are of this size, or refused
+        if len(sizes) == 1:  # a batch of another size is refused below
             samples = torch.empty(len(names) * size, 3, 32, 32, dtype=torch.uint8)
             labels = torch.empty(len(names) * size, dtype=torch.int64)
         if size * len(names) == len(samples):
@@ -126,7 +119,7 @@ def _plain_files(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
 
 def _tar_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
     try:
-        # Browsers unpack the gzip and keep the name.
+        # "r:*", since browsers may decompress the file without renaming it.
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = posixpath.basename(member.name)
@@ -140,9 +133,9 @@ def _tar_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _class_zip(path: Path, notes: list[str]) -> Split:
-    """Read a zip of class folders, and deal the classes out in turn.
+    """Read a zip of class folders, taking the classes in turn.
 
-    So that any leading part of the set is a fair sample.
+    Every leading part of the set then holds the classes in equal numbers, up to one image.
     """
     with listing(path) as found:
         folders = [posixpath.dirname(file.name) or "." for file in found.files]

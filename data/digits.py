@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from .base import Split, stream
+from .levels import GreyLevels
 from .memory import InMemory
 from .split import check_fraction, held_out
 
@@ -12,17 +15,14 @@ from .split import check_fraction, held_out
 class Digits(InMemory):
     """The 1797 handwritten digits of 8 x 8 pixels and 17 grey levels that scikit-learn bundles.
 
-    Each class gives the same fraction of its images to the test set, chosen by the seed.
+    The same fraction of each class, chosen by the seed, is the test set.
 
     Reference: Alpaydin, Kaynak 1998, Optical recognition of handwritten digits (UCI).
 
     Args:
-        test_fraction: part of each class that is held out, in (0, 1).
-        seed: of the split, any integer.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the grey level's cell to training batches.
-        flip: mirror half of the training images.
-        condition: "label" puts the labels of a batch's samples into it; None does not.
+        test_fraction: fraction of each class that is held out, in (0, 1).
+        seed: seed of the split, any integer.
+        range, dequantize, flip, condition: as for `Folder`.
 
     Raises:
         ValueError: test_fraction outside (0, 1), impossible range or condition.
@@ -39,22 +39,16 @@ class Digits(InMemory):
         flip: bool = False,
         condition: str | None = None,
     ) -> None:
+        read, grey = partial(_read_digits, test_fraction, seed), GreyLevels(range, 17)
         super().__init__(
-            "digits",
-            lambda: _read_digits(test_fraction, seed),
-            range=range,
-            levels=17,
-            dequantize=dequantize,
-            flip=flip,
-            condition=condition,
+            "digits", read, grey, dequantize=dequantize, flip=flip, condition=condition
         )
-        total = f"{len(self.train) + len(self.test)} digits of scikit-learn"
-        self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
+        self._tell("digits of scikit-learn")
 
 
 def _read_digits(test_fraction: float, seed: int) -> tuple[Split, Split]:
     check_fraction(test_fraction)
-    from sklearn.datasets import load_digits  # here: importing it takes longer than all else
+    from sklearn.datasets import load_digits  # a slow import, only made where it is needed
 
     pixels, classes = load_digits(return_X_y=True)
     samples = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8)

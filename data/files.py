@@ -19,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 STACKS = (".npy", ".npz")
 TABLES = (".parquet",)
 ACCEPTED = (*PICTURES, *STACKS, *TABLES)
-# Where in a file the bytes stand that tell an image's kind.
+# Bytes that identify an image's format: their position in the file, their value, the format.
 _MAGIC = (
     (0, b"\x89PNG", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -38,9 +38,9 @@ class File:
     """A file under a root.
 
     Attributes:
-        name: below the root, with / between the parts.
-        source: what messages call it.
-        place: where its bytes stand, so that they can be found again without a listing.
+        name: path below the root, with / between its parts.
+        source: name in messages.
+        place: location of its bytes, by which they are found again without a listing.
     """
 
     name: str
@@ -50,7 +50,7 @@ class File:
 
     @property
     def suffix(self) -> str:
-        """In lower case, with its dot."""
+        """Suffix of the name, in lower case and with its dot."""
         return posixpath.splitext(self.name)[1].lower()
 
     @contextmanager
@@ -58,7 +58,8 @@ class File:
         """The bytes of the file.
 
         Raises:
-            ValueError: The zip that holds it is corrupt, truncated, encrypted or of a foreign kind.
+            ValueError: The zip that holds it is corrupt, truncated, encrypted, or packed by a
+                method that Python does not know.
         """
         try:
             with self._open() as stream:
@@ -67,13 +68,14 @@ class File:
             raise broken_zip(self.source, error) from error
         except NotImplementedError as error:
             raise ValueError(
-                f"{self.source} is packed as Python cannot unpack it ({error}); pack it anew"
+                f"{self.source} is packed by a method that Python cannot unpack ({error}); pack it "
+                "again"
             ) from error
         except RuntimeError as error:
             if "password" not in str(error):
                 raise
             raise ValueError(
-                f"{self.source} is encrypted, expected a zip without a password; pack it anew"
+                f"{self.source} is encrypted, expected a zip without a password; pack it again"
             ) from error
 
     def read(self) -> bytes:
@@ -83,5 +85,5 @@ class File:
 
 
 def image_kind(start: bytes) -> str | None:
-    """The kind of image that a file's first bytes announce, if any."""
+    """The image format that a file's first bytes indicate, if any."""
     return next((name for i, magic, name in _MAGIC if start[i:].startswith(magic)), None)

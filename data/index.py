@@ -1,4 +1,4 @@
-"""Where the images of a set stand, kept compactly, so that each can be read on demand."""
+"""A compact index of the places of a set's images, by which each is read on demand."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from .reading import Images
 
 
 class Index:
-    """The images of a survey by their number in the order of names, N in all.
+    """The N images of a survey by their number in the order of names.
 
-    A file takes 53 bytes and its name, whatever is in it. Nothing is kept open, so that images are
-    read from any thread, and from a process that was forked.
+    The entry of a file takes 53 bytes and its name, whatever the file holds. No file is kept open,
+    so that any thread and any forked process can read images.
 
     Args:
-        sources: the files, of one image each or of many.
+        sources: the files, each of one image or many.
 
     Raises:
         ValueError: A file holds images that cannot be read one by one.
     """
 
     def __init__(self, sources: Sequence[Images]) -> None:
-        # Sources of all files begin alike: with the root, or with the folder of a single file.
+        # The sources of all files begin with the root, or with the folder of a single file.
         start = sources[0].file
         self._prefix = start.source.removesuffix(start.name)
         names, ends = bytearray(), array("q", [0])
         paths, number = list[str](), dict[str, int]()
         columns = [array(kind) for kind in _COLUMNS]
         first, total = array("q", [0]), 0
-        self._decoders = dict[int, Decoder]()  # of files that are no encoded images
+        self._decoders = dict[int, Decoder]()  # of files that do not hold encoded images
         for i, source in enumerate(sources):
             place, decoder = source.place(), source.decoder()
             if decoder is not decode:
@@ -61,14 +61,14 @@ class Index:
         return self._first[-1]
 
     def image(self, number: int) -> tuple[Image.Image, str]:
-        """An image, decoded, and what messages call it.
+        """A decoded image and its name in messages.
 
         Args:
-            number: 0 to N - 1.
+            number: number of the image, 0 to N - 1.
 
         Raises:
-            FileNotFoundError: Its file is gone.
-            ValueError: It cannot be read, or is no image.
+            FileNotFoundError: Its file no longer exists.
+            ValueError: It cannot be read, or is not an image.
         """
         file = self._file(number)
         source = self._source(file)
@@ -76,9 +76,9 @@ class Index:
         return self._decoders.get(file, decode)(content, source), source
 
     def sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The number of bytes of each image as it is stored, unpacked, and their CRC-32; both (N,).
+        """The number of bytes of each image before packing, and their CRC-32; both (N,).
 
-        A zip says them. Others are read once, from the first to the last, and nothing is decoded.
+        The directory of a zip lists them. Other files are read once, and nothing is decoded.
         """
         lengths, crcs = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         for number in range(len(self)):
@@ -93,7 +93,7 @@ class Index:
         return lengths, crcs
 
     def _file(self, number: int) -> int:
-        """Which file an image is in."""
+        """Number of the file that holds an image."""
         return bisect_right(self._first, number) - 1
 
     def _source(self, file: int) -> str:
@@ -107,5 +107,5 @@ class Index:
         return Place(source if path < 0 else self._paths[path], start, size, packing, length, crc)
 
 
-# Of each file: the number of its zip or tar, or -1; and the entries of `Place`.
+# Types of a file's entries: the number of its zip or tar, or -1, and the fields of `Place`.
 _COLUMNS = "iqqbqq"

@@ -1,4 +1,4 @@
-"""Labels of images: the folders that they lie in, or a dataset.json as EDM writes it."""
+"""Labels of images: from their folders, from files next to them, or from EDM's dataset.json."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from .files import File
 from .listing import LABEL_FILE
 
-# FFHQ and EDM deal images out to 00000, 01000, … so that no folder grows too large.
+# FFHQ and EDM divide images into folders 00000, 01000, … to keep each folder small,
 _CHUNK = re.compile(r"\d{4,}")
-_SHARD = re.compile(r".*\.tar")  # and WebDataset to tars
+_SHARD = re.compile(r".*\.tar")  # and WebDataset into tars.
 
 
 def classes_of(folders: Sequence[str], numbered: bool = False) -> list[str]:
-    """The class of each image by its folder: the folder's path without its chunks.
+    """The class of each image: the path of its folder without chunks.
 
     Args:
-        folders: of the images, "" for the topmost.
-        numbered: folders named by four or more digits are classes as well, and no chunks.
+        folders: folder of each image, "" for the root.
+        numbered: folders named by four or more digits are classes, not chunks.
 
     Returns:
-        The class's name, "" where an image lies in no class's folder.
+        The names of the classes, "" for an image outside all class folders.
     """
     chunks = (_SHARD,) if numbered else (_SHARD, _CHUNK)
     known = {
@@ -41,10 +41,13 @@ def classes_of(folders: Sequence[str], numbered: bool = False) -> list[str]:
 def label_folders(
     folders: Sequence[str], names: Sequence[str], numbered: bool
 ) -> tuple[list[int], list[str]]:
-    """Number the classes that the folders of images are, in the order of their names.
+    """Number the class folders of the images in the order of their names.
+
+    Returns:
+        The label of each image, and the names of the classes.
 
     Raises:
-        ValueError: An image lies in no class's folder, or there is one class alone.
+        ValueError: An image lies outside all class folders, or there is a single class.
     """
     classes = classes_of(folders, numbered)
     chunks = next((f for f in folders if any(map(_CHUNK.fullmatch, f.split("/")))), None)
@@ -52,7 +55,7 @@ def label_folders(
     if outside and chunks is not None and not any(classes):
         raise ValueError(
             f"data.labels=folders finds no class: folders named by four or more digits ({chunks}) "
-            "are taken for chunks of one set; use data.labels=null, or "
+            "count as chunks of one set; use data.labels=null, or "
             "data.labels=numbered_folders if they are classes"
         )
     if outside and any(classes):
@@ -74,10 +77,10 @@ def read_label_file(file: File) -> dict[str, int] | None:
     """Labels by the name of the image, from {"labels": [["00000/img00000000.png", 3], …]}.
 
     Returns:
-        None where the file says that there are none.
+        None if the file lists no labels.
 
     Raises:
-        ValueError: The file is not of that form.
+        ValueError: The file has another form.
     """
     try:
         pairs: Any = json.loads(file.read())["labels"]
@@ -92,18 +95,18 @@ def read_label_file(file: File) -> dict[str, int] | None:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f'{file.source} is not {{"labels": [["FOLDER/IMAGE.png", 3], …]}} with integers ≥ 0 '
-            f"({type(error).__name__}: {error}); mend it, or use data.labels=null"
+            f"({type(error).__name__}: {error}); correct it, or use data.labels=null"
         ) from error
     return labels
 
 
-def labels_beside(file: File) -> dict[str, int | str]:
-    """What a file next to an image says of it: `cls` of a .cls, or the entries of a .json.
+def labels_in(file: File) -> dict[str, int | str]:
+    """The labels in a file next to an image: `cls` from a .cls, or the entries of a .json.
 
-    A label is an integer ≥ 0, or the name of a class; other entries are none.
+    A label is an integer or the name of a class; entries of other types are ignored.
 
     Raises:
-        ValueError: The file is no text of that kind.
+        ValueError: The file cannot be read as such a text.
     """
     try:
         text = file.read().decode()
@@ -115,7 +118,7 @@ def labels_beside(file: File) -> dict[str, int | str]:
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file.source} is no label, expected an integer or a class (.cls), or "
-            f'{{"label": 3}} (.json) ({error}); mend it, or use data.labels=null'
+            f'{{"label": 3}} (.json) ({error}); correct it, or use data.labels=null'
         ) from error
     known = {str(name): value for name, value in entries.items() if type(value) in (int, str)}
     return {name: value for name, value in known.items() if value != ""}
@@ -128,10 +131,10 @@ def _label(text: str) -> int | str:
 
 
 def number_classes(values: NDArray[Any]) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels as numbers; where they are names of classes, in the order of these.
+    """Labels as numbers; classes given by name are numbered in the order of their names.
 
     Returns:
-        The numbers, and the names, none where the labels are numbers.
+        The numbers, and the names, which are empty if the labels were numbers.
     """
     if values.dtype.kind != "U":
         return values.astype(np.int64), []
@@ -140,18 +143,18 @@ def number_classes(values: NDArray[Any]) -> tuple[NDArray[np.int64], list[str]]:
 
 
 def label_listed(files: Mapping[str, File], names: Sequence[str]) -> tuple[list[int], int]:
-    """The label that the dataset.json in the nearest folder above gives to each image.
+    """The label of each image in the dataset.json of the nearest folder above it.
 
     Args:
-        files: the dataset.json files by their names below the root; in each, the names of images
+        files: the dataset.json files by their paths below the root; in each, the names of images
             are relative to its folder.
-        names: of the images below the root.
+        names: paths of the images below the root.
 
     Returns:
-        The labels, and how many listed images are not there.
+        The labels, and the number of listed images that do not exist.
 
     Raises:
-        ValueError: There is no such file, it has no labels, or none for one of the images.
+        ValueError: There is no such file, it has no labels, or it does not list one of the images.
     """
     tables = {}
     for name, file in files.items():

@@ -1,7 +1,7 @@
-"""Where image files come from: directories, zips and single files that hold many images.
+"""Listings of image files: in directories, zips and tars, or in single files of many images.
 
-A listing says which files there are to be read, and counts what it leaves out and why. Links are
-followed, but nothing is listed twice; what a run of this toolkit has written is never listed.
+A listing names the files to be read, and counts the others by the reason for leaving them out.
+Links are followed, but no file is listed twice; the output of runs of this toolkit is not listed.
 """
 
 from __future__ import annotations
@@ -22,40 +22,38 @@ from .tars import is_tar, untar
 from .zips import check_zip, unzip
 
 LABEL_FILE = "dataset.json"
-BESIDE = (".cls", ".json")  # what WebDataset calls the label of an image of the same name
+LABEL_SUFFIXES = (".cls", ".json")  # WebDataset's labels of an image of the same name
 _TAR = ".tar"
 
 
 @dataclass
 class Listing:
-    """What is under a root.
+    """The files under a root.
 
     Attributes:
-        root: directory, zip, or file of many images.
-        files: those of an accepted kind, sorted by name.
+        files: files of an accepted format, sorted by name.
         labels: the `dataset.json` files.
-        beside: files that can hold the label of the image of their name, by that name.
-        tars: tars that lie in a directory.
-        skipped: how many others there are, for each reason.
+        label_files: files that can hold the label of an image of the same name, by that name.
+        tars: the tars in a directory.
+        skipped: number of other files, by the reason for leaving them out.
     """
 
-    root: Path
     files: list[File] = field(default_factory=list)
     labels: dict[str, File] = field(default_factory=dict)
-    beside: dict[str, list[File]] = field(default_factory=dict)
+    label_files: dict[str, list[File]] = field(default_factory=dict)
     tars: list[File] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def sort_in(self, files: Iterable[File]) -> Listing:
-        """Take the files of an accepted kind and count the others."""
+        """Add the files of an accepted format, and count the others."""
         for file in files:
             if posixpath.basename(file.name) == LABEL_FILE:
                 self.labels[file.name] = file
             elif file.suffix in ACCEPTED:
                 self.files.append(file)
             else:
-                if file.suffix in BESIDE:
-                    self.beside.setdefault(posixpath.splitext(file.name)[0], []).append(file)
+                if file.suffix in LABEL_SUFFIXES:
+                    self.label_files.setdefault(posixpath.splitext(file.name)[0], []).append(file)
                 if file.suffix == _TAR:
                     self.tars.append(file)
                 kind = file.suffix[1:] or "without suffix"
@@ -63,19 +61,19 @@ class Listing:
         self.files.sort(key=lambda file: file.name)
         return self
 
-    def beside_of(self, file: File) -> Sequence[File]:
-        """The files of an image's name that can hold its label.
+    def label_files_of(self, file: File) -> Sequence[File]:
+        """The files that can hold the label of an image, which share its name without suffix.
 
-        The name ends before its last dot, or else, as WebDataset has it, before its first one.
+        The suffix begins at the last dot, or otherwise, as in WebDataset, at the first one.
         """
-        own = self.beside.get(posixpath.splitext(file.name)[0])
+        own = self.label_files.get(posixpath.splitext(file.name)[0])
         if own is None:
             folder, _, name = file.name.rpartition("/")
-            own = self.beside.get(posixpath.join(folder, name.partition(".")[0]))
+            own = self.label_files.get(posixpath.join(folder, name.partition(".")[0]))
         return own or ()
 
     def open_tars(self) -> Listing:
-        """Where a directory holds tars and no images, list what is in the tars."""
+        """In a directory of tars without images, list the files in the tars."""
         if self.files:
             return self
         for tar in self.tars:
@@ -89,7 +87,7 @@ def root_path(root: object) -> Path:
     """The path that `data.root` names.
 
     Raises:
-        ValueError: It is empty, or not a path.
+        ValueError: It is empty, the root of the file system, or not a path.
     """
     if isinstance(root, bool) or not isinstance(root, str | int | os.PathLike):
         raise ValueError(f"data.root must be a path, got {root!r}; add data.root=PATH")
@@ -113,17 +111,17 @@ def root_path(root: object) -> Path:
 
 @contextmanager
 def listing(root: Path, tars: bool = False) -> Iterator[Listing]:
-    """List the files under a directory, in a zip, or the one file that holds many images.
+    """List the files under a directory or in a zip, or the one file that holds many images.
 
     Args:
-        root: of the images.
+        root: path of the directory or file.
         tars: whether a tar, or a directory of tars, is read as well.
 
     Raises:
         FileNotFoundError: root does not exist.
-        ValueError: root is neither a directory nor a readable file of a known kind.
+        ValueError: root is neither a directory nor a readable file of a known format.
     """
-    found = Listing(root)
+    found = Listing()
     if root.is_dir():
         found.sort_in(_walk(root, found.skipped))
         yield found.open_tars() if tars else found
@@ -147,9 +145,9 @@ def listing(root: Path, tars: bool = False) -> Iterator[Listing]:
 
 
 def _walk(root: Path, skipped: Counter[str]) -> Iterator[File]:
-    """Every file under a directory; folders that links lead to come after all others.
+    """Every file under a directory, those in linked folders after all others.
 
-    So that a folder is known by its own name where both it and a link to it are there.
+    A folder that is also the target of a link is thereby listed under its own name.
     """
     visited: set[str] = set()
     plain: list[tuple[str, str, str]] = []  # name, path, real path

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import Dataset, Split
-from .checks import check_labelled, check_split
-
-_CHUNK = 2**22  # bytes that are hashed at a time
+from .checks import check_finite, check_labelled
+from .digest import digest_of, named
+from .levels import GreyLevels
 
 
 class InMemory(Dataset):
@@ -31,42 +31,29 @@ class InMemory(Dataset):
         self,
         name: str,
         read: Callable[[], tuple[Split, Split]],
+        grey: GreyLevels | None = None,
         *,
-        range: Sequence[float] | None = None,
-        levels: int | None = None,
-        dequantize: bool = False,
-        flip: bool = False,
-        condition: str | None = None,
         unlabelled: str = "use another data set, or condition=none",
+        **settings: Any,
     ) -> None:
         """Check the settings, then read and check the samples.
 
         Args:
             name: short name for messages.
             read: returns the train and the test part; called after the settings are checked.
-            range: images: (lo, hi) with lo < hi.
-            levels: images: L, 2 to 256; None says that the samples are points.
-            dequantize: images: train on levels spread uniformly over their cells.
-            flip: images: mirror each training sample left to right with probability 1/2.
-            condition: "label" puts labels into batches; None does not.
+            grey: grey levels of images; None for points.
             unlabelled: what to do where the condition is "label" and there are no labels.
+            **settings: further arguments of `Dataset`.
 
         Raises:
             ValueError: impossible setting; empty, non-finite or wrongly typed samples; no labels
                 where they are the condition.
         """
-        super().__init__(
-            name,
-            range=range,
-            levels=levels,
-            dequantize=dequantize,
-            flip=flip,
-            condition=condition,
-        )
+        super().__init__(name, grey, **settings)
         train, test = read()
         for part, split in (("train", train), ("test", test)):
-            check_split(name, part, *split, levels)
-            check_labelled(name, condition, split.labels is not None, unlabelled)
+            self._check(part, split)
+            check_labelled(name, self.condition, split.labels is not None, unlabelled)
         self.train, self.test = train.samples, test.samples
         self._set_labels(train.labels, test.labels)
         self.shape = tuple(self.train.shape[1:])
@@ -76,24 +63,32 @@ class InMemory(Dataset):
         """SHA-256 of the samples and labels in their order, as 64 hexadecimal digits.
 
         Number, shape, type and bytes of the train and the test part enter; equal data have equal
-        digests on every machine of the same byte order. A chunk of 4 MiB is hashed at a time.
+        digests on every machine of the same byte order.
         """
-        parts = (self.train, self.train_labels, self.test, self.test_labels)
-        return digest_of(zip(("train", "labels", "test", "labels"), parts, strict=True))
+        train = *named("train", self.train), *named("labels", self.train_labels)
+        return digest_of((*train, *named("test", self.test), *named("labels", self.test_labels)))
 
     def _raw(self, step: int, batch_size: int, seed: int) -> Tensor:
         return self.train[self.indices(step, batch_size, seed)]
 
+    def _tell(self, what: str) -> None:
+        """Report how many samples were read, from where."""
+        train, test = len(self.train), len(self.test)
+        self.report = f"read {train + test} {what}: {train} for training, {test} for test"
 
-def digest_of(parts: Iterable[tuple[str, Tensor | None]]) -> str:
-    """SHA-256 of named tensors: of their types, shapes and bytes, a chunk at a time."""
-    whole = hashlib.sha256()
-    for name, values in parts:
-        about = "none" if values is None else f"{values.dtype} {tuple(values.shape)}"
-        whole.update(f"{name} {about}\n".encode())
-        if values is None or values.numel() == 0:
-            continue
-        rows = max(1, _CHUNK * len(values) // values.nbytes)
-        for chunk in values.split(rows):  # as bytes, since numpy lacks some types
-            whole.update(chunk.cpu().contiguous().view(torch.uint8).numpy().data)
-    return whole.hexdigest()
+    def _check(self, part: str, split: Split) -> None:
+        samples, labels = split
+        if len(samples) == 0:
+            raise ValueError(f"dataset '{self.name}' is empty (0 {part} samples); add samples")
+        expected = torch.int64, samples.shape[:1]
+        if labels is not None and (labels.dtype, labels.shape) != expected:
+            raise ValueError(
+                f"labels of the {part} part must be int64 ({len(samples)},), "
+                f"got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if self.grey is not None:
+            self.grey.check(samples)
+        elif samples.dtype != torch.float32:
+            raise ValueError(f"points must be float32, got {samples.dtype}; use .float()")
+        else:
+            check_finite(samples)

@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -14,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from .base import Split
+from .levels import GreyLevels
 from .listing import root_path
 from .memory import InMemory
 
-# Where torchvision keeps the files below its root; MNIST's relatives are named after themselves.
+# Folders of the files below the root, the last being that of torchvision.
 _BELOW = (".", "raw", "MNIST/raw")
-_DEFLATE = 1032  # gzip makes nothing smaller than by this factor
+_DEFLATE = 1032  # the largest ratio by which gzip can compress
 _ROWS = 1024  # images read at a time
 
 
@@ -32,12 +34,9 @@ class MNIST(InMemory):
     Args:
         root: directory with train-images-idx3-ubyte, train-labels-idx1-ubyte,
             t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each plain or with .gz, also with a
-            dot before idx; or the directory above, as torchvision keeps them in MNIST/raw.
+            dot before idx; or a directory that holds them in raw or, as torchvision, MNIST/raw.
         pad: black pixels added on every side, ≥ 0; 2 gives 32 x 32, which halves five times.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the grey level's cell to training batches.
-        flip: mirror half of the training images.
-        condition: "label" puts the labels of a batch's samples into it; None does not.
+        range, dequantize, flip, condition: as for `Folder`.
 
     Raises:
         FileNotFoundError: root or one of the four files is missing.
@@ -57,17 +56,9 @@ class MNIST(InMemory):
     ) -> None:
         path = root_path(root)
         below = next((f for f in _BELOW if _find(path / f, "train-images", 3)), ".")
-        super().__init__(
-            "mnist",
-            lambda: _read_mnist(path, below, pad),
-            range=range,
-            levels=256,
-            dequantize=dequantize,
-            flip=flip,
-            condition=condition,
-        )
-        total = f"{len(self.train) + len(self.test)} images from {path / below}"
-        self.report = f"read {total}: {len(self.train)} for training, {len(self.test)} for test"
+        read, grey = partial(_read_mnist, path, below, pad), GreyLevels(range)
+        super().__init__("mnist", read, grey, dequantize=dequantize, flip=flip, condition=condition)
+        self._tell(f"images from {path / below}")
 
 
 def _read_mnist(root: Path, below: str, pad: int) -> tuple[Split, Split]:
@@ -88,7 +79,7 @@ def _read_mnist(root: Path, below: str, pad: int) -> tuple[Split, Split]:
 
 
 def _find(folder: Path, name: str, ndim: int) -> Path | None:
-    """The file of that name, in one of its spellings; unpackers put it in a folder of its name."""
+    """The file of a name in one of its spellings, which can lie in a folder of its own name."""
     for spelling in (f"{name}-idx{ndim}-ubyte", f"{name}.idx{ndim}-ubyte"):
         for end in ("", ".gz"):
             for path in (folder / f"{spelling}{end}", folder / spelling / f"{spelling}{end}"):
@@ -98,7 +89,7 @@ def _find(folder: Path, name: str, ndim: int) -> Path | None:
 
 
 def _read_idx(root: Path, below: str, name: str, ndim: int, pad: int = 0) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, plain or gzipped, with zeros round its images."""
+    """Read an IDX file of unsigned bytes, plain or gzipped, with zeros around its images."""
     path = _find(root / below, name, ndim)
     if path is None:
         raise FileNotFoundError(
@@ -121,14 +112,14 @@ def _read_idx(root: Path, below: str, name: str, ndim: int, pad: int = 0) -> NDA
 def _parse_idx(
     stream: IO[bytes] | gzip.GzipFile, path: Path, most: int, ndim: int, pad: int
 ) -> NDArray[np.uint8]:
-    """Read magic and sizes, then the bytes in chunks, each straight into its place.
+    """Read magic number and sizes, then the bytes, chunk by chunk into their places.
 
     Args:
-        stream: of the file.
-        path: what messages call it.
-        most: bytes that the file can hold.
+        stream: the open file.
+        path: name of the file in messages.
+        most: largest number of bytes that the file can hold.
         ndim: number of axes, 3 for images.
-        pad: zeros round each image.
+        pad: zeros around each image.
     """
     magic, start = bytes((0, 0, 8, ndim)), 4 + 4 * ndim
     head = stream.read(start)
@@ -144,7 +135,7 @@ def _parse_idx(
     shape = struct.unpack(f">{ndim}I", head[4:].ljust(4 * ndim, b"\0"))
     size, got = math.prod(shape[1:]), len(head)
     array = np.zeros(0, np.uint8)
-    if got == start and start + math.prod(shape) <= most:  # else no memory is asked for
+    if got == start and start + math.prod(shape) <= most:  # a false header must not allocate memory
         array = np.zeros((shape[0], *(length + 2 * pad for length in shape[1:])), np.uint8)
         inside = array[(slice(None), *(slice(pad, pad + length) for length in shape[1:]))]
         for first in range(0, shape[0], _ROWS):

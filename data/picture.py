@@ -1,4 +1,4 @@
-"""One image: its bytes decoded, with at most 8 bits per channel, and brought to a size."""
+"""One image: its bytes decoded to at most 8 bits per channel, cropped and resized."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .files import File, image_kind
-from .labels import labels_beside
+from .labels import labels_in
 from .place import ZIP_OTHER, Place
 
 Decoder = Callable[[bytes, str], Image.Image]
-"""Makes an image of bytes, and of what messages call them."""
+"""decoder(bytes, name in messages): the image that bytes encode."""
 
-# Naming the decoders keeps Pillow from handing a renamed file to another one, e.g. PostScript.
+# Without this list Pillow would open a renamed file by another decoder, e.g. PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
-_LARGE = 128  # pixels of a row from which on calls of Pillow's cost less than copies
-_ROWS = {1: "L", 3: "RGB;L"}  # Pillow's name for one row of each channel in turn
+_LARGE = 128  # width in pixels above which calls of Pillow cost less than copies
+_ROWS = {1: "L", 3: "RGB;L"}  # Pillow's name for rows that alternate between the channels
 # Markers that begin a JPEG frame, whose next byte is the number of bits.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -33,12 +33,12 @@ class Picture:
     """A file that holds one encoded image.
 
     Args:
-        file: of the image.
-        beside: the files of its name that can hold its label, .cls or .json.
+        file: file of the image.
+        label_files: the files .cls or .json of the same name, which can hold its label.
     """
 
-    def __init__(self, file: File, beside: Sequence[File] = ()) -> None:
-        self.file, self._beside = file, beside
+    def __init__(self, file: File, label_files: Sequence[File] = ()) -> None:
+        self.file, self._label_files = file, label_files
 
     def __len__(self) -> int:
         return 1
@@ -47,41 +47,47 @@ class Picture:
         yield decode(self.file.read(), self.file.source)
 
     def label_names(self) -> list[str]:
-        """`cls` where there is a file .cls, and the names of a .json that can be labels."""
+        """`cls` if there is a file .cls, and the entries of a .json that can be labels."""
         return list(self._labels())
 
     def labels(self, name: str) -> NDArray[Any]:
-        """The label of that name, (1,): an integer, or the name of a class."""
+        """The label of a name, (1,): an integer, or the name of a class."""
         return np.array([self._labels()[name]])
 
     def place(self) -> Place:
-        """Where the bytes of the image stand."""
+        """The place of the image's bytes.
+
+        Raises:
+            ValueError: They are encrypted, or packed by another method than deflate.
+        """
         if self.file.place.packing == ZIP_OTHER:
             raise ValueError(
                 f"{self.file.source} is encrypted, or packed otherwise than by deflate, and cannot "
-                "be read on demand; pack it anew, or use data=folder"
+                "be read on demand; pack it again, or use data=folder"
             )
         return self.file.place
 
     def decoder(self) -> Decoder:
-        """What makes an image of the bytes at its place."""
+        """The decoder of the bytes at its place."""
         return decode
 
     def _labels(self) -> dict[str, int | str]:
-        return {name: label for file in self._beside for name, label in labels_beside(file).items()}
+        return {
+            name: label for file in self._label_files for name, label in labels_in(file).items()
+        }
 
 
 def decode(content: bytes, source: str) -> Image.Image:
-    """The image in a file's bytes, upright; of an animation, the first frame.
+    """The image in a file's bytes, upright; the first frame of an animation.
 
-    What a report should say of it is in `info["notes"]`.
+    Notes for the report are in the image's `info["notes"]`.
 
     Args:
-        content: of a PNG, JPEG, BMP or WebP file.
-        source: what messages call it.
+        content: bytes of a PNG, JPEG, BMP or WebP file.
+        source: name of the file in messages.
 
     Raises:
-        ValueError: The bytes are no complete image, or have more than 8 bits per channel.
+        ValueError: The bytes are not a complete image, or have more than 8 bits per channel.
     """
     if not content:
         raise ValueError(f"{source} is empty (0 bytes), expected an image; replace or remove it")
@@ -99,7 +105,7 @@ def decode(content: bytes, source: str) -> Image.Image:
         raise ValueError(
             f"{source} is too large to be read safely ({error}); make it smaller first"
         ) from error
-    except Exception as error:  # on bad bytes the decoders raise a dozen unrelated types
+    except Exception as error:  # on corrupt bytes the decoders raise errors of many types
         why: object = error
         if isinstance(error, UnidentifiedImageError):
             kind = image_kind(content[:16])
@@ -121,20 +127,20 @@ def decode(content: bytes, source: str) -> Image.Image:
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    """The image turned as its EXIF data say; where they cannot be read, as it is stored."""
-    if _TURNS.isdisjoint(image.info):  # to ask costs as much as a tenth of a small image
+    """The image rotated by its EXIF orientation, or as it is stored if EXIF is unreadable."""
+    if _TURNS.isdisjoint(image.info):  # reading EXIF takes a tenth of the time of a small image
         return image
     try:
-        # Most images stand upright, and need no copy.
+        # Most images are upright, and need no copy.
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # the pixels are whole all the same
+    except Exception:  # the pixels are complete nevertheless
         notes.append("with unreadable EXIF data (read as stored)")
         return image
 
 
 def channels_of(image: Image.Image) -> int:
-    """1 for grey, 3 for colour; transparency is no channel."""
+    """1 for grey, 3 for colour; transparency does not count."""
     return 1 if image.mode in ("1", "L", "LA", "La") else 3
 
 
@@ -146,14 +152,14 @@ def pixels(
     Args:
         image: as `decode` returns it.
         channels: 1 or 3.
-        size: resize the centre square to this many pixels; None leaves its size.
-        crop: side of the centre square; None for the largest where there is a size, else no crop.
-        source: what messages call the image.
+        size: side in pixels to which the centre square is resized; None keeps the size.
+        crop: side of the centre square; None takes the largest if there is a size, else the whole.
+        source: name of the image in messages.
 
     Raises:
         ValueError: The image is smaller than the crop.
     """
-    if "transparency" in image.info:  # of single colours: only as RGBA does Pillow drop it unasked
+    if "transparency" in image.info:  # of single colours, which Pillow drops from RGBA alone
         image = image.convert("RGBA")
     if image.mode != _MODES[channels]:
         image = image.convert(_MODES[channels])
@@ -168,15 +174,15 @@ def pixels(
     if crop is not None and side < max(image.size):
         image, box = image.crop(box), (0, 0, side, side)
     if size is not None and (size, size) != image.size:
-        # What lies next to the box enters at its edges; of a crop nothing is left there.
+        # Pixels next to the box enter at its edges, unless a crop has removed them.
         image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     return _planes(image, channels)
 
 
 def _planes(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """The levels of an image of Pillow's, channels first.
+    """The levels of a Pillow image, channels first.
 
-    Its bytes are taken by rows, or of large images by channels, so that no copy moves single bytes.
+    Its bytes are read by rows, or by channels for large images: a copy byte by byte would be slow.
     """
     if channels == 3 and image.width >= _LARGE:
         planes = b"".join(image.tobytes("raw", name) for name in image.mode)
@@ -187,7 +193,7 @@ def _planes(image: Image.Image, channels: int) -> NDArray[np.uint8]:
 
 
 def _depth(content: bytes) -> int:
-    """Bits per channel by the file's own header; BMP and WebP have no more than 8."""
+    """Bits per channel in the header of a file; BMP and WebP have at most 8."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         header = content.find(b"IHDR", 0, 64)
         return content[header + 12] if 0 < header < len(content) - 12 else 8

@@ -1,4 +1,4 @@
-"""Where the bytes of a file stand: in a file of their own, or in a part of a zip or tar."""
+"""The place of a file's bytes: a file of their own, or a part of a zip or tar."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import struct
 import zlib
 from typing import IO, NamedTuple
 
-# How bytes stand there: as they are; or behind the header of a zip's member, plain or deflated.
+# Packing of the bytes: as they are, or after the header of a zip's member, stored or deflated.
 PLAIN, ZIP_STORED, ZIP_DEFLATED, ZIP_OTHER = range(4)
-WHOLE = -1  # the size of a file that is read to its end
-UNKNOWN = -1  # a checksum that nothing says
-_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: magic, lengths of its name and its extras
+WHOLE = -1  # size of a file that is read to its end
+UNKNOWN = -1  # checksum of bytes that are not in a zip
+_HEADER = struct.Struct("<4s22xHH")  # magic number, lengths of a zip member's name and extras
 
 
 class Place(NamedTuple):
-    """Where the bytes of a file stand.
+    """The place of a file's bytes.
 
     Attributes:
-        path: of the file itself, or of the zip or tar that holds it.
-        start: of its bytes, or of the header before them in a zip.
-        size: number of bytes there, packed or not; WHOLE for a file of its own.
+        path: path of the file itself, or of the zip or tar that holds it.
+        start: position of its bytes, or of the header before them in a zip.
+        size: number of stored bytes; WHOLE for a file of its own.
         packing: PLAIN, ZIP_STORED, ZIP_DEFLATED or ZIP_OTHER.
-        length: number of bytes unpacked; WHOLE for a file of its own.
-        crc: CRC-32 of the bytes unpacked, or UNKNOWN.
+        length: number of bytes after unpacking; WHOLE for a file of its own.
+        crc: CRC-32 of the unpacked bytes, or UNKNOWN.
     """
 
     path: str
@@ -37,15 +37,15 @@ def read_place(place: Place, source: str) -> bytes:
     """The unpacked bytes of a file, read without a listing and from any thread.
 
     Args:
-        place: of the file; not ZIP_OTHER.
-        source: what messages call it.
+        place: place of the file; its packing is not ZIP_OTHER.
+        source: name of the file in messages.
 
     Raises:
-        FileNotFoundError: The file is gone since it was listed.
-        ValueError: It cannot be read, or its bytes are not all there any more.
+        FileNotFoundError: The file no longer exists.
+        ValueError: It cannot be read, or some of its bytes are missing.
     """
     try:
-        # No buffer: a small image is one call, and nobody reads what stands behind it.
+        # Without a buffer a small image takes a single call of the system.
         with open(place.path, "rb", buffering=0) as stream:
             if place.size == WHOLE:
                 return stream.read()
@@ -53,12 +53,12 @@ def read_place(place: Place, source: str) -> bytes:
             content = _exactly(stream, place.size)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{source} was there and is gone; put it back, and go on by resume=auto"
+            f"{source} was there and is gone; put it back, and continue with resume=auto"
         ) from error
     except OSError as error:
         raise ValueError(
-            f"{source} cannot be read ({error.strerror}); make it readable, and go on by "
-            "resume=auto"
+            f"{source} cannot be read ({error.strerror}); make it readable, and continue "
+            "with resume=auto"
         ) from error
     if len(content) != place.size:
         raise ValueError(
@@ -69,7 +69,7 @@ def read_place(place: Place, source: str) -> bytes:
 
 
 def seek_bytes(stream: IO[bytes], place: Place, source: str) -> None:
-    """Go to the first byte of a file within the zip or tar that holds it."""
+    """Move a stream to the first byte of a file within the zip or tar that holds it."""
     stream.seek(place.start)
     if place.packing == PLAIN:
         return
@@ -81,7 +81,7 @@ def seek_bytes(stream: IO[bytes], place: Place, source: str) -> None:
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
-    """So many bytes, or all that there are; one read may return fewer."""
+    """The next `size` bytes, or all that are left; a single read may return fewer."""
     content = stream.read(size)
     while 0 < len(content) < size and (more := stream.read(size - len(content))):
         content += more
@@ -91,7 +91,7 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 def _unpacked(content: bytes, place: Place, source: str) -> bytes:
     if place.packing == ZIP_DEFLATED:
         try:
-            # No more than is announced, and a byte that tells that there is more.
+            # One byte more than announced shows that the content is too long, without unpacking it.
             unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
             content = unpacker.decompress(content, place.length + 1)
         except zlib.error as error:
@@ -102,7 +102,7 @@ def _unpacked(content: bytes, place: Place, source: str) -> bytes:
 
 
 def broken_zip(source: str, error: object) -> ValueError:
-    """The error of a zip that cannot be read to its end."""
+    """The error for a zip that cannot be read to its end."""
     return ValueError(
         f"{source} is corrupt, truncated or encrypted: expected a readable zip ({error}); make or "
         "download it again"

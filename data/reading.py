@@ -1,4 +1,4 @@
-"""Reading of many images into one tensor, which is allocated once, before the second image."""
+"""Reading of many images into one tensor, which is allocated after the first image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .table import Table
 
 
 class Images(Protocol):
-    """The images of a file in their order, and the labels that it holds itself."""
+    """The images of a file in their order, and the labels in it."""
 
     file: File
 
@@ -33,33 +33,33 @@ class Images(Protocol):
     def labels(self, name: str) -> NDArray[Any]: ...
 
     def place(self) -> Place:
-        """Where the bytes of the first image stand; the others follow it at equal distances."""
+        """The place of the first image's bytes; the others follow at equal distances."""
         ...
 
     def decoder(self) -> Decoder: ...
 
 
-def images_of(file: File, beside: Sequence[File] = ()) -> Images:
-    """The images of a file of an accepted kind, next to which there may be files of labels."""
+def images_of(file: File, label_files: Sequence[File] = ()) -> Images:
+    """The images of a file of an accepted format, with the files next to it that hold labels."""
     if file.suffix in PICTURES:
-        return Picture(file, beside)
+        return Picture(file, label_files)
     return Table(file) if file.suffix in TABLES else Stack(file)
 
 
 class Form:
-    """What all images of a set are brought to; the first one says what the settings leave open.
+    """The common form of all images of a set; the first image decides what the settings leave open.
 
     Args:
         size: crop the centre square and resize it, antialiased, to this many pixels, ≥ 1; None asks
             for images of equal size.
-        channels: 1 or 3 converts; None takes what the first image has and asks it of the rest.
-        crop: side of the centre square, ≥ 1; None for the largest where there is a size.
+        channels: 1 or 3 converts; None expects all images to have the channels of the first one.
+        crop: side of the centre square, ≥ 1; None takes the largest one if there is a size.
 
     Attributes:
-        shape: (C, H, W) of an image, once there was one.
+        shape: (C, H, W) of an image, known after the first one.
 
     Raises:
-        ValueError: bad setting.
+        ValueError: impossible setting.
     """
 
     def __init__(self, size: int | None, channels: int | None, crop: int | None) -> None:
@@ -76,11 +76,12 @@ class Form:
         """The grey levels of an image, uint8 (C, H, W).
 
         Args:
-            image: as it was decoded.
-            source: what messages call it.
+            image: the decoded image.
+            source: name of the image in messages.
 
         Raises:
-            ValueError: It has other channels or another size than the first, or less than the crop.
+            ValueError: Its channels or size differ from the first image's, or it is smaller than
+                the crop.
         """
         own = channels_of(image)
         wanted = self._wanted or own
@@ -102,13 +103,13 @@ class Form:
 
 
 def fill(sources: Sequence[Images], rows: Tensor, form: Form, notes: Counter[str]) -> Tensor:
-    """Read images, one after the other, into the rows of a tensor.
+    """Read images one after the other into the rows of a tensor.
 
     Args:
-        sources: of the images.
-        rows: where each image goes, int64 (N,), a permutation of 0..N-1.
-        form: that they are brought to.
-        notes: counts what a report should say of images.
+        sources: files of the images.
+        rows: row of each image, int64 (N,), a permutation of 0..N-1.
+        form: form of the images.
+        notes: counts the notes on images for the report.
 
     Returns:
         Images, uint8 (N, C, H, W).
@@ -125,7 +126,7 @@ def fill(sources: Sequence[Images], rows: Tensor, form: Form, notes: Counter[str
                 samples = _allocate(len(rows), levels.shape)
             samples.numpy()[next(places)] = levels
             notes.update(image.info.get("notes", ()))
-    assert samples is not None, "there is an image at least"
+    assert samples is not None, "there is at least one image"
     return samples
 
 
@@ -135,6 +136,6 @@ def _allocate(count: int, shape: tuple[int, ...]) -> Tensor:
     except RuntimeError as error:
         need = count * int(np.prod(shape)) / 2**30
         raise ValueError(
-            f"{count} images of {shape} need {need:.1f} GiB of memory, which cannot be had; set "
+            f"{count} images of {shape} need {need:.1f} GiB of memory, which is not available; set "
             "data.size to smaller images, or read fewer"
         ) from error

@@ -1,4 +1,4 @@
-"""Which samples are held out: a fraction of them, or those that their names put apart."""
+"""The split into train and test: by the names of files, or by a fraction that is held out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NAMED = re.compile(r"(train|training|test|testing|val|valid|validation)(?=[-_.]
 
 
 class Parting(NamedTuple):
-    """What the names of files say of their part.
+    """The part of each file by its name.
 
     Attributes:
-        part: of each file: "train", "test", or None where it is in neither.
-        below: the folder of each file without that of its part, "" for the topmost.
-        named: whether the names say it; if not, every part is "train".
+        part: "train", "test", or None for a file in neither.
+        below: the folder of each file without that of its part, "" for the root.
+        named: whether names decided; if not, every part is "train".
     """
 
     part: list[str | None]
@@ -26,15 +26,15 @@ class Parting(NamedTuple):
 
 
 def part_by_name(names: Sequence[str], many: Sequence[bool]) -> Parting:
-    """Read the parts off folders named train and test, or off files of many images named so.
+    """Find the parts by folders named train and test, or by files of many images named so.
 
-    Train, with test or else with val, valid or validation, are the parts where folders of the top
-    level are called so, or files of many images begin so (`train-00000-of-00002.parquet`); with
-    both test and validation, the latter is in neither part. A folder that holds all others counts
-    as no level. Deeper folders are the parts only where every file lies in one of them.
+    The parts are train and test, or train and val, valid or validation, if folders of the top level
+    have these names or names of files of many images begin with them, such as
+    `train-00000-of-00002.parquet`. Next to test, validation is in neither part. A folder that holds
+    all others does not count as a level. Deeper folders decide only if every file is in one.
 
     Args:
-        names: of the files below the root, with / between the parts.
+        names: paths of the files below the root, with / between their parts.
         many: whether each is a file of many images.
     """
     paths = [name.split("/") for name in names]
@@ -44,7 +44,7 @@ def part_by_name(names: Sequence[str], many: Sequence[bool]) -> Parting:
     ):
         common += 1
     folders = [path[common:-1] for path in paths]
-    # A file's own name stands for a folder where it begins with the name of a part.
+    # A file whose name begins with that of a part counts as a folder of this name.
     marks = [
         [*folder, begin[1]] if one and (begin := _NAMED.match(path[-1])) else folder
         for folder, path, one in zip(folders, paths, many, strict=True)
@@ -70,7 +70,7 @@ def _kind(name: str) -> str | None:
 
 
 def check_fraction(test_fraction: float) -> None:
-    """Refuse a fraction that leaves no sample on one side."""
+    """Refuse a fraction that is not in (0, 1)."""
     if not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
         raise ValueError(
             f"test_fraction must be in (0, 1), got {test_fraction!r}; 0.1 holds out a tenth"
@@ -78,5 +78,5 @@ def check_fraction(test_fraction: float) -> None:
 
 
 def held_out(total: int, test_fraction: float) -> int:
-    """Size of the test part: the nearest count that leaves a sample on either side."""
+    """Size of the test part: the nearest count that leaves a sample in both parts."""
     return min(max(round(total * test_fraction), 1), total - 1)

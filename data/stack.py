@@ -1,4 +1,4 @@
-"""Arrays as numpy saves them: one image, or a stack of many, in a file .npy or .npz."""
+"""Arrays saved by numpy: one image, or a stack of many, in a file .npy or .npz."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ _EXPECTED = (
     "expected one uint8 image (H, W), (H, W, C) or (C, H, W), or a stack (N, H, W, C) or "
     "(N, C, H, W), with C = 1 or 3; scale it to 0..255 and save it as uint8"
 )
-_IMAGES = "arr_0"  # what numpy.savez calls the first array without a name
+_IMAGES = "arr_0"  # the name that numpy.savez gives to the first unnamed array
 
 
 class Stack:
-    """A file of one array of images; of an npz the array `arr_0`, or the only one there.
+    """A file of one array of images; in an npz, the array `arr_0` or the only one.
 
-    An axis of length 1 or 3 is taken for the channels where it is the last, else where it is the
-    first of an image. The images are read one after the other.
+    The channels are the last axis of an image if its length is 1 or 3, otherwise the first. The
+    images are read one after the other.
+
+    Args:
+        file: the npy or npz file.
 
     Raises:
-        ValueError: The file is corrupt, or holds something else than uint8 images.
+        ValueError: The file is corrupt, or does not hold uint8 images.
     """
 
     def __init__(self, file: File) -> None:
@@ -75,7 +78,7 @@ class Stack:
                 yield _upright(image, self.first)
 
     def label_names(self) -> list[str]:
-        """The other arrays of an npz that hold one integer for each image."""
+        """The names of the other arrays of an npz that hold one integer for each image."""
         names = []
         for name in self._others:
             with self._array(name) as stream:
@@ -85,17 +88,17 @@ class Stack:
         return names
 
     def labels(self, name: str) -> NDArray[np.int64]:
-        """The integers of another array of the npz, (N,)."""
+        """The integers of another array in the npz, (N,)."""
         with self._array(name) as stream:
             _, _, dtype = _header(stream)
             content = _exactly(stream, self._count * dtype.itemsize)
         return np.frombuffer(content, dtype).astype(np.int64)
 
     def place(self) -> Place:
-        """Where the bytes of the first image stand, if they stand there as they are.
+        """The place of the first image's bytes.
 
         Raises:
-            ValueError: The array is compressed, or its first axis runs fastest.
+            ValueError: The array is compressed, or is in Fortran order.
         """
         place, source = self.file.place, self.file.source
         packed = place.packing not in (PLAIN, ZIP_STORED)
@@ -118,12 +121,12 @@ class Stack:
             return Place(place.path, stream.tell(), prod(self._one), PLAIN, prod(self._one))
 
     def decoder(self) -> Decoder:
-        """What makes an image of the bytes of a row of the array."""
+        """The decoder of a row of the array."""
         return partial(_row_image, self._one, self.first)
 
     @contextmanager
     def _array(self, key: str | None) -> Iterator[IO[bytes]]:
-        """The bytes of an array, from its header on."""
+        """A stream of an array's bytes, which begins at its header."""
         with self._readable(), self.file.open() as stream:
             if key is None:
                 yield stream
@@ -143,23 +146,23 @@ class Stack:
 
 
 def _row_image(shape: tuple[int, ...], first: bool, content: bytes, source: str) -> Image.Image:
-    """The image in the bytes of a row, whose channels come first or last."""
+    """The image in a row's bytes; `first` says whether its channels come first."""
     return _upright(np.frombuffer(content, np.uint8).reshape(shape), first)
 
 
 def _upright(image: NDArray[np.uint8], first: bool) -> Image.Image:
-    """An image of Pillow's, whose channels come last, and which has no axis for a single one."""
+    """A Pillow image, in which channels come last and a single channel has no axis."""
     upright = image.transpose(1, 2, 0) if first else image
     flat = upright[..., 0] if upright.ndim == 3 and upright.shape[2] == 1 else upright
     return Image.fromarray(np.ascontiguousarray(flat))
 
 
 class _Unreadable(Exception):
-    """The bytes are no array that numpy saved."""
+    """The bytes are not an array saved by numpy."""
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the first axis runs fastest, and type of an array; nothing is unpickled."""
+    """Shape, whether the order is Fortran's, and type of an array; nothing is unpickled."""
     try:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
@@ -170,7 +173,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
             raise _Unreadable(f"version {version} of the format holds no plain numbers")
     except _Unreadable:
         raise
-    except Exception as error:  # a hostile header can raise anything
+    except Exception as error:  # a hostile header can raise any error
         raise _Unreadable(str(error)) from error
     if dtype.hasobject:
         raise _Unreadable("it holds Python objects, which are not unpickled")
@@ -185,7 +188,7 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...], bool]:
-    """Number of images, the shape of one, and whether its channels come first; 0 if it is none."""
+    """Number of images, 0 for an array of none, the shape of one, and if channels come first."""
     count, one = (shape[0], shape[1:]) if len(shape) == 4 else (1, shape)
     if min(shape, default=0) > 0 and len(shape) == 2:
         return 1, shape, False

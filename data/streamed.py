@@ -1,62 +1,50 @@
-"""Directories, zips and tars of images that are read when they are asked for."""
+"""Directories, zips and tars of images that are read on demand."""
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .ahead import Ahead
 from .base import Dataset
 from .checks import check_labelled, check_request
+from .digest import digest_of
 from .index import Index
+from .levels import GreyLevels
 from .listing import root_path
 from .reading import Form
 from .survey import LABELLED, Survey
 
-AT_ONCE = 2**32  # bytes of images that one request may decode
+AT_ONCE = 2**32  # largest number of bytes of decoded images in one request
 
 
 class Streamed(Dataset):
-    """Images of a directory, zip or tar, decoded when they are asked for.
+    """Images of a directory, zip or tar, decoded on demand.
 
-    Batches are those of `Folder` with the same settings, bit by bit, and for any number of workers.
-    Memory holds names and places of the images, and no more of them than a few batches. A tar, or a
-    directory of tars, is read in place: by its folders, or as WebDataset writes it, with files .cls
-    and .json of labels next to the images. Links within it, and names that lead out of it, are not
-    followed. Arrays npy and npz are read by rows unless they are compressed.
+    Batches equal those of `Folder` with the same settings bit by bit, for any number of workers.
+    Memory holds the names and places of all images, but the pixels of a few batches only. A tar, or
+    a directory of tars, is read in place: by its folders, or in the format of WebDataset, with
+    files .cls and .json of labels next to the images. Links in it, and names that lead out of it,
+    are not followed. Arrays npy and npz are read row by row unless they are compressed.
 
     An image that cannot be read ends the training at its batch.
 
     Attributes:
-        reader: of all images by their number in the order of names.
+        reader: reader of all images by their number in the order of names.
 
     Args:
         root: directory, searched recursively, zip, tar, directory of tars, or one file npy or npz.
-        size: crop the centre square and resize it, antialiased, to this many pixels, ≥ 1; None asks
-            for images of equal size.
-        channels: 1 or 3 converts to grey or colour; None takes what the first image has and asks
-            the same of the others.
-        labels: None for none; "folders", "numbered_folders", "dataset.json", "cls", or the name of
-            an array in the npz files or of an entry in files .json, as for `Folder`.
-        test_fraction: part that is held out, in (0, 1), where no folders say it.
-        seed: of the split, any integer.
-        range: (lo, hi) that the network sees, lo < hi.
-        dequantize: add uniform noise within the grey level's cell to training batches.
-        flip: mirror half of the training images.
-        crop: side of the centre square in pixels of the image, ≥ 1; None for the largest one where
-            there is a size, else for no crop.
-        condition: "label" puts the labels of a batch's images into it; None does not.
-        workers: threads that read ahead of training, ≥ 0; 0 reads each batch when it is due.
+        size, channels, labels, test_fraction, seed, range, dequantize, flip, crop, condition: as
+            for `Folder`.
+        workers: threads that read ahead of training, ≥ 0; 0 reads each batch when it is needed.
 
     Raises:
         FileNotFoundError: root does not exist.
         ValueError: fewer than 2 images, a file whose images cannot be read one by one, an
-            unreadable first image, images without the labels that are asked for, bad setting.
+            unreadable first image, missing labels, or an impossible setting.
     """
 
     reader: Reader
@@ -80,12 +68,7 @@ class Streamed(Dataset):
     ) -> None:
         path = root_path(root)
         super().__init__(
-            path.stem,
-            range=range,
-            levels=256,
-            dequantize=dequantize,
-            flip=flip,
-            condition=condition,
+            path.stem, GreyLevels(range), dequantize=dequantize, flip=flip, condition=condition
         )
         check_labelled(path.stem, condition, labels is not None, LABELLED)
         survey = Survey(path, labels, test_fraction, seed, tars=True)
@@ -107,24 +90,21 @@ class Streamed(Dataset):
     def digest(self) -> str:
         """SHA-256 of the stored images and the labels in their order, as 64 hexadecimal digits.
 
-        Of each image its number of bytes and their CRC-32 enter, with the shape and the crop that
-        images are brought to; neither names nor places nor times do. A zip's directory says the
-        checksums; other files are read once. The digest is another than that of `Folder`, which is
-        of pixels.
+        It depends on the number of bytes of each image, their CRC-32, and the shape and crop to
+        which images are brought, but not on names, places or times. The checksums are in the
+        directory of a zip; other files are read once. The digest of `Folder`, which hashes pixels,
+        is different.
         """
-        lengths, crcs = self.reader.index.sums()
-        whole = hashlib.sha256(f"{self.shape} {self.reader.form.crop}\n".encode())
-        parts = ((self.train, self.train_labels), (self.test, self.test_labels))
-        for images, labels in parts:
-            whole.update(f"{len(images)} {labels is not None}\n".encode())
-            numbers = images.numbers.numpy()
-            for values in (lengths[numbers], crcs[numbers], labels):
-                if values is not None:
-                    whole.update(np.ascontiguousarray(values, "<i8").data)
-        return whole.hexdigest()
+        lengths, crcs = map(torch.from_numpy, self.reader.index.sums())
+        parts: list[str | Tensor] = [f"{self.shape} {self.reader.form.crop}\n"]
+        for images, labels in ((self.train, self.train_labels), (self.test, self.test_labels)):
+            parts += [f"{len(images)} {labels is not None}\n"]
+            parts += [lengths[images.numbers], crcs[images.numbers]]
+            parts += [] if labels is None else [labels]
+        return digest_of(parts)
 
     def close(self) -> None:
-        """End the threads that read ahead; a later batch starts them again."""
+        """End the threads that read ahead; the next batch starts them again."""
         self._ahead.close()
 
     def _raw(self, step: int, batch_size: int, seed: int) -> Tensor:
@@ -135,11 +115,11 @@ class Streamed(Dataset):
 
 
 class Reader:
-    """Decodes images by their number, and brings them to their form.
+    """Decodes images by their number, and brings them to a common form.
 
     Args:
-        index: of the images.
-        form: that they are brought to; the first image settles what it leaves open.
+        index: index of the images.
+        form: form of the images; the first one decides what it leaves open.
 
     Raises:
         ValueError: The first image cannot be read.
@@ -153,12 +133,12 @@ class Reader:
         """Write images into memory.
 
         Args:
-            numbers: of the images, int64 (B,).
-            out: uint8 (B, C, H, W).
+            numbers: numbers of the images, int64 (B,).
+            out: tensor to fill, uint8 (B, C, H, W).
 
         Raises:
-            FileNotFoundError: The file of an image is gone.
-            ValueError: An image cannot be read, or is of another form than the first.
+            FileNotFoundError: The file of an image no longer exists.
+            ValueError: An image cannot be read, or its form differs from that of the first.
         """
         levels = out.numpy()
         for i, number in enumerate(numbers.tolist()):
@@ -166,16 +146,16 @@ class Reader:
 
 
 class OnDemand:
-    """The raw images of a part, as a tensor that is decoded where it is asked for.
+    """The raw images of one part, indexed like a tensor and decoded on demand.
 
     Attributes:
-        numbers: of the images in the order of names, int64 (N,).
+        numbers: numbers of the images in the order of names, int64 (N,).
 
     Args:
-        name: of the data set, for messages.
-        reader: of all images.
-        numbers: as above.
-        at_once: how many images one request may ask for.
+        name: name of the data set in messages.
+        reader: reader of all images.
+        numbers: see above.
+        at_once: largest number of images in one request.
     """
 
     def __init__(self, name: str, reader: Reader, numbers: Tensor, at_once: int) -> None:
@@ -189,7 +169,7 @@ class OnDemand:
         """The images of a slice, or of positions int64 (B,), uint8 (B, C, H, W).
 
         Raises:
-            FileNotFoundError: The file of an image is gone.
+            FileNotFoundError: The file of an image no longer exists.
             ValueError: They would take more than 4 GiB, or one of them cannot be read.
         """
         numbers = self.numbers[index]

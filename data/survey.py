@@ -1,7 +1,7 @@
 """A survey of the images under a root: their files, their two parts, and their labels.
 
-All of this is known before an image is decoded, so that images which are held in memory and images
-which are read on demand are the same ones, in the same order.
+A survey does not decode images. `Folder`, which holds them in memory, and `Streamed`, which reads
+them on demand, share it and so have the same images in the same order.
 """
 
 from __future__ import annotations
@@ -34,36 +34,34 @@ class Found(NamedTuple):
     """Images in the order of their names, N in all.
 
     Attributes:
-        sources: files, of one image each or of many.
-        counts: number of images of each file.
-        order: positions of the images of the test part, then of the train part, int64 (N,).
-        tests: number of images of the test part.
-        labels: of the images in the order of their names, int64 (N,), or None.
+        sources: files, each of one image or many.
+        order: positions of the test part's images, then of the train part's, int64 (N,).
+        tests: number of images in the test part.
+        labels: labels of the images in the order of their names, int64 (N,), or None.
     """
 
     sources: list[Images]
-    counts: Tensor
     order: Tensor
     tests: int
     labels: Tensor | None
 
     def part_labels(self, part: slice) -> Tensor | None:
-        """Labels of a part of the order."""
+        """Labels of the images in a slice of the order."""
         return None if self.labels is None else self.labels[self.order[part]]
 
 
 class Survey:
-    """One survey of a root: its settings, and what it has to report.
+    """One survey of a root: its settings, and the notes for its report.
 
     Args:
         root: directory, zip, tar, or file of many images.
-        labels: which labels to read, as `Folder` says.
-        test_fraction: part that is held out, in (0, 1), where no folders say it.
-        seed: of the split, any integer.
+        labels: which labels to read; see `Folder`.
+        test_fraction: fraction that is held out, in (0, 1), where no folders are the parts.
+        seed: seed of the split, any integer.
         tars: whether tars are read.
 
     Raises:
-        ValueError: bad setting.
+        ValueError: impossible setting.
     """
 
     def __init__(
@@ -83,11 +81,11 @@ class Survey:
 
     @contextmanager
     def find(self) -> Iterator[Found]:
-        """List the files, and say which image is where and has which label.
+        """List the files, and find the order and the labels of their images.
 
         Raises:
             FileNotFoundError: root does not exist.
-            ValueError: no images, or images without the labels that are asked for.
+            ValueError: no images, or missing labels.
         """
         with listing(self.root, self.tars) as found:
             self.skipped = found.skipped
@@ -99,15 +97,15 @@ class Survey:
                     self.skipped["in neither part (not read)"] += 1
             kept = [i for i, part in enumerate(parting.part) if part is not None]
             files = [found.files[i] for i in kept]
-            sources = [images_of(file, found.beside_of(file)) for file in files]
+            sources = [images_of(file, found.label_files_of(file)) for file in files]
             counts = torch.tensor([len(source) for source in sources], dtype=torch.int64)
             self._check_any(int(counts.sum()))
             labels = self._label(found, sources, counts, [parting.below[i] for i in kept])
             order, tests = self._order(parting, [parting.part[i] for i in kept], counts)
-            yield Found(sources, counts, order, tests, labels)
+            yield Found(sources, order, tests, labels)
 
     def check_two(self, total: int) -> None:
-        """Refuse a single image; said last, since the image itself may be the trouble."""
+        """Refuse a single image, after reading it, since that may raise a more helpful error."""
         if total == 1:
             raise ValueError(
                 f"dataset '{self.root.stem}' has 1 image under {self.root}; add at least one for "
@@ -115,7 +113,7 @@ class Survey:
             )
 
     def report(self, train: int, test: int, verb: str = "read") -> str:
-        """One line: what was read from where, what was not, and the two parts."""
+        """One line that says what was read, from where, what was skipped, and the two parts."""
         skipped = self._skipped()
         odd = [f"{count} {kind}" for kind, count in self.odd.items()]
         whole = (
@@ -123,7 +121,7 @@ class Survey:
             f"{f' ({skipped})' if skipped else ''}: {train} for training, {test} for test"
             f"{''.join(f'; {note}' for note in [*self.notes, *odd] if note)}"
         )
-        return whole.encode("utf-8", "replace").decode()  # names of files can be any bytes
+        return whole.encode("utf-8", "replace").decode()  # names may not be valid Unicode
 
     def _skipped(self) -> str:
         most = [f"{count} {kind}" for kind, count in self.skipped.most_common() if count]
@@ -144,7 +142,7 @@ class Survey:
     def _order(
         self, parting: Parting, parts: Sequence[str | None], counts: Tensor
     ) -> tuple[Tensor, int]:
-        """Which image stands where, those of the test part first, and how many these are."""
+        """The order of the images, test part first, and the number of images in that part."""
         total = int(counts.sum())
         order = torch.randperm(total, generator=stream("split", self.seed))
         if not parting.named:
@@ -161,7 +159,7 @@ class Survey:
     def _label(
         self, found: Listing, sources: Sequence[Images], counts: Tensor, folders: Sequence[str]
     ) -> Tensor | None:
-        """Labels of all images, or None; a note says where they are from."""
+        """Labels of all images, or None, with a note on their source for the report."""
         names = [source.file.name for source in sources]
         if self.labels is None:
             self.notes.append(_offer(found, sources, folders))
@@ -181,13 +179,13 @@ class Survey:
             self.notes.append(f"labels by {LISTED}{more}")
             return torch.tensor(numbers).repeat_interleave(counts)
         labels = self._own_labels(sources, self.labels)
-        beside = "cls" if self.labels == "cls" else "json"
-        files = [file for source in sources for file in found.beside_of(source.file)]
-        self.skipped[f"{beside} (not read)"] -= sum(file.suffix[1:] == beside for file in files)
+        suffix = "cls" if self.labels == "cls" else "json"
+        files = [file for source in sources for file in found.label_files_of(source.file)]
+        self.skipped[f"{suffix} (not read)"] -= sum(file.suffix[1:] == suffix for file in files)
         return labels
 
     def _own_labels(self, sources: Sequence[Images], name: str) -> Tensor:
-        """Labels that files of many images hold themselves, or that stand next to an image."""
+        """Labels stored in the files of images, or in files next to an image."""
         for source in sources:
             offered = source.label_names()
             if name not in offered:
@@ -212,16 +210,16 @@ def _shown(classes: Sequence[str]) -> str:
 
 
 def _offer(found: Listing, sources: Sequence[Images], folders: Sequence[str]) -> str:
-    """Which labels could be had, as a user who has them will expect to hear."""
+    """A note on the labels that exist but are not read."""
     offers = []
     if found.labels:
         try:
             listed = any(read_label_file(file) for file in found.labels.values())
-        except ValueError:  # an unrelated file of that name
+        except ValueError:  # the file is unrelated
             listed = False
         offers += [LISTED] * listed
     classes = set(classes_of(folders))
     offers += [FOLDERS] * (len(classes) > 1 and "" not in classes)
-    with suppress(ValueError):  # of an unrelated file next to an image
+    with suppress(ValueError):  # a file next to an image is unrelated
         offers += sources[0].label_names()[:5]
     return f"no labels read; there are data.labels={' or '.join(offers)}" if offers else ""

@@ -1,4 +1,4 @@
-"""Parquet files of encoded images, as Hugging Face's data sets ship them, read by pyarrow."""
+"""Parquet files of encoded images, the format of Hugging Face's data sets, read by pyarrow."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ _ROWS = 32  # decoded at a time
 class Table:
     """A Parquet file with a column of images: encoded bytes, or a struct with a field `bytes`.
 
-    The column is the only one of that kind, or else the one named `image` or `img`. The encoded
-    bytes of a row group are in memory at a time, twice.
+    The column is the only one of that kind, or otherwise the one named `image` or `img`. Memory
+    holds the encoded bytes of one row group at a time, twice.
+
+    Args:
+        file: the Parquet file.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -30,13 +33,12 @@ class Table:
 
     def __init__(self, file: File) -> None:
         self.file = file
+        self._types = _pyarrow(file.source).types
         with self._opened() as parquet:
             self._count = int(parquet.metadata.num_rows)
             self._column, self._nested = self._find(parquet.schema_arrow)
-            types = _types()
-            self._integers = [
-                column.name for column in parquet.schema_arrow if types.is_integer(column.type)
-            ]
+            columns = parquet.schema_arrow
+            self._integers = [c.name for c in columns if self._types.is_integer(c.type)]
 
     def __len__(self) -> int:
         return self._count
@@ -58,7 +60,7 @@ class Table:
                     row += 1
 
     def label_names(self) -> list[str]:
-        """The columns of integers."""
+        """The names of the columns of integers."""
         return self._integers
 
     def labels(self, name: str) -> NDArray[np.int64]:
@@ -73,19 +75,19 @@ class Table:
         return np.asarray(column.to_numpy(), np.int64)
 
     def place(self) -> Place:
-        """Nothing else than an error, since rows of Parquet files are compressed together."""
+        """Raise ValueError, since the rows of a Parquet file are compressed together."""
         raise ValueError(
             f"{self.file.source} is a Parquet file, which cannot be read image by image; use "
             "data=folder, or write the images to a folder, zip or tar"
         )
 
     def decoder(self) -> Decoder:
-        """What makes an image of the bytes of a row."""
+        """The decoder of a row's bytes."""
         return decode
 
     def _find(self, schema: Any) -> tuple[str, bool]:
         """The column of images, and whether it is a struct."""
-        types, found = _types(), dict[str, bool]()
+        types, found = self._types, dict[str, bool]()
         binary = (types.is_binary, types.is_large_binary, types.is_binary_view)
         for column in schema:
             kind = column.type
@@ -104,11 +106,11 @@ class Table:
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        pyarrow, parquet = _pyarrow(self.file.source)
+        pyarrow = _pyarrow(self.file.source)
         with self.file.open() as stream:
             try:
-                # Small buffers: a row group of photographs can be as large as a gigabyte.
-                yield parquet.ParquetFile(stream, pre_buffer=False, buffer_size=2**20)
+                # Small buffers, since a row group of photographs can take a gigabyte.
+                yield pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=2**20)
             except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(
                     f"{self.file.source} is corrupt, truncated or not what its name says: expected "
@@ -116,19 +118,14 @@ class Table:
                 ) from error
 
 
-def _pyarrow(source: str) -> tuple[Any, Any]:
+def _pyarrow(source: str) -> Any:
     try:
         import pyarrow
-        from pyarrow import parquet
+        import pyarrow.parquet
+        import pyarrow.types
     except ImportError as error:
         raise ImportError(
             f"{source} is read by pyarrow, which is not installed; install it: "
             'pip install "score-sde-toolkit[parquet]"'
         ) from error
-    return pyarrow, parquet
-
-
-def _types() -> Any:
-    from pyarrow import types
-
-    return types
+    return pyarrow

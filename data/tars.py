@@ -1,4 +1,4 @@
-"""Tars of images, listed once and never unpacked: in WebDataset's form, or of any folders."""
+"""Tars of images, in WebDataset's format or with folders, listed without unpacking them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from io import BytesIO
 from pathlib import Path
 
 from .files import File
-from .output import is_hidden, lies_in, runs_among
+from .output import visible
 from .place import PLAIN, Place, read_place
 
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how gzip, bzip2 and xz begin
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # first bytes of gzip, bzip2 and xz
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is a tar, packed or not, or is called one.
+    """Whether a file is a tar, compressed or not, or is named like one.
 
-    A tar that ends with an npz looks like a zip, too, and so its name is asked first.
+    The name decides first, since a tar that ends with an npz also looks like a zip.
     """
     return path.suffix.lower() == ".tar" or (
         not zipfile.is_zipfile(path) and tarfile.is_tarfile(path)
@@ -27,32 +27,22 @@ def is_tar(path: Path) -> bool:
 
 
 def untar(path: Path, prefix: str, source: str, skipped: Counter[str]) -> Iterator[File]:
-    """Every file in a tar; of two with one name the later, as unpacking leaves it.
+    """Every file in a tar; of two with the same name the later, as after unpacking.
 
     Links are not followed, and names that lead out of the tar are not read.
 
     Args:
-        path: of the tar.
-        prefix: of the names of its files below the root.
-        source: what messages call the tar.
-        skipped: counts what is left out.
+        path: path of the tar.
+        prefix: prefix of the names of its files below the root.
+        source: name of the tar in messages.
+        skipped: counts the files that are left out.
 
     Raises:
-        ValueError: The file is no complete tar, or is compressed.
+        ValueError: The file is not a complete tar, or is compressed.
     """
     places = _places(path, source, skipped)
-    runs = runs_among(places)
-    skipped["folders of runs (a run's own output)"] += len(runs)
-    for name, place in places.items():
-        if any(map(is_hidden, name.split("/"))):
-            skipped["hidden"] += 1
-        elif not lies_in(name, runs):
-            yield _file(f"{prefix}{name}", f"{source}/{name}", place)
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(8)
+    for name in visible(places, skipped):
+        yield _file(f"{prefix}{name}", f"{source}/{name}", places[name])
 
 
 def _file(name: str, source: str, place: Place) -> File:
@@ -60,12 +50,12 @@ def _file(name: str, source: str, place: Place) -> File:
 
 
 def _places(path: Path, source: str, skipped: Counter[str]) -> dict[str, Place]:
-    """Where the bytes of each regular file in a tar stand."""
+    """The place of each regular file in a tar."""
     places, size = dict[str, Place](), path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                # Else every header would stay in memory.
+                # Otherwise every header would stay in memory.
                 archive.members.clear()  # type: ignore[attr-defined]
                 name = member.name
                 while name.startswith("./"):
@@ -84,7 +74,9 @@ def _places(path: Path, source: str, skipped: Counter[str]) -> dict[str, Place]:
                     start, length = member.offset_data, member.size
                     places[name] = Place(str(path), start, length, PLAIN, length)
     except (tarfile.TarError, EOFError, OSError) as error:
-        if _start(path).startswith(_PACKED):
+        with path.open("rb") as stream:
+            magic = stream.read(8)
+        if magic.startswith(_PACKED):
             raise ValueError(
                 f"{source} is a compressed tar, in which no image can be found without unpacking; "
                 "decompress it to a plain tar (gunzip, xz -d, bunzip2)"

@@ -1,4 +1,4 @@
-"""Tensors as a data set: latents of an autoencoder, features, or whatever else is at hand."""
+"""Tensors as a data set, such as latents of an autoencoder or features."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 from .base import Dataset, stream
 from .batch import Condition, rows_of
 from .checks import check_finite
-from .memory import digest_of
+from .digest import digest_of, named
 from .split import check_fraction, held_out
 
 
 class Tensors(Dataset):
-    """Tensors of any floating-point type and shape, with what each is conditioned on.
+    """Tensors of any floating-point type and shape, with the condition of each.
 
-    They have no levels and no range, so that `scale` and `quantize` leave them as they are, in
-    their own type. Without a test part the seed deals the samples out to train and test at random.
+    They have no levels and no range: `scale` and `quantize` return them unchanged, in their own
+    type. Without a test part a random permutation by the seed splits them into train and test.
 
     Args:
         samples: floating point (N, *), N ≥ 2, or N ≥ 1 where there is a test part.
-        condition: what each sample is conditioned on: a tensor, or a dict of tensors, with the N
-            samples first. A tensor int64 (N,) is labels.
+        condition: condition of each sample: a tensor, or a dict of tensors, with the N samples
+            first. A tensor int64 (N,) holds labels.
         test: samples of the test part, of the same type and shape (M, *).
-        test_condition: of the test part, like `condition`.
-        test_fraction: part that is held out, in (0, 1), where no test part is given.
-        seed: of the split, any integer.
+        test_condition: condition of the test part, like `condition`.
+        test_fraction: fraction that is held out, in (0, 1), where no test part is given.
+        seed: seed of the split, any integer.
         name: short name for messages.
 
     Raises:
-        TypeError: samples or conditions that are no tensors.
+        TypeError: samples or conditions that are not tensors.
         ValueError: shapes or types that disagree, NaN or Inf, too few samples, labels below 0.
     """
 
@@ -79,14 +79,15 @@ class Tensors(Dataset):
     def digest(self) -> str:
         """SHA-256 of the tensors and their conditions in their order, as 64 hexadecimal digits."""
         train = [("train", self.train), *_named(self.train_condition)]
-        return digest_of([*train, ("test", self.test), *_named(self.test_condition)])
+        both = [*train, ("test", self.test), *_named(self.test_condition)]
+        return digest_of(part for name, values in both for part in named(name, values))
 
     def _raw(self, step: int, batch_size: int, seed: int) -> Tensor:
         return self.train[self.indices(step, batch_size, seed)]
 
 
 def _named(condition: Condition | None) -> Iterator[tuple[str, Tensor | None]]:
-    """The tensors of a condition by their names, in the order of these."""
+    """The tensors of a condition with their names, in the order of the names."""
     if isinstance(condition, Mapping):
         yield from ((f"condition {name}", condition[name]) for name in sorted(condition))
     else:
@@ -94,7 +95,7 @@ def _named(condition: Condition | None) -> Iterator[tuple[str, Tensor | None]]:
 
 
 def _labels(condition: Condition | None) -> Tensor | None:
-    """The condition, where it is labels."""
+    """The condition if it holds labels."""
     if not isinstance(condition, Tensor) or condition.dtype != torch.int64 or condition.ndim != 1:
         return None
     return condition
@@ -143,7 +144,7 @@ def _check_condition(name: str, condition: Condition | None, count: int) -> None
 def _check_alike(
     samples: Tensor, condition: Condition | None, test: Tensor, test_condition: Condition | None
 ) -> None:
-    """Refuse a test part of another kind than the training part."""
+    """Refuse a test part whose types or shapes differ from those of the training part."""
     for train_part, test_part in ((samples, test), (condition, test_condition)):
         kinds = [
             [

@@ -1,4 +1,4 @@
-"""Zips of images, listed without unpacking; and what a file that is no zip is instead."""
+"""Zips of images, listed without unpacking them, and advice on files that are not zips."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from functools import partial
 from pathlib import Path
 
 from .files import STACKS, TABLES, File, image_kind
-from .output import is_hidden, lies_in, runs_among
+from .output import visible
 from .place import ZIP_DEFLATED, ZIP_OTHER, ZIP_STORED, Place, broken_zip
 
 _PACKINGS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATED}
-_ENCRYPTED = 1  # the bit of a member's flags
+_ENCRYPTED = 1  # bit of a member's flags
 _FOLDER = "set data.root to the directory that holds the images, or to a zip of them"
 
 
 def unzip(root: Path, archive: zipfile.ZipFile, skipped: Counter[str]) -> Iterator[File]:
-    """Every file in a zip; of two with one name the later, as unpacking leaves it."""
+    """Every file in a zip; of two with the same name the later, as after unpacking."""
     members = {m.filename.replace("\\", "/"): m for m in archive.infolist() if not m.is_dir()}
-    runs = runs_among(members)
-    skipped["folders of runs (a run's own output)"] += len(runs)
-    for name, member in members.items():
-        if any(map(is_hidden, name.split("/"))):
-            skipped["hidden"] += 1
-        elif stat.S_ISLNK(member.external_attr >> 16):
+    for name in visible(members, skipped):
+        member = members[name]
+        if stat.S_ISLNK(member.external_attr >> 16):
             skipped["links in the zip (not followed)"] += 1
-        elif not lies_in(name, runs):
+        else:
             place = _place(str(root), member)
             yield File(name, f"{root}/{name}", place, partial(archive.open, member))
 
@@ -38,18 +35,12 @@ def _place(path: str, member: zipfile.ZipInfo) -> Place:
     packing = _PACKINGS.get(member.compress_type, ZIP_OTHER)
     if member.flag_bits & _ENCRYPTED:
         packing = ZIP_OTHER
-    return Place(
-        path,
-        member.header_offset,
-        member.compress_size,
-        packing,
-        member.file_size,
-        member.CRC,
-    )
+    sizes = member.compress_size, packing, member.file_size
+    return Place(path, member.header_offset, *sizes, member.CRC)
 
 
 def check_zip(root: Path) -> None:
-    """Refuse a file that is no zip, and say what it is instead."""
+    """Refuse a file that is not a zip, and say what it is instead."""
     if zipfile.is_zipfile(root):
         return
     with root.open("rb") as stream:

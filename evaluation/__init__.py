@@ -1,8 +1,10 @@
 """Evaluation: likelihood and its bounds, sample quality, plots and reports."""
 
+from scoresde.sde.data_range import Cells
+
 from .bounds import Bounds
 from .control import GaussianControl
-from .dequantization import Cells, TruncatedNormal, Uniform, Variational
+from .dequantization import TruncatedNormal, Uniform, Variational
 from .divergence import Exact, ExactOrHutchinson, Hutchinson, HutchPlusPlus
 from .flow import FlowLikelihood
 from .likelihood import log_likelihood

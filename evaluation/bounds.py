@@ -10,8 +10,8 @@ from tqdm import tqdm
 from scoresde.sde import SDE
 from scoresde.sde.cautions import silent
 from scoresde.sde.checks import check_choice, check_count, check_positive, check_switch
+from scoresde.sde.data_range import Cells
 
-from .dequantization import Cells
 from .variational import VARIANCES, VariationalBound, elbo, join_bounds, variational_bound
 
 

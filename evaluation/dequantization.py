@@ -3,58 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scoresde.sde.checks import check_choice, check_count
+from scoresde.sde.checks import check_choice
+from scoresde.sde.data_range import Cells
 
 from .seeding import Draws
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How quantized values tile the range of the data: value k is the cell around its centre.
-
-        low + h k ≤ x < low + h (k + 1),   h = (high − low)/levels
-
-    Args:
-        levels: Number of values of one coordinate ≥ 2.
-        low: Lower end of the range.
-        high: Upper end > low.
-
-    Raises:
-        ValueError: Fewer than two levels, or an empty range.
-    """
-
-    levels: int
-    low: float = -1.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_count("levels", self.levels, 2)
-        if not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"the range must be low < high, got ({self.low}, {self.high})")
-
-    @property
-    def width(self) -> float:
-        """Width h of a cell."""
-        return (self.high - self.low) / self.levels
-
-    def centre(self, k: Tensor) -> Tensor:
-        """Centres of the cells of values k, float64; shape of k."""
-        return self.low + self.width * (k.double() + 0.5)
-
-    def check(self, k: Tensor) -> None:
-        """Raise ValueError where k holds other than the numbers 0 … levels − 1."""
-        if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
-            raise TypeError(f"quantized data must be integers, got dtype {k.dtype}")
-        if k.numel() == 0 or k.ndim < 2:
-            raise ValueError(f"quantized data must have shape (B, *), got {tuple(k.shape)}")
-        low, high = int(k.min()), int(k.max())
-        if low < 0 or high >= self.levels:
-            raise ValueError(f"values must be in 0 … {self.levels - 1}, got {low} … {high}")
 
 
 class Dequantization(ABC):

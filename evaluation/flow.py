@@ -9,11 +9,12 @@ from torch import Tensor
 
 from scoresde.sde import SDE, Score
 from scoresde.sde.checks import check_choice, check_count, check_positive, check_switch
+from scoresde.sde.data_range import Cells
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.tableau import PAIRS
 
 from .control import CONTROL_LIMIT, GaussianControl
-from .dequantization import Cells, Dequantization, Uniform
+from .dequantization import Dequantization, Uniform
 from .divergence import Divergence, ExactOrHutchinson
 from .likelihood import CLOCKS, log_likelihood
 from .quantized import quantized_likelihood

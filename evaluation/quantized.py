@@ -12,8 +12,9 @@ from torch import Tensor
 from scoresde.sde import SDE, Score
 from scoresde.sde.cautions import silent
 from scoresde.sde.checks import check_count
+from scoresde.sde.data_range import Cells
 
-from .dequantization import Cells, Dequantization, choose_dequantization
+from .dequantization import Dequantization, choose_dequantization
 from .divergence import choose_divergence
 from .likelihood import log_likelihood
 from .result import Likelihood

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dequantization import Cells
+from scoresde.sde.data_range import Cells
 
 
 @dataclass(frozen=True)

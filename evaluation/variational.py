@@ -13,11 +13,11 @@ from scoresde.sde import SDE, Evaluations, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
 from scoresde.sde.checks import check_choice, check_count
+from scoresde.sde.data_range import Cells
 from scoresde.sde.posterior import log_cell_probability, normal_kl, posterior
 from scoresde.sde.precision import check_range
 from scoresde.sde.score import like
 
-from .dequantization import Cells
 from .result import tell_failed
 from .seeding import Draws, numbers_of
 

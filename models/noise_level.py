@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from scoresde.sde import SDE, Described
 from scoresde.sde.checks import check_count
+from scoresde.sde.data_range import DataRange
 
 from .layers import conv, dense
 
@@ -53,12 +54,10 @@ class NoiseLevelEstimator(Described, nn.Module):
         super().__init__()
         check_count("width", width, 1)
         check_count("depth", depth, 1)
-        low, high = data_range or (-1.0, 1.0)
-        if not low < high:
-            raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
+        span = DataRange.of(data_range)
         sde.check_signal("an estimator of the noise level")
         self.sde, self.shape = sde, tuple(shape)
-        self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
+        self._middle, self._half = span.middle, span.half
         ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
         self.bounds: tuple[float, float] = tuple(sde.log_snr(ends).tolist())
         if len(self.shape) == 3:

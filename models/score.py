@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scoresde.sde import SDE, Described, construct, current_names, describe, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice
+from scoresde.sde.data_range import DataRange
 from scoresde.sde.description import NAME
 from scoresde.sde.score import Condition, like, per_sample
 
@@ -101,17 +102,15 @@ class ScoreModel(nn.Module):
             )
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
-        low, high = data_range or (-1.0, 1.0)
-        if not low < high:
-            raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
         self.net, self.sde = net, sde
         self.parameterization, self.sigma_data = parameterization, float(sigma_data)
-        self.data_range = None if data_range is None else (float(low), float(high))
+        ends = DataRange.of(data_range)
+        self.data_range = None if data_range is None else (float(ends.low), float(ends.high))
         self.c_noise = check_c_noise(c_noise or usual(parameterization), sde)
         self.learned_variance = learned_variance
         self.features = FourierFeatures(fourier_features) if fourier_features else None
         self.step: int | None = None
-        self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
+        self._middle, self._half = ends.middle, ends.half
 
     def given(self, condition: Condition) -> Given:
         """The score with a condition, s(x, t | c), for samplers and likelihoods.

@@ -1,4 +1,4 @@
-"""Training: the loss, the average, the loop, checkpoints and loggers."""
+"""Training: losses, the average of the weights, the loop, checkpoints and loggers."""
 
 from .data_prediction import DataPrediction
 from .dequantization import DequantizationLoss

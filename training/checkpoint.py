@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints, which are written atomically and read without executing anything in them."""
 
 import hashlib
 import os
@@ -35,19 +35,19 @@ def save(
     """Write `step_N.pt` atomically, then drop all but the newest `keep` checkpoints.
 
     Args:
-        folder: Folder of checkpoints, made if need be.
+        folder: Folder of checkpoints, created if it does not exist.
         step: Number of steps done.
         model: Model in training, or an `nn.ModuleDict` of several.
         ema: Its average.
-        optimizer: Its optimizer, or a dict of several with names.
+        optimizer: Its optimizer, or several by their names.
         generator: Source of the loss's noise.
         config: Resolved configuration, of plain dicts, lists, strings and numbers.
-        keep: How many checkpoints stay, ≥ 1.
-        data: What tells the data trained on from others, as plain values; None leaves it open.
+        keep: Number of checkpoints to keep, ≥ 1.
+        data: Identity of the training data, as plain values; None if unknown.
 
     Raises:
-        FloatingPointError: Weights are not finite; what was there stays as it was.
-        OSError: The disk is full or not writable; what was there stays as it was.
+        FloatingPointError: Weights are not finite; earlier checkpoints are unchanged.
+        OSError: The disk is full or not writable; earlier checkpoints are unchanged.
     """
     for part in (model, ema.model):
         problem = not_finite(part.state_dict())
@@ -72,7 +72,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:09d}.pt"
     for stray in folder.glob(".step_*.tmp"):
-        if not lock.held(stray):  # of a process that was killed while it wrote
+        if not lock.held(stray):  # its process was killed while it wrote
             stray.unlink(missing_ok=True)
     _write(path, state)
     for old in [other for other in available(folder) if other != path][keep - 1 :]:
@@ -82,7 +82,7 @@ def save(
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, tensors and plain values only: no code in it is executed.
+    """Read a checkpoint as tensors and plain values: no code in it is executed.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -98,7 +98,7 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as errors of any kind, and none of them is ours
+    except Exception as error:  # damage raises errors of many types
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"checkpoint {path} cannot be read as tensors and plain values "
@@ -123,7 +123,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that holds NaN or infinity, and how many; None if all are finite."""
+    """Name of the first tensor with NaN or infinity, and their number; None if all are finite."""
     for name, values in weights.items():
         if values.is_floating_point() and not bool(values.isfinite().all()):
             return f"{name}: {int((~values.isfinite()).sum())} of {values.numel()} values"
@@ -131,7 +131,7 @@ def not_finite(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the checkpoint at a path: a file, or a run's folder, of which the newest is taken.
+    """Read the checkpoint at a path: a file, or the newest one in a run's folder.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
@@ -152,10 +152,10 @@ def available(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, or None where there is none at all.
+    """The newest checkpoint that can be read, or None if there are no checkpoints.
 
     Raises:
-        ValueError: There are checkpoints, and none can be read.
+        ValueError: There are checkpoints, but none can be read.
     """
     problems = []
     for path in available(folder):
@@ -164,7 +164,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except ValueError as error:
             problems.append(str(error))
             print(f"warning: {error}; trying the one before", flush=True)
-        except FileNotFoundError:  # its run has gone on, and dropped it for a newer one
+        except FileNotFoundError:  # its run has continued, and removed it
             continue
     if problems:
         raise ValueError(f"no checkpoint under {folder} can be read: {problems[0]}")
@@ -178,10 +178,10 @@ def restore(
     optimizer: Optimizers,
     generator: torch.Generator,
 ) -> int:
-    """Put a loaded checkpoint back in place; the number of steps done.
+    """Restore the state of a training from a loaded checkpoint; return the number of steps done.
 
     Raises:
-        ValueError: The optimizers have other names than those of the checkpoint.
+        ValueError: The names of the optimizers differ from those in the checkpoint.
     """
     _check_names(state["optimizer"], optimizer)
     model.load_state_dict(state["model"])
@@ -196,19 +196,19 @@ def restore(
 
 
 def _named(optimizer: Optimizers) -> Mapping[str, torch.optim.Optimizer]:
-    """Optimizers by their names; one alone has none."""
+    """Optimizers by their names; a single one has the name ""."""
     return optimizer if isinstance(optimizer, Mapping) else {"": optimizer}
 
 
 def _states(optimizer: Optimizers) -> dict[str, Any]:
-    """The state of one optimizer, or those of several by their names."""
+    """The state of one optimizer, or of several by their names."""
     if isinstance(optimizer, Mapping):
         return {name: one.state_dict() for name, one in optimizer.items()}
     return optimizer.state_dict()
 
 
 def _check_names(saved: dict[str, Any], optimizer: Optimizers) -> None:
-    """Raise ValueError if a checkpoint is of other optimizers, before anything is changed."""
+    """Refuse a checkpoint of other optimizers, before anything is changed."""
     alone = {"state", "param_groups"}
     was = [] if set(saved) == alone else sorted(saved)
     now = sorted(name for name in _named(optimizer) if name)
@@ -233,15 +233,15 @@ def digest(path: Path) -> str:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write under another name, reach the disk, take the target's name, then note the checksum."""
+    """Write to a temporary file, flush it to the disk, rename it, then write its checksum."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        with lock.create(temporary) as file:  # held, so that no other process takes it for a stray
+        with lock.create(temporary) as file:  # locked, so that no other process removes it
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
             checksum = digest(temporary)
-            # A file without a checksum can be read, one with that of another cannot.
+            # A file without a checksum can be read, but not one next to another file's checksum.
             _digest_of(path).unlink(missing_ok=True)
             os.replace(temporary, path)
         temporary.write_text(checksum + "\n")
@@ -254,13 +254,13 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)  # so that the new name survives a power cut as well
+        os.fsync(directory)  # the new name, too, must survive a power cut
     finally:
         os.close(directory)
 
 
 def _disk_error(error: BaseException | None, path: Path) -> OSError | None:
-    """The error of the disk that torch's writer hides under one of its own."""
+    """The disk error behind an error of torch's writer, if there is one."""
     while isinstance(error, Exception):
         if isinstance(error, OSError) and error.errno is not None:
             return OSError(error.errno, error.strerror, str(path))

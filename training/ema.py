@@ -1,7 +1,7 @@
 """Exponential moving average of the weights."""
 
 import copy
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,21 +11,20 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class EMA(Generic[Model]):
-    """A running average of a model's parameters, which is the model that samples.
+    """A running average of a model's parameters, from which samples are generated.
 
         θ̄ ← d θ̄ + (1 − d) θ,   d = min(decay, (1 + n)/(10 + n))
 
-    The warm-up d after n updates keeps the random start from lingering in the average. An update
-    moves θ̄ by a thousandth of the way, which half precision rounds to nothing: the average is kept
-    in float32 at least, and the model that samples is one of float32. Buffers, and parameters that
-    are no real or complex numbers, are copied.
+    The warm-up of d over the updates n removes the random initial weights from the average. An
+    update moves θ̄ by about a thousandth of θ − θ̄, less than half precision resolves, so that the
+    average is in float32 at least. Buffers and integer parameters are copied.
 
     Args:
         model: Model whose parameters are averaged.
         decay: Limit of d, in [0, 1).
 
     Raises:
-        ValueError: decay outside [0, 1).
+        ValueError: decay is outside [0, 1).
 
     Reference: Song & Ermon 2020, arXiv:2006.09011 (section 4).
     """
@@ -35,13 +34,13 @@ class EMA(Generic[Model]):
             raise ValueError(f"ema decay must be in [0, 1), got {decay}")
         self.decay, self.updates = decay, 0
         self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
-        for tensor in _tensors(self.model):
-            # In place, as parameters may be shared between layers.
+        for tensor in chain(self.model.parameters(), self.model.buffers()):
+            # In place, since layers may share parameters.
             tensor.data = tensor.data.to(_kept_in(tensor.dtype))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's present parameters; copy its buffers."""
+        """Move the average towards the model's current parameters; copy its buffers."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         pairs = list(zip(self.model.parameters(), model.parameters(), strict=True))
@@ -61,14 +60,9 @@ class EMA(Generic[Model]):
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.updates = int(state["updates"])
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def _has_average(parameter: Tensor) -> bool:
@@ -76,7 +70,7 @@ def _has_average(parameter: Tensor) -> bool:
 
 
 def _kept_in(dtype: torch.dtype) -> torch.dtype:
-    """float32 for real numbers of fewer bits; any other type as it is."""
+    """float32 for floating-point types of fewer bits; any other type unchanged."""
     if dtype.is_floating_point and torch.finfo(dtype).bits < 32:
         return torch.float32
     return dtype

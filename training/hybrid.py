@@ -1,4 +1,4 @@
-"""The hybrid loss, which trains a variance beside the noise."""
+"""The hybrid loss, which trains a variance together with the noise prediction."""
 
 import math
 from typing import Any
@@ -14,21 +14,22 @@ from .objective import Batch, Loss, parted, told
 
 
 class HybridLoss(Loss):
-    """L_hybrid = L_simple + w L_vlb, in which L_vlb trains nothing but the variance.
+    """L_hybrid = L_simple + w L_vlb, in which L_vlb trains the variance alone.
 
         E_t E_{x_0, z} ‖ẑ − z‖²/D + w N KL(q(x_s | x_t, x_0) ‖ N(m, Σ))/(D log 2),
         log Σ = v log b² + (1 − v) log v_posterior
 
-    t is one of the N levels but the lowest, s the level below; where the lowest is the data's own,
-    as on a chain, N in front of the KL is one less. The gradient of m is stopped.
+    t is uniform over the N levels except the lowest, and s is the level below t. The factor N of
+    the KL is the number of such t; on a chain, whose lowest level is the data, it is one less. No
+    gradient flows through m.
 
     Args:
         sde: Process; on a chain the levels are its own.
         weight: w ≥ 0; the published value is 0.001.
-        steps: Steps N ≥ 2; where not given, a chain's own, and 1000 of a continuous process.
+        steps: Steps N ≥ 2; by default those of a chain, and 1000 for a continuous process.
 
     Raises:
-        ValueError: w is not finite and ≥ 0, or N not an integer ≥ 2.
+        ValueError: w is not finite and ≥ 0, or N is not an integer ≥ 2.
 
     Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15, 16).
     """
@@ -45,23 +46,20 @@ class HybridLoss(Loss):
         self.levels = grid[sde.sigma(grid) > 0]
 
     def check(self, model: Any) -> None:
-        """Raise ValueError if a model has no variance of its own."""
+        """Raise ValueError if a model has no learned variance."""
         if not getattr(model, "learned_variance", False):
             raise ValueError("loss=hybrid trains a variance; add model.learned_variance=true")
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one level and one noise for each sample; shape ().
+        """Estimate the loss from one level and one noise for each sample; see `Loss`.
 
-        Args:
-            model: Network that gives ẑ and v in [0, 1] for `predict="noise_and_share"`, such as a
-                `ScoreModel` with learned variance.
-            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
-            generator: Source of both, on x_0's device.
+        The model gives ẑ and v in [0, 1] for `predict="noise_and_share"`, as a `ScoreModel` with
+        learned variance does.
 
         Raises:
-            ValueError: The model has no variance of its own.
+            ValueError: The model has no learned variance.
         """
         x0, condition = parted(batch)
         check_floating("x0", x0)
@@ -72,12 +70,12 @@ class HybridLoss(Loss):
         x = self.sde.perturb(x0, t, z)
         noise, share = model(x, t, *told(condition), predict="noise_and_share")
         simple = (noise - z).square().mean()
-        law, step = posterior(self.sde, s, t), self.sde.transition(s, t)[1].square()
+        exact, step = posterior(self.sde, s, t), self.sde.transition(s, t)[1].square()
         # x̂_0 − x_0 = −σ (ẑ − z)/α
-        gap = expand(law.c_0 * self.sde.sigma(t) / self.sde.alpha(t), x0) * (noise - z).detach()
-        own = expand(law.variance, gap)
+        gap = expand(exact.c_0 * self.sde.sigma(t) / self.sde.alpha(t), x0) * (noise - z).detach()
+        own = expand(exact.variance, gap)
         log_variance = share * expand(step.log(), gap) + (1 - share) * expand(
-            law.variance.log(), gap
+            exact.variance.log(), gap
         )
         kl = normal_kl(gap, own, torch.zeros_like(gap), log_variance.exp()).mean() / math.log(2)
         return simple + self.weight * count * kl

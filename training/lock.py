@@ -1,8 +1,7 @@
-"""Files that a living process holds: the kernel lets go of them when the process ends, however.
+"""Files that a running process holds by a lock of the kernel, released when the process ends.
 
-To look for a process by its id and then to write is no claim: another may come in between, the id
-may belong to a later process by now, or to one of another container. A lock of the kernel is taken
-or it is not, and a file that a dead process left behind is free.
+Process ids in a file would not exclude other processes: one could write between the check and the
+claim, and an id may by now belong to a later process or to one in another container.
 """
 
 import errno
@@ -18,38 +17,38 @@ from typing import IO, Any
 Held = IO[bytes]
 """An open file that this process holds."""
 
-# What file systems without locks answer.
+# Errors of file systems without locks.
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def take(path: Path, shared: bool = False) -> Held | None:
-    """Hold a file, made if need be, until it is left, closed, or this process ends.
+    """Hold a file, created if it does not exist, until `leave`, its closing, or the process's end.
 
     Args:
         path: The file; its folder must exist.
-        shared: Hold it together with others that share it, but with none that wants it alone.
+        shared: Allow other processes to hold it if they share it, too.
 
     Returns:
-        The open file, to which its holder may add; None if another process holds it.
+        The open file, to which its holder may append; None if another process holds it.
 
     Raises:
-        OSError: The file cannot be made, or the file system has no locks (`UNSUPPORTED`).
+        OSError: The file cannot be created, or the file system has no locks (`UNSUPPORTED`).
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     looks = 3
     while True:
-        # Unbuffered: a record is written at once, and whole.
-        file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open for as long as it is held)
+        # Unbuffered, so that a record is written at once and as a whole.
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115 (stays open while it is held)
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink:  # else removed by its holder since it was opened
+            if os.fstat(file.fileno()).st_nlink:  # its holder has not removed it meanwhile
                 return file
         except BlockingIOError:
             looks -= 1
             if not looks:
                 file.close()
                 return None
-            time.sleep(0.01)  # it may have been `held`, which takes a file for a moment
+            time.sleep(0.01)  # `held` locks a file for a moment
         except OSError:
             file.close()
             raise
@@ -57,24 +56,24 @@ def take(path: Path, shared: bool = False) -> Held | None:
 
 
 def create(path: Path) -> Held:
-    """A new file to write, which this process holds where the file system has locks.
+    """Create a file to write, and hold it if the file system has locks.
 
     Raises:
-        OSError: The file exists, or cannot be made.
+        OSError: The file exists, or cannot be created.
     """
     while True:
-        file = open(path, "xb")  # noqa: SIM115 (open for as long as it is held)
+        file = open(path, "xb")  # noqa: SIM115 (stays open while it is held)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             return file
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # removed by another process before it was held
+        file.close()  # another process removed it before it was locked
 
 
 def leave(file: Held, path: Path) -> None:
-    """Let go of a file that `take` gave; the last that holds it removes it."""
+    """Release a file that `take` returned; its last holder removes it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
@@ -85,7 +84,7 @@ def leave(file: Held, path: Path) -> None:
 
 
 def held(path: Path) -> bool:
-    """Whether a living process holds a file; on a file system without locks, whether one may."""
+    """Whether a running process holds a file; on a file system without locks it may."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,14 +96,14 @@ def held(path: Path) -> bool:
 
 
 def record() -> bytes:
-    """One line that names this process: its id, its host, when it started, and the time now."""
+    """One line that identifies this process: its id, host and start, and the current time."""
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     line = {"pid": os.getpid(), "host": socket.gethostname()}
     return json.dumps(line | {"started": _started(os.getpid()), "since": now}).encode() + b"\n"
 
 
 def holders(path: Path) -> list[str]:
-    """The processes that have recorded themselves in a held file, without those that are gone."""
+    """The running processes that have recorded themselves in a file."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -114,18 +113,18 @@ def holders(path: Path) -> list[str]:
         try:
             one: dict[str, Any] = json.loads(line)
             pid, host, since = one["pid"], one["host"], one["since"]
-            # An id may belong to a later process by now: it started at another time.
+            # The id may by now belong to a later process, which has another start.
             if host != socket.gethostname() or _started(pid) == one["started"]:
                 named.append(f"process {pid} on {host} since {since}")
-        except (ValueError, KeyError, TypeError):  # cut off, or written by something else
+        except (ValueError, KeyError, TypeError):  # incomplete, or written by another program
             continue
     return named
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; None if there is no such process."""
+    """Start of a process in ticks since that of the machine; None if there is no such process."""
     try:
-        # The name of the program, in parentheses, may hold spaces and parentheses of its own.
+        # The program's name, in parentheses, may itself contain spaces and parentheses.
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None

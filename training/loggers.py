@@ -1,4 +1,4 @@
-"""Loggers: where the numbers of a training go."""
+"""Loggers, which record the numbers and pictures of a run."""
 
 import csv
 import importlib.util
@@ -13,24 +13,21 @@ from scoresde.sde.checks import check_choice
 
 
 class Logger(ABC):
-    """Somewhere to send numbers and pictures during a run."""
+    """Records the numbers and pictures of a run."""
 
-    @classmethod
-    @abstractmethod
+    @classmethod  # noqa: B027 — most loggers need no check
     def check(cls, **settings: Any) -> None:
-        """Raise ValueError if a logger of these settings could not work, before any is made."""
+        """Raise ValueError if a logger with these settings could not work."""
 
     @abstractmethod
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record numbers of a step."""
 
-    @abstractmethod
-    def picture(self, name: str, path: Path) -> None:
-        """Record a picture that lies on the disk."""
+    def picture(self, name: str, path: Path) -> None:  # noqa: B027 — the run's folder has it
+        """Record a picture that is in the run's folder."""
 
-    @abstractmethod
-    def summary(self, result: dict[str, Any]) -> None:
-        """Record the numbers at the end of a run."""
+    def summary(self, result: dict[str, Any]) -> None:  # noqa: B027 — the run's folder has it
+        """Record the numbers at the end of a run, which are also in its result.json."""
 
     @abstractmethod
     def close(self) -> None:
@@ -42,12 +39,8 @@ class CSVLogger(Logger):
 
     Args:
         folder: Run folder.
-        start: Steps already done: later rows of an earlier run are cut.
+        start: Number of steps already done; rows of later steps are removed.
     """
-
-    @classmethod
-    def check(cls, **settings: Any) -> None:
-        """Always works."""
 
     def __init__(self, folder: str | Path, start: int = 0, **_: Any) -> None:
         self.path = Path(folder) / "metrics.csv"
@@ -56,7 +49,7 @@ class CSVLogger(Logger):
             with open(self.path, newline="") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
         self._fields: list[str] = []
-        # The kept rows stay on the disk under the old name until they are under the new one.
+        # The old file stays until the new one holds all rows that are kept.
         temporary = self.path.with_name(f".metrics.{uuid4().hex}.tmp")
         self._file = open(temporary, "w", newline="")  # noqa: SIM115 (closed by close())
         for row in kept:
@@ -64,14 +57,8 @@ class CSVLogger(Logger):
         os.replace(temporary, self.path)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Append a row; its columns are those of the first."""
+        """Append a row, with the columns of the first one."""
         self._write({"step": step, **metrics})
-
-    def picture(self, name: str, path: Path) -> None:
-        """Nothing: the picture lies beside the table already."""
-
-    def summary(self, result: dict[str, Any]) -> None:
-        """Nothing: result.json lies beside the table."""
 
     def close(self) -> None:
         """Close the file."""
@@ -90,7 +77,7 @@ class TensorBoardLogger(Logger):
 
     Args:
         folder: Run folder.
-        start: Steps already done: later points of an earlier run are hidden.
+        start: Number of steps already done; points of later steps are hidden.
     """
 
     @classmethod
@@ -128,12 +115,12 @@ class TensorBoardLogger(Logger):
 
 
 class WandbLogger(Logger):
-    """A Weights & Biases run in the run's folder, offline unless told otherwise.
+    """A Weights & Biases run in the run's folder.
 
     Args:
         folder: Run folder.
         settings: Resolved configuration of the run.
-        project: Project name.
+        project: Name of the project.
         mode: `offline`, `online` or `disabled`.
     """
 
@@ -175,18 +162,18 @@ class WandbLogger(Logger):
         self._run.log({name: self._wandb.Image(str(path))})
 
     def summary(self, result: dict[str, Any]) -> None:
-        """Put the numbers of the result into the run's summary."""
+        """Write the numbers of the result to the run's summary."""
         self._run.summary.update(numbers_of(result))
 
     def close(self) -> None:
-        """Finish, and say once how to upload an offline run."""
+        """Finish, and print how to upload an offline run."""
         self._run.finish()
         if self._mode == "offline":
             print(f"to upload this run: wandb sync {self._folder}/wandb/latest-run", flush=True)
 
 
 class Guarded(Logger):
-    """A logger whose failure costs a run nothing but what it would have logged from there on.
+    """A logger whose failure ends its logging, but not the run.
 
     Args:
         logger: The logger.
@@ -199,24 +186,20 @@ class Guarded(Logger):
         self.logger, self.name = logger, type(logger).__name__
         self.problem: str | None = None
 
-    @classmethod
-    def check(cls, **settings: Any) -> None:
-        """Always works."""
-
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Record numbers of a step, if it still works."""
+        """Record numbers of a step, if the logger still works."""
         self._try(lambda: self.logger.log(step, metrics))
 
     def picture(self, name: str, path: Path) -> None:
-        """Record a picture, if it still works."""
+        """Record a picture, if the logger still works."""
         self._try(lambda: self.logger.picture(name, path))
 
     def summary(self, result: dict[str, Any]) -> None:
-        """Record the numbers at the end, if it still works."""
+        """Record the numbers at the end, if the logger still works."""
         self._try(lambda: self.logger.summary(result))
 
     def close(self) -> None:
-        """Finish, also where something failed before."""
+        """Finish, even after a failure."""
         failed, self.problem = self.problem, None
         self._try(self.logger.close)
         self.problem = failed or self.problem
@@ -226,13 +209,13 @@ class Guarded(Logger):
             return
         try:
             what()
-        except Exception as error:  # of any kind: no library that logs may end a training
+        except Exception as error:  # no error of a logging library may end a training
             self.problem = " ".join(str(error).split()) or type(error).__name__
             print(f"warning: {self.name} failed, and logs no more: {self.problem}", flush=True)
 
 
 def numbers_of(result: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a result, those of inner dicts under `outer/inner` names."""
+    """The numbers of a result; those of inner dicts have names `outer/inner`."""
     numbers: dict[str, float] = {}
     for key, value in result.items():
         if isinstance(value, dict):

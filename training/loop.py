@@ -13,7 +13,7 @@ from .ema import EMA
 from .objective import Batch, Loss, Plain
 
 Batches = Callable[[int], Batch | Tensor]
-"""batches(step): the training batch of a step, a function of nothing else."""
+"""batches(step): the training batch, which depends on the step alone."""
 
 Losses = Loss | Callable[..., Tensor]
 Optimizer = torch.optim.Optimizer
@@ -21,16 +21,16 @@ Optimizer = torch.optim.Optimizer
 
 @dataclass(frozen=True)
 class Step:
-    """What the loop yields after each step.
+    """The state that the loop yields after each step.
 
     Attributes:
         step: Number of steps done.
-        loss: Loss before the update, shape (), on its device, so that nobody waits for it; of
-            several the sum.
-        grad_norm: Norm of the gradient before clipping, shape (), on its device; of several the
-            largest.
-        lr: Learning rate of the update; of several that of the first.
-        losses: Each of several losses, by its name.
+        loss: Loss before the update, or the sum of several; shape (), on its device, so that
+            reading it is what waits for the device.
+        grad_norm: Norm of the gradient before clipping, or the largest of several; shape (), on
+            its device.
+        lr: Learning rate of the update, the first of several.
+        losses: Losses by their names.
     """
 
     step: int
@@ -44,12 +44,12 @@ class Step:
 class Warmup:
     """Learning-rate factor: linear warm-up, then constant or a half cosine to zero.
 
-    The first step already has 1/warmup of the rate, not 0.
+    The factor of the first step is 1/warmup, not 0.
 
     Args:
         warmup: Steps of warm-up ≥ 0.
         decay: `none` or `cosine`.
-        steps: Steps of the whole training, where the cosine ends.
+        steps: Steps of the whole training, at whose end the cosine is 0.
 
     Raises:
         ValueError: Unknown decay or negative warm-up.
@@ -74,7 +74,7 @@ class Warmup:
 
 @dataclass(frozen=True)
 class _Turn:
-    """One loss and the optimizer of the parameters that it trains; a step takes one or several."""
+    """One loss and the optimizer of the parameters that it trains; a step has one or several."""
 
     name: str
     loss: Loss
@@ -83,26 +83,26 @@ class _Turn:
 
     @classmethod
     def of(cls, name: str, loss: Losses, optimizer: Optimizer) -> "_Turn":
-        """A turn, whose optimizer's present rates are the base rates."""
+        """A turn whose base rates are the current rates of its optimizer."""
         rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         return cls(name, loss if isinstance(loss, Loss) else Plain(loss), optimizer, rates)
 
     def gradient(
         self, model: nn.Module, batch: Batch | Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """The loss, with its gradient left in the parameters."""
+        """The loss, after storing its gradient in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         value = self.loss(model, batch, generator)
         value.backward()
         return value.detach()
 
     def clip(self, grad_clip: float) -> Tensor:
-        """The norm of the gradient, which is then no longer than `grad_clip`."""
+        """Clip the gradient to a norm of at most `grad_clip`; return its norm before that."""
         groups = self.optimizer.param_groups
         return nn.utils.clip_grad_norm_((p for g in groups for p in g["params"]), grad_clip)
 
     def set_rate(self, factor: float) -> None:
-        """Set the rates of the next update."""
+        """Set the learning rates of the next update."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
@@ -121,31 +121,31 @@ def fit(
     generator: torch.Generator | None = None,
     patience: int = 10,
 ) -> Iterator[Step]:
-    """Train, handing control back after every step, so that all else stays outside.
+    """Train, yielding after every step, so that logging and checkpoints stay outside.
 
-    Several networks, as a student and its teacher, or a generator and a discriminator, are one
-    `nn.ModuleDict` to loop, losses, average and checkpoint. Where they have losses of their own,
-    losses and optimizers are dicts with the same names, and a step takes their turns in this order,
-    each on the same batch and the networks as the turns before have left them. An update whose
-    gradient is not finite is left out.
+    Several networks, such as a student and its teacher or a generator and a discriminator, are one
+    `nn.ModuleDict` for loop, losses, average and checkpoint. If they have several losses, losses
+    and optimizers are dicts with the same names. A step then updates by each loss in turn, on the
+    same batch and on the networks after the preceding updates. An update whose gradient is not
+    finite is left out.
 
     Args:
-        model: s(x, t), or whatever the loss is of.
+        model: Network of the loss, such as s(x, t).
         loss: loss(model, batch, generator), or a dict of several.
         batches: Batch of each step.
-        optimizer: Optimizer of the parameters that are trained, whose present rate is the base
+        optimizer: Optimizer of the trained parameters, whose current learning rate is the base
             rate; or a dict of several, one for each loss.
         ema: Average of the model.
         steps: Number of the last step.
-        start: Steps already done.
+        start: Number of steps already done.
         schedule: Factor of the base rates at each step.
         grad_clip: Largest norm of the gradient of a loss; inf for none.
         generator: Source of the losses' noise.
-        patience: How many non-finite steps in a row end the training.
+        patience: Number of consecutive non-finite steps that ends the training.
 
     Raises:
-        ValueError: Losses and optimizers have other names, or a model is none for a loss.
-        FloatingPointError: `patience` non-finite steps in a row.
+        ValueError: Losses and optimizers have different names, or a loss refuses the model.
+        FloatingPointError: `patience` consecutive non-finite steps.
     """
     turns = _turns(loss, optimizer)
     for turn in turns:
@@ -185,7 +185,7 @@ def _turns(
     """The turns of a step, in the order of the losses.
 
     Raises:
-        ValueError: Losses and optimizers have other names.
+        ValueError: Losses and optimizers have different names.
     """
     losses = loss if isinstance(loss, Mapping) else {"": loss}
     optimizers = optimizer if isinstance(optimizer, Mapping) else {"": optimizer}

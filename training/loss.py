@@ -20,25 +20,26 @@ class DenoisingScoreMatching(Loss):
 
         E_t E_{x_0, c, z} w(t) ‖σ(t) s(x_t, t | c) + z‖²,   x_t = α(t) x_0 + σ(t) z
 
-    On a continuous process the times are continuous; on a chain they are its levels, which makes
-    this the loss of DDPM (over VP) and of NCSN (over VE).
+    On a continuous process the times are continuous; on a chain they are its levels, so that this
+    is the loss of DDPM (over VP) and of NCSN (over VE).
 
     Args:
         sde: Process.
         weighting: `uniform` (w = 1), `likelihood` (w = g²/σ²), `edm` (w = 1 + σ̃²/σ_d²) or
-            `min_snr` (w = min(1, γ σ̃²)), where σ̃ = σ/(α h) is the noise beside data in [−1, 1].
-        times: Distribution of t; uniform on [eps, T] where not given.
+            `min_snr` (w = min(1, γ σ̃²)), where σ̃ = σ/(α h) is the noise level relative to data
+            in [−1, 1].
+        times: Distribution of t; by default uniform on [eps, T].
         reduce: `mean` over coordinates, or `sum` for half the sum, the loss of the published
-            models, beside which a gradient is clipped differently.
+            models. The choice changes the effect of gradient clipping.
         sigma_data: σ_d > 0 of `edm` alone, the standard deviation of data in [−1, 1], as for
-            `ScoreModel`; 0.5 where not given.
-        gamma: γ > 0 of `min_snr` alone; 5 where not given.
-        data_range: Interval of the data, whose half width is h, for `edm` and `min_snr`; where
-            not given, the data have no fixed range (h = 1).
+            `ScoreModel`; 0.5 by default.
+        gamma: γ > 0 of `min_snr` alone; 5 by default.
+        data_range: Interval of the data, of width 2 h, for `edm` and `min_snr`; None if the data
+            have no fixed range (h = 1).
 
     Raises:
-        ValueError: Unknown weighting or reduction, or a constant out of its range or of another
-            weighting.
+        ValueError: Unknown weighting or reduction, a constant out of its range or of another
+            weighting, or a chain whose last level has α = 0.
 
     Reference: Vincent 2011; Song et al. 2021, arXiv:2011.13456 (eq. 7); Song et al. 2021b,
     arXiv:2101.09258 (section 4) for `likelihood`; Karras et al. 2022, arXiv:2206.00364 (table 1)
@@ -71,12 +72,9 @@ class DenoisingScoreMatching(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one draw of t and z for each sample; shape ().
+        """Estimate the loss from one t and one z for each sample; see `Loss`.
 
-        Args:
-            model: s(x, t), or s(x, t, c) where the batch has a condition.
-            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
-            generator: Source of t and z, on x_0's device.
+        The model is s(x, t), or s(x, t, c) if the batch has a condition.
         """
         x0, condition = parted(batch)
         x, t, z = noisy(self.sde, self.times, x0, generator)

@@ -13,16 +13,20 @@ from .objective import Batch, Loss, parted
 
 
 class NoiseLevelLoss(Loss):
-    """The squared error of an estimate of λ, over all noise levels of a process alike.
+    """The squared error of an estimate of λ, uniformly over the noise levels of a process.
 
         E_λ E_{x_0, z} (λ̂(x_t) − λ(t))²,   t = t(λ),   λ ~ U[λ(T), λ(ε)]
 
-    Its minimum is λ̂ = E[λ | x_t] under that prior. λ is uniform rather than t, because steps are
-    planned in λ: uniform times of VP, say, would leave a tenth of the draws to the lower half of
-    the noise levels, where most of the steps are. On a chain t is the level in whose cell it falls.
+    Its minimum is λ̂ = E[λ | x_t] under that prior. λ rather than t is uniform, because samplers
+    choose their steps in λ: under uniform times of VP, for example, a tenth of the training samples
+    would have the lower half of the noise levels, where most steps are. On a chain t is replaced by
+    the level in whose cell it falls.
 
     Args:
         sde: Process.
+
+    Raises:
+        ValueError: The last level of the process is noise alone, λ = −∞.
 
     Reference: San-Roman, Nachmani & Wolf 2021, arXiv:2104.02600 (section 3.2).
     """
@@ -36,12 +40,9 @@ class NoiseLevelLoss(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one draw of λ and z for each sample; shape ().
+        """Estimate the loss from one λ and one z for each sample; see `Loss`.
 
-        Args:
-            model: Estimator λ̂(x), shape (B,), of any condition.
-            batch: Data x_0, shape (B, *), floating point; their condition says nothing of λ.
-            generator: Source of λ and z, on x_0's device.
+        The model is an estimator λ̂(x), shape (B,); a condition is ignored.
         """
         x0, _ = parted(batch)
         u = torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
@@ -51,11 +52,11 @@ class NoiseLevelLoss(Loss):
     def perturb(
         self, x0: Tensor, share: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Noisy states and the true λ of each, shapes (B, *) and (B,).
+        """Noisy states and their true λ, shapes (B, *) and (B,).
 
         Args:
             x0: Data, shape (B, *), floating point.
-            share: Where λ lies between λ(T), 0, and λ(ε), 1; float64, shape (B,).
+            share: Position of λ between λ(T) at 0 and λ(ε) at 1; float64, shape (B,).
             generator: Source of z, on x0's device.
         """
         check_floating("x0", x0)

@@ -1,4 +1,4 @@
-"""What a training minimizes: an object that is asked for the loss of a batch."""
+"""The interface of losses: objects that give the loss of a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from .ema import EMA
 
 
 class Batch(Protocol):
-    """Samples x (B, *), and what they are conditioned on, or None."""
+    """Samples x (B, *) and their condition, or None."""
 
     @property
     def x(self) -> Tensor:
@@ -21,21 +21,21 @@ class Batch(Protocol):
 
     @property
     def condition(self) -> Condition | None:
-        """A tensor or a dict of tensors of B rows; None for none."""
+        """A tensor or a dict of tensors of B rows, or None."""
 
 
 class Loss(ABC):
     """A number whose gradient trains one network, or several.
 
-    A loss reaches a network by calling it, so that what wraps the network (for many processes,
-    compilation, hooks) sees every call.
+    A loss uses a network only by calling it, so that wrappers of the network, such as those for
+    parallel training and compilation, see every call.
     """
 
     def check(self, model: Any) -> None:  # noqa: B027 — most losses take any model
-        """Raise ValueError, before the training begins, if a model is not one for this loss."""
+        """Raise ValueError, before the training begins, if this loss cannot train a model."""
 
     def start(self, step: int, ema: EMA) -> None:  # noqa: B027 — most losses have no target
-        """Be told which step begins, and the average as it stands, for losses with a target.
+        """Prepare for the next step; losses with a target network take it from the average.
 
         Args:
             step: Number of steps done.
@@ -46,12 +46,12 @@ class Loss(ABC):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Estimate the loss from one draw for each sample; shape ().
+        """Estimate the loss from one random draw for each sample; shape ().
 
         Args:
             model: Network, or `nn.ModuleDict` of several.
-            batch: Samples and their condition; a tensor of samples alone has none.
-            generator: Source of all that is drawn, on the samples' device.
+            batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
+            generator: Source of all random numbers, on x_0's device.
         """
 
 
@@ -64,18 +64,18 @@ class Plain(Loss):
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """What the function gives."""
+        """The value of the function."""
         return self.function(model, batch, generator)
 
 
 def parted(batch: Batch | Tensor) -> tuple[Tensor, Condition | None]:
-    """Samples and condition of a batch; a tensor of samples alone has none."""
+    """Samples and condition of a batch; the condition of a plain tensor is None."""
     return (batch, None) if isinstance(batch, Tensor) else (batch.x, batch.condition)
 
 
 def told(condition: Condition | None) -> tuple[Condition, ...]:
-    """What a network is called with after x and t: a condition where there is one.
+    """The arguments of a network after x and t: the condition if there is one.
 
-    One that has none need not know that there could be.
+    A network without conditions therefore needs no third parameter.
     """
     return () if condition is None else (condition,)

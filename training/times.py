@@ -1,4 +1,4 @@
-"""Distributions of the time at which training looks at a process."""
+"""Distributions of the training time t."""
 
 import math
 from collections.abc import Callable
@@ -8,9 +8,8 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_floating
+from scoresde.sde.data_range import DataRange
 from scoresde.sde.precision import check_range
-
-from .weighting import half_width
 
 TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Tensor]
 """(sde, n, generator, device) → times, float64, shape (n,)."""
@@ -19,7 +18,7 @@ TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Te
 def noisy(
     sde: SDE, times: TimeDistribution, x0: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One draw of t and z for each sample: x_t = α(t) x_0 + σ(t) z, t and z.
+    """x_t = α(t) x_0 + σ(t) z, t and z, with one t and one z for each sample.
 
     Args:
         sde: Process.
@@ -29,7 +28,7 @@ def noisy(
 
     Raises:
         TypeError: x0 is not floating point.
-        ValueError: Its type cannot hold the states of the process.
+        ValueError: The type of x0 cannot represent the states of the process.
     """
     check_floating("x0", x0)
     check_range(sde, x0.dtype, sde.eps)
@@ -46,27 +45,27 @@ def uniform_times(
     Args:
         sde: Process.
         n: Number of times.
-        generator: Source of the draw.
-        device: Where the times live.
+        generator: Source of the times, on `device`.
+        device: Device of the times.
     """
     u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
     first, last = sde.T ** (1 / sde.rho), sde.eps ** (1 / sde.rho)
-    t = (first + (last - first) * u) ** sde.rho  # u < 1, so that eps itself is never drawn
-    return sde.to_levels(t.clamp(sde.eps, sde.T))  # which a power may miss by a rounding
+    t = (first + (last - first) * u) ** sde.rho  # u < 1, so that t > eps
+    return sde.to_levels(t.clamp(sde.eps, sde.T))  # rounding can leave [eps, T]
 
 
 class LogNormalTimes:
-    """Times at which the noise of a process is log-normal; on a chain, the levels nearest to them.
+    """Times at which the noise level of a process is log-normal; on a chain, the nearest levels.
 
         ln σ̃(t) ~ N(mean, std²),   σ̃ = σ/(α h)
 
-    h is half the width of the data range, so that σ̃ is the noise beside data in [−1, 1]. Noise
-    that the process does not have becomes the least or the most that it has on [eps, T].
+    h is half the width of the data range, so that σ̃ is the noise level relative to data in [−1, 1].
+    It is clamped to the noise levels of the process on [eps, T].
 
     Args:
         mean: Mean of ln σ̃.
         std: Standard deviation of ln σ̃, > 0.
-        data_range: Interval of the data, or None for data of no fixed range (h = 1).
+        data_range: Interval of the data; None if they have no fixed range (h = 1).
 
     Raises:
         ValueError: mean is not finite, std not finite and > 0, or an empty data range.
@@ -84,7 +83,7 @@ class LogNormalTimes:
             raise ValueError(f"mean of log-normal times must be finite, got {mean}")
         if not 0 < std < math.inf:
             raise ValueError(f"std of log-normal times must be finite and > 0, got {std}")
-        self.mean, self.std, self._log_half = mean, std, math.log(half_width(data_range))
+        self.mean, self.std, self._log_half = mean, std, math.log(DataRange.of(data_range).half)
 
     def __call__(
         self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
@@ -99,19 +98,19 @@ class LogNormalTimes:
 
 
 class ImportanceTimes:
-    """Times at which the likelihood weighting is spread evenly: uniform in λ.
+    """Times that are uniform in λ, in proportion to the likelihood weighting.
 
         p(t) ∝ g²/σ² = −2 λ′
 
-    With weighting `uniform` the loss then is that of weighting `likelihood` over uniform times, up
-    to a constant, at a fraction of its variance. On a chain, the levels nearest to the times.
+    With weighting `uniform` the loss is then that of weighting `likelihood` over uniform times, up
+    to a constant, with a fraction of its variance. On a chain, the nearest levels are taken.
 
     Args:
-        stratified: One time in each of as many equal parts of λ as there are samples in a batch.
-        eps: First time > 0, where the density is wanted; the process's `eps` where not given.
+        stratified: Divide λ into equal intervals, one for each sample of a batch.
+        eps: First time > 0, that of the density; the process's `eps` by default.
 
     Raises:
-        ValueError: At the first draw, if eps is not in (0, T), or the process ends in noise alone.
+        ValueError: On the first call, if eps is not in (0, T), or the process ends in noise alone.
 
     Reference: Song et al. 2021b, arXiv:2101.09258 (section 5.1); Kingma et al. 2021,
     arXiv:2107.00630 (appendix I.1) for the strata.

@@ -1,4 +1,4 @@
-"""Weightings w(t) of the loss, all on the error of the noise prediction ẑ = −σ s."""
+"""Weightings w(t) of the squared error of the noise prediction ẑ = −σ s."""
 
 import inspect
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_choice
+from scoresde.sde.data_range import DataRange
 
 Weighting = Callable[[SDE, Tensor], Tensor]
 """w(sde, t) > 0, with t's shape."""
@@ -18,7 +19,7 @@ Range = tuple[float, float]
 
 
 def choose_weighting(name: str, **constants: Any) -> Weighting:
-    """The weighting of a name, with its constants; None stands for a constant's default.
+    """The weighting of a name with its constants; None selects the default of a constant.
 
     Raises:
         ValueError: Unknown name, a constant of another weighting, or one out of its range.
@@ -35,7 +36,7 @@ def choose_weighting(name: str, **constants: Any) -> Weighting:
     for key in given.keys() & {"sigma_data", "gamma"}:
         if not 0 < given[key] < float("inf"):
             raise ValueError(f"{key} must be finite and > 0, got {given[key]}")
-    half_width(given.get("data_range"))
+    DataRange.of(given.get("data_range"))
     return partial(WEIGHTINGS[name], **given)
 
 
@@ -50,10 +51,10 @@ def likelihood(sde: SDE, t: Tensor) -> Tensor:
 
 
 def edm(sde: SDE, t: Tensor, *, sigma_data: float = 0.5, data_range: Range | None = None) -> Tensor:
-    """w = 1 + σ̃²/σ_d²: every output of an `edm` network weighs the same.
+    """w = 1 + σ̃²/σ_d²: the outputs of an `edm` network have equal weights.
 
-    The published weight (σ̃² + σ_d²)/(σ̃ σ_d)² is of the error of denoised data, which is σ̃² times
-    that of the noise.
+    The published weight (σ̃² + σ_d²)/(σ̃ σ_d)² multiplies the squared error of the data prediction,
+    which is σ̃² times that of the noise prediction.
     """
     return 1 + (_relative_noise(sde, t, data_range) / sigma_data).square()
 
@@ -71,18 +72,6 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def half_width(data_range: Range | None) -> float:
-    """Half the width of a data range; 1 where data have no fixed range.
-
-    Raises:
-        ValueError: The range is empty.
-    """
-    low, high = data_range or (-1.0, 1.0)
-    if not low < high:
-        raise ValueError(f"data_range must be (low, high) with low < high, got {data_range}")
-    return 0.5 * (high - low)
-
-
 def _relative_noise(sde: SDE, t: Tensor, data_range: Range | None) -> Tensor:
-    """σ̃ = σ/(α h), the noise beside data in [−1, 1], as networks see them."""
-    return sde.sigma(t) / (sde.alpha(t) * half_width(data_range))
+    """σ̃ = σ/(α h), the noise level relative to data in [−1, 1], the range of networks."""
+    return sde.sigma(t) / (sde.alpha(t) * DataRange.of(data_range).half)

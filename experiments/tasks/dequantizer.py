@@ -17,7 +17,7 @@ from scoresde.training import DequantizationLoss, Loss
 from ..claim import Claim
 from ..likelihood import Evaluator
 from ..model import fill, make, score_model
-from ..parts import Parts
+from ..parts import Parts, cells_of
 from ..record import Record
 from ..settings import differences, plain, within
 from .base import Task
@@ -53,7 +53,8 @@ class Dequantizer(Task):
                 "task=dequantizer trains a flow for a score; add task.score=RUN, "
                 f"got {self.score!r}"
             )
-        if data.levels is None or data.cell is None or data.range is None:
+        cells = cells_of(data)
+        if cells is None:
             raise ValueError(
                 f"data={data.name} are points, which have no cells to spread them over"
             )
@@ -68,7 +69,7 @@ class Dequantizer(Task):
         fill(score, state["ema"]["model"], self.score)
         score.eval().requires_grad_(False)
         flow = make(cfg.dequantizer, shape=data.shape, levels=data.levels)
-        return flow, DequantizationLoss(sde, score, data.range[0], data.cell, cfg.evaluate.eps)
+        return flow, DequantizationLoss(sde, score, cells, cfg.evaluate.eps)
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """The description of the flow, and the score that it is for."""

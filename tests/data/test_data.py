@@ -10,6 +10,7 @@ from scipy.stats import kstest
 
 from scoresde import data
 from scoresde.data import CIFAR10, MNIST, Digits, Folder, InMemory, Split
+from scoresde.data.levels import GreyLevels
 from tests.places import ROOT, SHARED
 
 CONF = ROOT / "conf" / "data"
@@ -21,13 +22,12 @@ CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 class Grey(InMemory):
     """Random images, none of which is its own mirror image, none equal to another."""
 
-    def __init__(self, n=96, shape=(2, 3, 5), **settings):
+    def __init__(self, n=96, shape=(2, 3, 5), levels=256, range=(-1.0, 1.0), **settings):
         def read():
-            top = settings["levels"]
-            samples = torch.randint(top, (n + 4, *shape), dtype=torch.uint8, generator=seeded(7))
+            samples = torch.randint(levels, (n + 4, *shape), dtype=torch.uint8, generator=seeded(7))
             return Split(samples[:n], torch.arange(n)), Split(samples[n:], torch.arange(4))
 
-        super().__init__("grey", read, **{"levels": 256, "range": (-1.0, 1.0), **settings})
+        super().__init__("grey", read, GreyLevels(range, levels), **settings)
 
 
 class Points(InMemory):

@@ -277,7 +277,7 @@ def test_names_that_are_no_text_can_be_reported(tmp_path):
 def test_digest_tells_samples_shapes_labels_and_parts_apart(tmp_path, monkeypatch):
     digest = Grey(levels=256).digest
     assert len(digest) == 64 and Grey(levels=256).digest == digest
-    monkeypatch.setattr("scoresde.data.memory._CHUNK", 7)
+    monkeypatch.setattr("scoresde.data.digest._CHUNK", 7)
     assert Grey(levels=256).digest == digest
     others = [Grey(levels=256) for _ in range(6)]
     others[0].train[17, 1, 2, 3] += 1

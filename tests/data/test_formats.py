@@ -265,7 +265,7 @@ def test_a_root_that_is_no_set_is_called_what_it_is(name, content, message, tmp_
 
 @pytest.mark.parametrize(
     ("flags", "method", "message"),
-    [(1, 0, "is encrypted, expected a zip without"), (0, 99, "is packed as Python cannot unpack")],
+    [(1, 0, "is encrypted, expected a zip without"), (0, 99, "is packed by a method that Python")],
 )
 def test_whole_zips_that_cannot_be_read_are_not_called_corrupt(flags, method, message, tmp_path):
     path = tmp_path / "set.zip"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.laws import PROCESSES, gaussian, problem, run
+from benchmarks.convergence import PROCESSES, gaussian, problem, run
 from scoresde.samplers import (
     DDIM,
     SRA1,

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.laws import PROCESSES, gaussian, moments, problem, run, slopes, weak_error
+from benchmarks.convergence import PROCESSES, gaussian, moments, problem, run, slopes, weak_error
 from scoresde.samplers import (
     DDIM,
     SRA1,

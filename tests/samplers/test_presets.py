@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks.laws import PROCESSES
+from benchmarks.convergence import PROCESSES
 from benchmarks.problem import mixture
 from scoresde.samplers import (
     DDIM,

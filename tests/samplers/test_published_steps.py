@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.laws import PROCESSES, gaussian
+from benchmarks.convergence import PROCESSES, gaussian
 from scoresde.samplers import (
     DDIM,
     SRA1,

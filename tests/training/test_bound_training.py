@@ -185,7 +185,7 @@ def test_a_trained_dequantization_is_closer_than_a_uniform_one():
     k = torch.ones(64, 1, 2, 2, dtype=torch.long)
     torch.manual_seed(0)
     flow = DequantizationFlow((1, 2, 2), 4, width=8, depth=2)
-    loss = DequantizationLoss(sde, score, cells.low, cells.width)
+    loss = DequantizationLoss(sde, score, cells)
     x0 = cells.centre(k).float()
     optimizer, ema = torch.optim.Adam(flow.parameters(), 1e-2), EMA(flow, 0.9)
     schedule = Warmup(1, "none", 300)
@@ -223,7 +223,7 @@ def test_a_trained_dequantization_is_closer_than_a_uniform_one():
         (lambda: HybridLoss(VP(), -1), "weight must be finite and ≥ 0, got -1"),
         (lambda: HybridLoss(VP(), steps=1), "steps must be an integer ≥ 2, got 1"),
         (lambda: HybridLoss(VP()).check(object()), "add model.learned_variance=true"),
-        (lambda: DequantizationLoss(VP(), None, 0.0, 0.0), "width of a cell must be > 0, got 0"),
+        (lambda: DequantizationLoss(VP(), None, Cells(4, 0.0, 0.0)), r"< high, .*got \(0.0, 0.0\)"),
     ],
 )
 def test_wrong_settings_are_refused(call, sentence):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from scoresde.evaluation import Cells
 from scoresde.models import (
     MLP,
     DequantizationFlow,
@@ -105,7 +106,7 @@ def test_every_call_reaches_a_network_through_its_forward():
         (HybridLoss(sde, steps=10), Twin(), labelled),
         (NoiseLevelLoss(sde), NoiseLevelEstimator(sde, (1, 4, 4), width=8, depth=1), shaped),
         (
-            DequantizationLoss(sde, lambda x, t: -x, -1.0, 0.25),
+            DequantizationLoss(sde, lambda x, t: -x, Cells(8)),
             DequantizationFlow((1, 4, 4), 8, width=4, depth=2),
             shaped,
         ),

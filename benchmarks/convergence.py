@@ -1,4 +1,4 @@
-"""Exact laws and how solvers are held against them."""
+"""Errors and orders of solvers, measured against exact distributions."""
 
 import math
 from itertools import pairwise
@@ -27,7 +27,7 @@ _PROBLEMS: dict[str, Problem] = {}
 
 
 def problem(name: str) -> Problem:
-    """The mixture on a process, solved to 1e-12 once."""
+    """The mixture on a process, solved once to 1e-12."""
     if name not in _PROBLEMS:
         _PROBLEMS[name] = mixture(48, PROCESSES[name])
     return _PROBLEMS[name]
@@ -43,13 +43,13 @@ def run(
     grid: Grid | None = None,
     noise: Noise | None = None,
 ) -> Tensor:
-    """The end of a run from x, with its last noise."""
+    """The last state of a run from x, without final denoising."""
     sampler = PredictorCorrector(solver, steps=steps, grid=grid or LogSNRGrid(), denoise=False)
     return sampler(sde, score, tuple(x.shape), x_init=x, noise=noise).x
 
 
 def slopes(errors: list[float]) -> list[float]:
-    """Orders between runs of N, 2 N, 4 N, … steps."""
+    """Orders of convergence between runs of N, 2 N, 4 N, … steps."""
     return [math.log2(a / b) for a, b in pairwise(errors)]
 
 
@@ -67,10 +67,10 @@ def marginal(sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
 def moments(
     solver: Solver, sde: SDE, score: Score, steps: int, *, grid: Grid | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and covariance at the end of a run from p_T, without a single random number.
+    """Mean and covariance at the end of a run from p_T, without random numbers.
 
-    With a Gaussian target the whole run is affine, x′ = B x + b + Σ C_i z_i. Its matrices are read
-    off by feeding the basis vectors of the state and of each draw, one in each row of a batch.
+    With a Gaussian target the whole run is affine, x′ = B x + b + Σ C_i z_i. Its matrices follow
+    from a batch whose rows are the basis vectors of the state and of each noise.
     """
     draws = 0
 
@@ -116,6 +116,6 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 
 def weak_error(solver: Solver, sde: SDE, steps: int, *, grid: Grid | None = None) -> float:
-    """W₂ between the law of a run from p_T and p_eps."""
+    """W₂ between the distribution of a run from p_T and p_eps."""
     mean, covariance = moments(solver, sde, gaussian(sde), steps, grid=grid)
     return wasserstein(mean, covariance, *marginal(sde, torch.tensor(sde.sampling_eps).double()))
