@@ -7,8 +7,8 @@ from .likelihood import log_likelihood
 from .metrics import maximum_mean_discrepancy, sample_quality
 from .quantized import quantized_likelihood
 from .report import result_table, results_table
-from .result import Likelihood
-from .variational import VariationalBound, elbo, variational_bound
+from .result import Likelihood, VariationalBound
+from .variational import elbo, variational_bound
 
 __all__ = [
     "Cells",

@@ -19,7 +19,7 @@ from scoresde.sde.tableau import PAIRS, Tableau
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
 from .graph import check_differentiable, derivatives_allowed, ordinary
-from .result import Likelihood, join, tell_failed
+from .result import Likelihood, join, warn_failed
 from .seeding import Draws, numbers_of
 
 CLOCKS = ("t", "log_snr")
@@ -142,7 +142,7 @@ def log_likelihood(
         bar.close()
         whole = join(parts)
     if give_up:
-        tell_failed(~whole.log_prob.isfinite(), numbers, "likelihood")
+        warn_failed(~whole.log_prob.isfinite(), numbers, "likelihood")
     return whole
 
 

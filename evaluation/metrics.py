@@ -202,22 +202,6 @@ def mmd_noise_floor(
     return float(np.mean(values))
 
 
-def mean_and_error(values: Tensor | ArrayLike) -> tuple[float, float]:
-    """Return the mean of independent values and its standard error, std / √N with N − 1 in std.
-
-    Args:
-        values: shape (N,), N ≥ 1. One value has no measurable error: it gets NaN.
-
-    Raises:
-        ValueError: not one-dimensional, or empty.
-    """
-    array = torch.as_tensor(values).detach().to("cpu", torch.float64)
-    if array.ndim != 1 or len(array) == 0:
-        raise ValueError(f"values must have shape (N ≥ 1,), got {tuple(array.shape)}")
-    error = float("nan") if len(array) == 1 else float(array.std() / len(array) ** 0.5)
-    return float(array.mean()), error
-
-
 @dataclass(frozen=True)
 class SampleQuality:
     """What a classifier trained on real images says about samples; made by `sample_quality`.

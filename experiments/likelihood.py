@@ -14,6 +14,7 @@ from scoresde.evaluation import (
     Likelihood,
     Uniform,
     Variational,
+    VariationalBound,
     elbo,
     log_likelihood,
     quantized_likelihood,
@@ -21,7 +22,7 @@ from scoresde.evaluation import (
 )
 from scoresde.evaluation.control import CONTROL_LIMIT
 from scoresde.evaluation.dequantization import Dequantization
-from scoresde.evaluation.variational import VariationalBound, join_bounds
+from scoresde.evaluation.result import join
 from scoresde.models import DequantizationFlow
 from scoresde.sde import SDE
 from scoresde.sde.cautions import silent
@@ -114,7 +115,7 @@ class Evaluator:
                 bounds.append(kind(parts.sde, score, k, self.cells, **own, **settings))
             bar.update(len(k))
         bar.close()
-        return join_bounds(bounds)
+        return join(bounds)
 
     def _log_prob_tol(self) -> float | None:
         """What log p may be off by in a step: bits/dim are a mean over the coordinates."""
