@@ -12,8 +12,8 @@ from .metrics import maximum_mean_discrepancy, sample_quality
 from .quality import ClassifierQuality
 from .quantized import quantized_likelihood
 from .report import result_table, results_table
-from .result import Likelihood
-from .variational import VariationalBound, elbo, variational_bound
+from .result import Likelihood, VariationalBound
+from .variational import elbo, variational_bound
 
 __all__ = [
     "Bounds",

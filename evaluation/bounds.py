@@ -12,7 +12,8 @@ from scoresde.sde.cautions import silent
 from scoresde.sde.checks import check_choice, check_count, check_positive, check_switch
 from scoresde.sde.data_range import Cells
 
-from .variational import VARIANCES, VariationalBound, elbo, join_bounds, variational_bound
+from .result import VariationalBound, join
+from .variational import VARIANCES, elbo, variational_bound
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Bounds:
                     )
                 bar.update(len(k))
             bar.close()
-            return join_bounds(parts).summary()
+            return join(parts).summary()
 
         found = dict[str, Any]()
         if self.elbo:

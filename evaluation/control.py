@@ -1,24 +1,25 @@
-"""The Gaussian fitted to data, as a control variate of the divergence of a score."""
+"""A Gaussian that is fitted to data, as a control variate of the divergence of a score."""
 
 import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
 
-CONTROL_LIMIT = 4096  # coordinates; the eigenvectors of more take gigabytes
+CONTROL_LIMIT = 4096  # coordinates; the eigenvectors of more would take gigabytes
 
 
 class GaussianControl:
-    """The score of N(α m, S_t), S_t = α² Σ + σ² I, with m and Σ the moments of data.
+    """The Jacobian of the score of N(α m, S_t), S_t = α² Σ + σ² I, with moments m, Σ of data.
 
         ∇·s ≈ tr(J_G) + vᵀ (J − J_G) v,   J_G = −S_t⁻¹
 
-    The trace of J_G is known, so that probes estimate only how the model differs from the Gaussian.
+    The trace of J_G is known, so that probes v only estimate the difference between the model and
+    the Gaussian.
 
     Args:
         sde: Process.
         eigenvalues: Eigenvalues ℓ ≥ 0 of Σ, shape (D,).
-        eigenvectors: Their vectors as columns, shape (D, D).
+        eigenvectors: Eigenvectors of Σ as columns, shape (D, D).
 
     Reference: control variates: Glasserman 2003, Monte Carlo Methods in Financial Engineering,
     section 4.1.
@@ -29,10 +30,10 @@ class GaussianControl:
 
     @classmethod
     def fit(cls, sde: SDE, x: Tensor) -> "GaussianControl":
-        """The control of data x (N, *), N ≥ 2.
+        """The control variate from data x (N, *), N ≥ 2.
 
         Raises:
-            ValueError: Fewer than two samples, or more than 4096 coordinates.
+            ValueError: There are fewer than two samples, or more than 4096 coordinates.
         """
         if len(x) < 2:
             raise ValueError(f"a covariance needs two samples or more, got {len(x)}")

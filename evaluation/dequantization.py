@@ -1,4 +1,4 @@
-"""From values of pixels to points of a density, and what the way there costs."""
+"""Dequantization: points within the cells of quantized values, and their log-densities."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,9 +14,9 @@ from .seeding import Draws
 
 
 class Dequantization(ABC):
-    """A law q(x | k) inside the cells of k, by which log P(k) ≥ E_q [log p(x) − log q(x | k)].
+    """A distribution q(x | k) in the cell of k, with log P(k) ≥ E_q [log p(x) − log q(x | k)].
 
-    At the time eps of the model's density data have been scaled by α, and so have the cells.
+    The model's density is that of time eps, where the data and their cells are scaled by α.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Dequantization(ABC):
     def draw(
         self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """A draw x ~ q(· | k), float64 of k's shape, and log q(x | k), float64, shape (B,).
+        """A sample x ~ q(· | k), float64 of k's shape, and log q(x | k), float64, shape (B,).
 
         Args:
-            k: Values, shape (B, *).
-            cells: Their cells.
+            k: Quantized values, shape (B, *).
+            cells: Cells of the values.
             alpha: α at eps.
             sigma: σ at eps.
             draws: Random numbers of these samples.
@@ -37,7 +37,7 @@ class Dequantization(ABC):
 
 
 class Uniform(Dequantization):
-    """Uniform over the cell: the bound of Theis et al.
+    """The uniform distribution on the cell.
 
     Reference: Uria et al. 2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844 (section 3.1).
     """
@@ -54,11 +54,12 @@ class Uniform(Dequantization):
 
 
 class TruncatedNormal(Dequantization):
-    """The noise of the process itself, kept within the cell: no training, and no gap where it fits.
+    """The noise of the process, truncated to the cell; it needs no training.
 
         x = α c + σ z,   |z| ≤ τ = α h/(2 σ),   log q = −½ ‖z‖² − D log(√(2π) σ Z),  Z = erf(τ/√2)
 
-    A model trained on the centres c of the cells has this law around them wherever τ is some 3.
+    A model that is trained on the centres c of the cells has this distribution around them, so that
+    the bound is tight, for τ of about 3 or more.
 
     Reference: Zheng, Lu, Chen & Zhu 2023, arXiv:2305.03935 (section 4.3).
     """
@@ -80,11 +81,11 @@ class TruncatedNormal(Dequantization):
 
 
 class Variational(Dequantization):
-    """A trained flow inside the cells.
+    """A trained flow within the cells.
 
     Args:
-        flow: flow(k, z) → (u, log q(u | k)): with k of shape (B, *) and z standard normal of its
-            shape, points u in (0, 1)^D of k's shape and their log-density (B,).
+        flow: flow(k, z) → (u, log q(u | k)) for k of shape (B, *) and standard normal z of the
+            same shape: points u in (0, 1)^D of that shape, and their log-density (B,).
 
     Reference: Ho et al. 2019, arXiv:1902.00275 (section 3.1).
     """
@@ -111,10 +112,10 @@ DEQUANTIZATIONS: dict[str, type[Dequantization]] = {
 
 
 def choose_dequantization(name: "str | Dequantization") -> Dequantization:
-    """The dequantization of a name; a dequantization is returned as it is.
+    """The dequantization with a name; a `Dequantization` is returned unchanged.
 
     Raises:
-        ValueError: Unknown name.
+        ValueError: The name is unknown.
     """
     if isinstance(name, Dequantization):
         return name
@@ -122,5 +123,5 @@ def choose_dequantization(name: "str | Dequantization") -> Dequantization:
 
 
 def _log_volume(k: Tensor, cells: Cells, alpha: float) -> float:
-    """Logarithm of the volume of a sample's cell at eps, D log(α h)."""
+    """Logarithm D log(α h) of the volume of a cell at eps."""
     return k[0].numel() * math.log(alpha * cells.width)

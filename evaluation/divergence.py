@@ -1,6 +1,6 @@
-"""The divergence of a score: exact, or estimated by products of its Jacobian with probes.
+"""The divergence of a score: exact, or estimated from products of its Jacobian with probes.
 
-One forward pass at a state gives the score; each probe costs one backward pass beside it.
+One forward pass of the network gives the score, and each probe costs one backward pass.
 """
 
 from abc import ABC, abstractmethod
@@ -19,30 +19,30 @@ from scoresde.sde.checks import check_choice, check_count
 from .graph import derivatives_allowed, ordinary
 from .seeding import Draws
 
-EXACT_LIMIT = 4096  # coordinates; beyond it one exact divergence takes minutes on any machine
-CHUNK = 256  # rows of the Jacobian at once in an exact divergence
+EXACT_LIMIT = 4096  # coordinates; one exact divergence in more takes minutes on any machine
+CHUNK = 256  # rows of the Jacobian that an exact divergence computes at once
 
 Products = Callable[[Tensor], Tensor]
 """products(V) = A V for each sample: V and the result have shape (B, M, D)."""
 
 
 class Control(Protocol):
-    """A law whose score has a known Jacobian, subtracted before and added after estimating."""
+    """A control variate: a Jacobian with a known trace, near that of the score."""
 
     def trace(self, t: Tensor) -> Tensor:
         """Trace of the Jacobian at times t (B,); shape (B,)."""
 
     def products(self, t: Tensor, v: Tensor) -> Tensor:
-        """Products of the Jacobian with probes v (B, M, D); their shape."""
+        """Products of the Jacobian with probes v (B, M, D), of the same shape."""
 
 
 class Divergence(ABC):
-    """A rule for ∇·s.
+    """An estimator of ∇·s.
 
     Attributes:
-        name: Name under which it is chosen.
-        estimates: Number K of independent estimates that it gives, whose mean is its estimate.
-        stochastic: Whether probes are drawn.
+        name: Name in a configuration.
+        estimates: Number K of independent estimates, whose mean estimates ∇·s.
+        stochastic: Whether the estimator uses random probes.
     """
 
     name: str
@@ -50,29 +50,29 @@ class Divergence(ABC):
     stochastic = True
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
-        """The probes of each sample of x, fixed for a whole solution, shape (B, M, D)."""
+        """The probes of each sample of x, shape (B, M, D), which stay the same along the flow."""
         return x.new_empty(len(x), 0, x[0].numel())
 
     def within(self, dim: int) -> "Divergence":
-        """The rule for samples of so many coordinates, where a rule depends on their number."""
+        """The estimator in `dim` coordinates, where it depends on their number."""
         return self
 
-    def check(self, dim: int) -> None:  # noqa: B027 — most can be used anywhere
-        """Raise ValueError if it cannot be used in so many coordinates."""
+    def check(self, dim: int) -> None:  # noqa: B027 — most have no limit
+        """Raise ValueError if the estimator cannot be used in `dim` coordinates."""
 
     @abstractmethod
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
-        """Estimates of the trace of A, shape (B, K); their mean is the estimate."""
+        """Independent estimates of the trace of A, shape (B, K)."""
 
 
 class Exact(Divergence):
-    """The trace itself: one product for each coordinate, in blocks."""
+    """The exact trace, from one product for each coordinate."""
 
     name = "exact"
     stochastic = False
 
     def check(self, dim: int) -> None:
-        """Raise ValueError if it cannot be used in so many coordinates."""
+        """See `Divergence.check`."""
         if dim > EXACT_LIMIT:
             raise ValueError(
                 f"divergence=exact takes at most {EXACT_LIMIT} coordinates, got {dim}; "
@@ -95,11 +95,11 @@ class Hutchinson(Divergence):
     The variance is 2 ‖offdiag A‖² with Rademacher probes, 2 ‖A‖² with Gaussian ones (A symmetric).
 
     Args:
-        probes: Number K ≥ 1 of probes, all on one forward pass.
-        law: `rademacher` or `gaussian`.
+        probes: Number K ≥ 1 of probes, which share one forward pass.
+        distribution: `rademacher` or `gaussian`.
 
     Raises:
-        ValueError: K is not an integer ≥ 1, or an unknown law.
+        ValueError: K is not an integer ≥ 1, or the distribution is unknown.
 
     Reference: Hutchinson 1990, Communications in Statistics 19(2); Grathwohl et al. 2019,
     arXiv:1810.01367 (section 3.1).
@@ -107,13 +107,13 @@ class Hutchinson(Divergence):
 
     name = "hutchinson"
 
-    def __init__(self, probes: int = 1, law: str = "rademacher") -> None:
+    def __init__(self, probes: int = 1, distribution: str = "rademacher") -> None:
         self.estimates = check_count("probes", probes, 1)
-        self.law = check_choice("law of probes", law, "rademacher", "gaussian")
+        self.distribution = _check_distribution(distribution)
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
         """The probes of each sample, shape (B, K, D)."""
-        return _probes(draws, self.law, self.estimates, x)
+        return _probes(draws, self.distribution, self.estimates, x)
 
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
         """vᵀ A v of each probe, shape (B, K)."""
@@ -121,36 +121,35 @@ class Hutchinson(Divergence):
 
 
 class HutchPlusPlus(Divergence):
-    """Hutch++: the trace on the range of a random sketch exactly, the rest by Hutchinson.
+    """Hutch++: the exact trace on the range of a random sketch, and Hutchinson's for the rest.
 
         Q = orth(A S),   tr A ≈ tr(Qᵀ A Q) + vᵀ P A P v,   P = I − Q Qᵀ
 
-    Its error falls with 1/M, not 1/√M, where few directions hold most of the Jacobian.
+    Its error decreases as 1/M, not 1/√M, where the Jacobian is nearly of low rank.
 
     Args:
-        probes: Products M ≥ 3 of one estimate: a third each for sketch, its range, and the rest.
-        law: `rademacher` or `gaussian`.
+        probes: Number M ≥ 3 of products: a third each for the sketch, its range, and the rest.
+        distribution: `rademacher` or `gaussian`.
 
     Raises:
-        ValueError: M is not a multiple of 3, an unknown law, or a sketch wider than a sample.
+        ValueError: M is not a multiple of 3, or the distribution is unknown.
 
     Reference: Meyer, Musco, Musco & Woodruff 2021, arXiv:2010.09649 (algorithm 1).
     """
 
     name = "hutch++"
 
-    def __init__(self, probes: int = 6, law: str = "rademacher") -> None:
+    def __init__(self, probes: int = 6, distribution: str = "rademacher") -> None:
         if check_count("probes", probes, 3) % 3:
             raise ValueError(f"probes of hutch++ must be a multiple of 3, got {probes}")
-        self.estimates = probes // 3
-        self.law = check_choice("law of probes", law, "rademacher", "gaussian")
+        self.estimates, self.distribution = probes // 3, _check_distribution(distribution)
 
     def draw(self, draws: Draws, x: Tensor) -> Tensor:
         """Sketch and probes of each sample, shape (B, 2 M/3, D)."""
-        return _probes(draws, self.law, 2 * self.estimates, x)
+        return _probes(draws, self.distribution, 2 * self.estimates, x)
 
     def check(self, dim: int) -> None:
-        """Raise ValueError if it cannot be used in so many coordinates."""
+        """See `Divergence.check`."""
         if self.estimates > dim:
             raise ValueError(
                 f"divergence=hutch++ takes at most {3 * dim} probes in {dim} coordinates, "
@@ -158,7 +157,7 @@ class HutchPlusPlus(Divergence):
             )
 
     def estimate(self, products: Products, probes: Tensor) -> Tensor:
-        """The estimate by each probe of the rest, shape (B, M/3)."""
+        """The estimate with each probe of the rest, shape (B, M/3)."""
         sketch, rest = probes.split(self.estimates, 1)
         basis = _range(widened(products(sketch)))
         inside = (widened(products(basis.to(probes.dtype))) * basis).sum((1, 2))
@@ -200,10 +199,10 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 
 
 def choose_divergence(name: "str | Divergence") -> Divergence:
-    """The divergence of a name, with its defaults; a divergence is returned as it is.
+    """The divergence with a name, at its default settings; a `Divergence` is returned unchanged.
 
     Raises:
-        ValueError: Unknown name.
+        ValueError: The name is unknown.
     """
     if isinstance(name, Divergence):
         return name
@@ -227,38 +226,37 @@ def score_and_divergence(
         score: s(x, t).
         x: State, shape (B, *).
         t: Time, shape (B,).
-        divergence: Rule.
-        probes: What `divergence.draw` gave for these samples, (B, M, D).
-        control: Law whose Jacobian is subtracted from the score's, and its trace added.
-        forward_mode: Products by forward-mode differentiation, one pass of the network for each;
-            for networks without a backward pass.
-        differentiable: Keep what is needed to differentiate the result.
+        divergence: Estimator.
+        probes: Probes from `divergence.draw` for these samples, (B, M, D).
+        control: Control variate whose Jacobian is subtracted and whose trace is added.
+        forward_mode: Compute products by forward-mode differentiation, with one pass of the network
+            for each; for networks without a backward pass.
+        differentiable: Keep the graph, so that the result can be differentiated.
     """
     with derivatives_allowed():
         x, t, probes = ordinary(x), ordinary(t), ordinary(probes)
         if differentiable and not x.requires_grad:
             x = x.detach().requires_grad_()
         jacobian = (_ForwardMode if forward_mode else _ReverseMode)(score, x, t, differentiable)
-        products = jacobian.products if control is None else _without(control, jacobian, t)
-        estimate = divergence.estimate(products, probes)
-        if control is not None:
-            estimate = estimate + control.trace(t).to(estimate)[:, None]
+        if control is None:
+            estimate = divergence.estimate(jacobian.products, probes)
+        else:
+            known = control.products
+            rest = divergence.estimate(
+                lambda v: jacobian.products(v) - known(t, widened(v)), probes
+            )
+            estimate = rest + control.trace(t).to(rest)[:, None]
         s = jacobian.score
         return (s, estimate) if differentiable else (s.detach(), estimate.detach())
 
 
-def _without(control: Control, jacobian: "_ForwardMode | _ReverseMode", t: Tensor) -> Products:
-    """Products with the Jacobian less that of a control."""
-    return lambda v: jacobian.products(v) - control.products(t, widened(v))
-
-
 class _ReverseMode:
-    """Vector-Jacobian products on one forward pass: the trace of Jᵀ is that of J."""
+    """Vector-Jacobian products from one forward pass; the trace of Jᵀ is that of J."""
 
     def __init__(self, score: Score, x: Tensor, t: Tensor, differentiable: bool) -> None:
         with torch.enable_grad():
             self.x = x if x.requires_grad else x.detach().requires_grad_()
-            # The fused kernels have no second derivative.
+            # The fused attention kernels have no second derivative.
             with sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext():
                 self.score = score(self.x, t)
         self.differentiable = differentiable
@@ -282,7 +280,7 @@ class _ReverseMode:
 
 
 class _ForwardMode:
-    """Jacobian-vector products, each with the score from one pass of the network."""
+    """Jacobian-vector products; each takes one pass of the network, which also gives the score."""
 
     def __init__(self, score: Score, x: Tensor, t: Tensor, differentiable: bool) -> None:
         self._function, self.x, self.score = (lambda y: score(y, t)), x, x
@@ -299,26 +297,29 @@ class _ForwardMode:
 
 
 def _range(rows: Tensor) -> Tensor:
-    """An orthonormal basis Q of the range of rows y (B, M, D), as rows too, with its derivative.
+    """An orthonormal basis Q of the span of rows y (B, M, D), as rows, with its derivative.
 
         y = R Q,   dQ = R⁺ dy (1 − Qᵀ Q)
 
-    A QR decomposition has no derivative where rows depend on each other: some rows of its Q are
-    then any that complete the basis. The projector on the range of y has a derivative as long as
-    the rank of y stays, and that is the one above: R⁺ inverts R on that range alone, and the rows
-    that complete the basis turn with it. The values are those of the decomposition.
+    A QR decomposition has no derivative where rows are linearly dependent, since some rows of Q are
+    then arbitrary. The projector on the span has one wherever the rank of y is locally constant,
+    and it is that of the formula above. The values are those of the decomposition.
     """
     y = rows.detach()
     q = torch.linalg.qr(y.mT).Q.mT
     if not rows.requires_grad:
         return q
-    # Products are rounded to far less than √ε of the largest; below it nothing counts as rank.
+    # Rounding errors are far below √ε of the largest singular value: the rank counts those above.
     inverse = torch.linalg.pinv(y @ q.mT, rtol=torch.finfo(y.dtype).eps ** 0.5)
-    change = rows - y  # 0, whose derivative is that of the rows
+    change = rows - y  # its value is 0, its derivative that of the rows
     return q + inverse @ (change - (change @ q.mT) @ q)
 
 
-def _probes(draws: Draws, law: str, count: int, x: Tensor) -> Tensor:
+def _probes(draws: Draws, distribution: str, count: int, x: Tensor) -> Tensor:
     shape = (count, x[0].numel())
-    kind = draws.rademacher if law == "rademacher" else draws.normal
+    kind = draws.rademacher if distribution == "rademacher" else draws.normal
     return kind("probe", shape).to(x)
+
+
+def _check_distribution(name: str) -> str:
+    return check_choice("distribution of probes", name, "rademacher", "gaussian")

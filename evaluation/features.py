@@ -1,6 +1,6 @@
-"""A small classifier of labelled images: the reader that judges samples of image models.
+"""A small classifier of labelled images, whose features and confidences measure sample quality.
 
-Images are uint8 arrays (N, C, H, W) with grey values 0 … levels − 1, as the data sets give them.
+Images are uint8 arrays (N, C, H, W) with grey values 0 … levels − 1, as in the data sets.
 """
 
 from __future__ import annotations
@@ -15,61 +15,33 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from .cost import MAX_IMAGES, block_side, copies_of
+from .images import Array, check_images
 
-Array = NDArray[np.float64]
-
-# Chosen on scikit-learn's digits: 48 features are few enough for a covariance from some 900
-# images, and the weight decay keeps confidences of held-out real digits from all being 1.
+# Chosen on scikit-learn's digits: about 900 images suffice for the covariance of 48 features, and
+# with this weight decay the confidences of held-out real digits are not all 1.
 _HIDDEN = (256, 48)
 _WEIGHT_DECAY = 0.1
 _EPOCHS = 30
 _BATCH = 128
-_CHUNK = 256  # images averaged at a time
-_SHIFT = 0.08  # largest shift, as a share of the image's side
+_CHUNK = 256  # images that are averaged at a time
+_SHIFT = 0.08  # largest shift in units of the image's side
 _ROTATION = np.deg2rad(10.0)
-
-
-def check_images(images: ArrayLike, levels: int, name: str = "images") -> NDArray[np.uint8]:
-    """Return `images` as a uint8 array (N, C, H, W), or refuse in one sentence.
-
-    Args:
-        images: grey values 0 … levels − 1, shape (N, C, H, W), dtype uint8, N ≥ 1.
-        levels: number of grey levels, 2 … 256.
-        name: what the error message calls the images.
-
-    Raises:
-        ValueError: wrong dtype, shape or grey values.
-    """
-    array = np.asarray(images)
-    if not 2 <= levels <= 256:
-        raise ValueError(f"levels ({levels}) must be in 2 … 256, the grey levels a uint8 can hold")
-    if array.dtype != np.uint8 or array.ndim != 4 or array.size == 0:
-        raise ValueError(
-            f"{name} must be a non-empty uint8 array (N, C, H, W), got {array.dtype} "
-            f"{array.shape}; map samples to grey levels first"
-        )
-    if array.max() >= levels:
-        raise ValueError(
-            f"{name} hold the grey value {array.max()}, allowed are 0 … {levels - 1}; "
-            f"is levels ({levels}) right for this data set?"
-        )
-    return array
 
 
 def stratified_halves(
     labels: NDArray[np.integer], count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the indices of two random halves of `count` images, each class shared to one image.
+    """Return the indices of two stratified random halves of `count` images.
 
-    Of more than 10000 images, a stratified choice of 10000 is shared out.
+    Only a stratified choice of 10000 images is used where there are more.
 
     Args:
-        labels: integers, shape (count,), at least 2 classes with at least 2 images each.
-        count: number of images.
-        rng: source of the split.
+        labels: Integers, shape (count,), at least 2 classes with at least 2 images each.
+        count: Number of images.
+        rng: Generator of the split.
 
     Raises:
-        ValueError: labels of another shape, or too few classes or images of a class.
+        ValueError: The labels have another shape, or there are too few classes or images.
     """
     if labels.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), got {labels.shape}")
@@ -83,11 +55,11 @@ def stratified_halves(
 
 
 def class_problem(labels: NDArray[np.integer], count: int) -> str | None:
-    """Return one sentence on why images with these labels cannot be shared in halves, or None.
+    """Return why images with these labels cannot be split in stratified halves, or None.
 
     Args:
-        labels: integers, shape (count,).
-        count: number of images.
+        labels: Integers, shape (count,).
+        count: Number of images.
     """
     classes, counts = np.unique(np.sort(labels)[_places(count)], return_counts=True)
     if len(classes) >= 2 and counts.min() >= 2:
@@ -99,32 +71,31 @@ def class_problem(labels: NDArray[np.integer], count: int) -> str | None:
 
 
 def _places(count: int) -> NDArray[np.intp]:
-    """Return evenly spaced places of images sorted by class, which hold the classes' shares."""
+    """Return evenly spaced positions of images sorted by class, which keep the classes' shares."""
     kept = min(count, MAX_IMAGES)
     return np.arange(kept) * count // kept
 
 
 @final
 class DigitClassifier:
-    """A multilayer perceptron that reads small labelled images, with a feature layer to compare by.
+    """A multilayer perceptron that classifies small images.
 
-    p(k | x) = softmax(W h(x) + b)_k, where h(x) ≥ 0, the last hidden layer, are the features.
-    Images of more than 1024 values are averaged over square blocks first, so that the time is
-    bounded whatever the data.
-    It is trained on the given images and on copies shifted by up to 8 % of the side and turned by
-    up to 10°. The same images and seed always give the same classifier.
+        p(k | x) = softmax(W h(x) + b)_k,   h(x) ≥ 0: the last hidden layer, the features
 
-    On scikit-learn's 8×8 digits, trained on half of them, it reads 97.9 to 99.1 % of the other
-    half rightly (five splits), and 95 % with a confidence of at least 0.9. It suits digits and
-    similar pictures; on natural images its accuracy is low (40 % on CIFAR-10), and then what is
-    built on it means little.
+    Images of more than 1024 values are averaged over square blocks first, which bounds the time.
+    The classifier is trained on the given images and on copies shifted by up to 8 % of the side and
+    rotated by up to 10°. The same images and seed always give the same classifier.
+
+    Trained on half of scikit-learn's 8 × 8 digits, it classifies 97.9 to 99.1 % of the other half
+    correctly (five splits), and 95 % with a confidence of at least 0.9. On natural images its
+    accuracy is low (40 % on CIFAR-10), and the metrics that use it mean little.
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, ch. 5 (the network);
     Simard, Steinkraus & Platt 2003, ICDAR (distorted copies of the training images).
 
     Args:
-        levels: number of grey levels of every image, 2 … 256.
-        seed: seed of the weights, the batches and the distortions.
+        levels: Number of grey levels of every image, 2 … 256.
+        seed: Seed of the weights, the batches and the distortions.
     """
 
     def __init__(self, levels: int = 256, seed: int = 0) -> None:
@@ -137,7 +108,7 @@ class DigitClassifier:
 
     @property
     def classes(self) -> NDArray[np.integer]:
-        """The labels seen in training in increasing order, shape (K,): the columns' meaning."""
+        """The labels of the columns of `probabilities`, in increasing order, shape (K,)."""
         self._require_fit()
         return np.asarray(self._model.classes_)
 
@@ -145,11 +116,11 @@ class DigitClassifier:
         """Train on real images and return the classifier itself.
 
         Args:
-            images: uint8, shape (N, C, H, W), values 0 … levels − 1.
-            labels: integers, shape (N,), at least two different ones.
+            images: Grey values 0 … levels − 1, uint8, shape (N, C, H, W).
+            labels: Labels, shape (N,), at least two different ones.
 
         Raises:
-            ValueError: images or labels of a wrong kind, shape or range.
+            ValueError: Images or labels have a wrong dtype, shape or range.
         """
         array = check_images(images, self.levels)
         classes = np.asarray(labels)
@@ -174,17 +145,17 @@ class DigitClassifier:
         """Return p(k | x), shape (N, K), of images (N, C, H, W); rows sum to 1.
 
         Raises:
-            ValueError: images of another shape than those of `fit`, or a wrong dtype or range.
-            RuntimeError: the classifier has not been fitted.
+            ValueError: The images have another shape than in `fit`, or a wrong dtype or range.
+            RuntimeError: The classifier has not been fitted.
         """
         return np.asarray(self._model.predict_proba(self._rows(images)))
 
     def features(self, images: ArrayLike) -> Array:
-        """Return h(x) ≥ 0, the last hidden layer, shape (N, F), for images (N, C, H, W).
+        """Return the features h(x), shape (N, F), of images (N, C, H, W).
 
         Raises:
-            ValueError: images of another shape than those of `fit`, or a wrong dtype or range.
-            RuntimeError: the classifier has not been fitted.
+            ValueError: The images have another shape than in `fit`, or a wrong dtype or range.
+            RuntimeError: The classifier has not been fitted.
         """
         h = self._rows(images)
         for weight, bias in zip(self._model.coefs_[:-1], self._model.intercepts_[:-1], strict=True):
@@ -195,8 +166,8 @@ class DigitClassifier:
         """Return the share, 0 … 1, of images (N, C, H, W) whose most probable class is their label.
 
         Raises:
-            ValueError: images of another shape than those of `fit`, or labels not of shape (N,).
-            RuntimeError: the classifier has not been fitted.
+            ValueError: The images have another shape than in `fit`, or the labels not shape (N,).
+            RuntimeError: The classifier has not been fitted.
         """
         guesses = self.classes[self.probabilities(images).argmax(axis=1)]
         if np.shape(labels) != guesses.shape:
@@ -224,7 +195,7 @@ class DigitClassifier:
 
 
 def _block_means(images: NDArray[np.uint8], factor: int) -> Array:
-    """Mean grey values over blocks of factor x factor pixels; at the edge the last is repeated."""
+    """Mean grey values over blocks of factor × factor pixels; the last pixel is repeated."""
     count, channels, height, width = images.shape
     h, w = -(-height // factor), -(-width // factor)
     means = np.empty((count, channels, h, w))
@@ -237,7 +208,7 @@ def _block_means(images: NDArray[np.uint8], factor: int) -> Array:
 
 
 def _distort(pixels: Array, rng: np.random.Generator) -> Array:
-    """Turn and shift each image (N, C, H, W) by its own random angle and distance."""
+    """Rotate and shift each image (N, C, H, W) by its own random angle and distance."""
     side = np.array(pixels.shape[2:])
     centre = (side - 1) / 2
     distorted = np.empty_like(pixels)
@@ -248,7 +219,7 @@ def _distort(pixels: Array, rng: np.random.Generator) -> Array:
         turn = np.array([[cos, -sin], [sin, cos]])
         offset = centre - turn @ centre + shift
         for c in range(pixels.shape[1]):
-            # Repeating the border invents no edge, whatever the background's grey value is.
+            # Repeating the border adds no edge for any grey value of the background.
             distorted[n, c] = ndimage.affine_transform(
                 pixels[n, c], turn, offset=offset, order=1, mode="nearest"
             )

@@ -1,4 +1,4 @@
-"""Derivatives wherever a caller stands: in `torch.inference_mode()` too, which keeps no graph."""
+"""Derivatives within `torch.inference_mode()`, which records no graph."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from scoresde.sde.precision import module_of
 
 @contextmanager
 def derivatives_allowed() -> Iterator[None]:
-    """Leave inference mode for a while, where it is on; graphs are still kept only on demand."""
+    """Leave inference mode within the context; graphs are still recorded only on demand."""
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False), torch.no_grad():
             yield
@@ -23,12 +23,12 @@ def derivatives_allowed() -> Iterator[None]:
 
 
 def ordinary(x: Tensor) -> Tensor:
-    """x as a tensor that graphs can hold: a copy, where x was made within inference mode."""
+    """x as a tensor that a graph can contain: a copy if x was made within inference mode."""
     return x.clone() if x.is_inference() else x
 
 
 def check_differentiable(score: Score, x: Tensor, kept: bool) -> None:
-    """Refuse what inference mode makes impossible, and say where a graph is dropped.
+    """Refuse derivatives that inference mode makes impossible, and warn of a graph that is dropped.
 
     Args:
         score: s(x, t).
@@ -36,8 +36,7 @@ def check_differentiable(score: Score, x: Tensor, kept: bool) -> None:
         kept: Whether the caller wants the graph.
 
     Raises:
-        ValueError: A graph is to be kept within inference mode, or the network's weights were made
-            within it.
+        ValueError: A graph is to be kept within inference mode, or the network was built within it.
     """
     check_graph("x", x, kept, "the likelihood drops", "call it")
     module = module_of(score)

@@ -19,13 +19,13 @@ from scoresde.sde.tableau import PAIRS, EmbeddedPair
 
 from .divergence import Control, Divergence, choose_divergence, score_and_divergence
 from .graph import check_differentiable, derivatives_allowed, ordinary
-from .result import Likelihood, join, tell_failed
+from .result import Likelihood, join, warn_failed
 from .seeding import Draws, numbers_of
 
 CLOCKS = ("t", "log_snr")
 
-# How much of its tolerance a step may err in log p through the state. With 1 typical points of VE
-# would take 10 % more evaluations; with 3 the errors of points far out come close to 30 rtol.
+# The error of log p through the state that a step may have, in units of its tolerance. With 1,
+# typical points of VE would take 10 % more evaluations; with 3, errors far out approach 30 rtol.
 STATE_SHARE = 2.0
 
 
@@ -55,10 +55,10 @@ def log_likelihood(
 
         v = f x − ½ g² s,   log p_eps(x) = log p_T(x_T) + ∫_eps^T ∇·v(x_t, t) dt
 
-    Every sample has its own steps and its own probes, and leaves the batch when it has arrived: who
-    it is evaluated beside changes nothing. State and log p are float64, and sums give back what
-    rounding took; one forward pass of the network serves drift and divergence. The density is that
-    of p_eps, and log p_T is that of the prior.
+    Every sample has its own steps and probes and leaves the batch when it arrives, so that its
+    result does not depend on the other samples. State and log p are float64, with compensated sums;
+    one forward pass of the network gives drift and divergence. The density is that of p_eps, and
+    log p_T is that of the prior.
 
     Args:
         sde: Process.
@@ -66,31 +66,30 @@ def log_likelihood(
         x: Points, shape (B, *), floating point.
         rtol: Relative tolerance of the state > 0.
         atol: Absolute tolerance of the state > 0.
-        log_prob_tol: Absolute tolerance of log p in nats > 0; rtol where not given. Each step keeps
-            the error of its integral below it, and below twice as much what the error δ of the
-            state does to log p, s · δ.
-        divergence: `exact`, `hutchinson`, `hutch++`, or one of `evaluation.divergence` with
-            settings of its own.
-        control: Law whose Jacobian is known, as a control variate of a stochastic divergence.
+        log_prob_tol: Absolute tolerance of log p in nats > 0; rtol by default. In each step the
+            error of the integral stays below it, and the error s · δ of log p that comes from the
+            error δ of the state stays below twice the tolerance.
+        divergence: `exact`, `hutchinson`, `hutch++`, or an object of `evaluation.divergence`.
+        control: Control variate of a stochastic divergence.
         method: `bosh3`, `dopri5` or `dop853`, embedded pairs of orders 3, 5 and 8.
         clock: Variable of the integration: `t`, or `log_snr` for λ.
-        eps: Time at which x lies; the process's `eps` where not given.
-        dtype: What the network sees; x's type where not given.
+        eps: Time of the density; the `eps` of the process by default.
+        dtype: Type of the network's input; the type of x by default.
         seed: Seed of the probes.
-        index: Numbers of the samples, to which their probes belong; 0 … B − 1 where not given.
-        batch_size: Most samples at once, ≥ 1; all where not given.
-        forward_mode: Products with the Jacobian by forward-mode differentiation.
-        differentiable: Keep the graph, so that log p can be differentiated in x and in what the
-            score depends on: for small problems, as every step stays in memory.
-        give_up: Give a sample whose flow cannot be followed to T the value NaN, where it would
-            otherwise end the call with an error: one absurd sample then costs the others nothing.
-        progress: Show a bar on a terminal.
+        index: Numbers of the samples, which determine their probes; 0 … B − 1 by default.
+        batch_size: Largest number of samples at once, ≥ 1; all by default.
+        forward_mode: Compute products with the Jacobian by forward-mode differentiation.
+        differentiable: Keep the graph, so that log p can be differentiated in x and in the
+            parameters of the score; every step stays in memory.
+        give_up: Give a sample whose flow cannot be followed to T the value NaN instead of raising
+            an error.
+        progress: Show a progress bar on a terminal.
 
     Raises:
-        ValueError: x is not (B, *) or holds NaN or Inf, unknown divergence, method or clock,
-            tolerances not > 0 or finer than the network's type (or that of autocast) resolves, a
-            type that cannot hold the states, eps outside (0, T), batch_size not ≥ 1, more
-            coordinates than `exact` can take, or a score of another shape.
+        ValueError: x is not (B, *) or holds NaN or Inf; the divergence, method or clock is unknown;
+            a tolerance is not > 0 or finer than the network's type (or that of autocast) resolves;
+            the type cannot hold the states; eps is outside (0, T); batch_size is not ≥ 1; there are
+            more coordinates than `exact` can take; or the score has another shape.
         TypeError: x is not floating point.
         RuntimeError: The solver did not reach T.
 
@@ -141,13 +140,13 @@ def log_likelihood(
         bar.close()
         whole = join(parts)
     if give_up:
-        tell_failed(~whole.log_prob.isfinite(), numbers, "likelihood")
+        warn_failed(~whole.log_prob.isfinite(), numbers, "likelihood")
     return whole
 
 
 @dataclass(frozen=True)
 class _Flow:
-    """How the probability flow is integrated; arguments of `log_likelihood`."""
+    """Settings of the integration, from the arguments of `log_likelihood`."""
 
     ends: tuple[float, float]
     rtol: float
@@ -184,7 +183,7 @@ def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -
         latent, estimates = end.y[:, :dim].reshape(x.shape), end.y[:, dim:]
         log_prob = sde.prior(tuple(x.shape)).log_prob(latent) + estimates.mean(1)
     spread = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    if flow.divergence.stochastic:  # of one estimate the deviation is NaN: it cannot tell
+    if flow.divergence.stochastic:  # a single estimate has no standard error: NaN
         deviations = estimates.detach() - estimates.detach().mean(1, keepdim=True)
         spread = (deviations.square().sum(1) / (count - 1 or torch.nan) / count).sqrt()
     named = (dim, flow.ends[0], flow.divergence.name)
@@ -194,7 +193,7 @@ def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -
 
 
 def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -> Solution:
-    """Carry [x, ∫ of each estimate of ∇·v] from eps to T."""
+    """Integrate [x, ∫ of each estimate of ∇·v] from eps to T."""
     dim, parts = x[0].numel(), RowCache(score, lambda part: part)
 
     of_state = error_norm(flow.rtol, flow.atol, "sum")
@@ -220,8 +219,8 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
         return clock.rate(t)[:, None] * torch.cat([velocity.flatten(1).double(), change], 1)
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
-        # log p is a sum over coordinates, so their errors are summed, not averaged; and its own
-        # tolerance is absolute, since its size says nothing about the accuracy needed.
+        # log p is a sum over coordinates, so that their errors are summed, not averaged. Its
+        # tolerance is absolute, since the accuracy that is needed does not depend on its size.
         error, log_prob = error[:, :dim], error[:, dim:].mean(1)
         state = of_state(error, y[:, :dim], y_next[:, :dim])
         return torch.maximum(state, log_prob.abs() / flow.log_prob_tol)
@@ -230,13 +229,13 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
     start = torch.cat([x.flatten(1).double(), sums], 1)
 
     def local_error(u: Tensor, y: Tensor, slope: Tensor, error: Tensor) -> Tensor:
-        # An error δ of the state at t changes log p by s · δ, for s is what log p_t grows by: far
-        # out, where s is large, by much more than the tolerance of the state.
+        # An error δ of the state at t changes log p by s · δ, since s is the gradient of log p_t.
+        # Far out, where s is large, this is much more than the tolerance of the state.
         t = clock.time(u)
         velocity = slope[:, :dim] / clock.rate(t)[:, None]
         weight = (0.5 * sde.g(t).square())[:, None]
         pull = sde.f(t)[:, None] * y[:, :dim] - velocity
-        s = torch.where(weight > 0, pull / weight, 0)  # nothing moves where g = 0
+        s = torch.where(weight > 0, pull / weight, 0)  # there is no velocity where g = 0
         return torch.cat([s * error[:, :dim], error[:, dim:].mean(1, keepdim=True)], 1)
 
     def cause(u: Tensor, y: Tensor, index: Tensor, row: int) -> str | None:
@@ -273,7 +272,7 @@ class _Clock:
 
     def time(self, u: Tensor) -> Tensor:
         """t where the variable is u."""
-        # Stages may miss an end by a rounding, where λ has no inverse.
+        # Stages may pass an end by a rounding error, where λ has no inverse.
         return self.sde.time_of_log_snr(u.clamp(*self.ends[::-1])) if self.over_log_snr else u
 
     def rate(self, t: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Distances between laws seen through samples, and the quality of generated images.
+"""Distances between distributions from samples, and the quality of generated images.
 
-Every statistic here depends on the number of samples, so each comes with its floor: the same
-statistic between two sets of real data of the same size.
+Every statistic here depends on the number of samples. Compare it with its floor, the same statistic
+between two sets of real data of the same size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .cost import MAX_IMAGES
-from .features import Array, DigitClassifier, check_images, stratified_halves
+from .features import DigitClassifier, stratified_halves
+from .images import Array, check_images
 
-# From the detail of a mode to the whole of the law, in units of the median distance.
+# From the scale of a mode to that of the whole distribution, in units of the median distance.
 _BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 _MEDIAN_POINTS = 1000
 
@@ -28,18 +29,19 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
         d² = |m_a − m_b|² + tr(C_a + C_b − 2 (C_a^½ C_b C_a^½)^½)
 
     The last trace is the sum of the singular values of R_a R_bᵀ, where RᵀR = C comes from a QR
-    decomposition of the centred rows. No covariance and no matrix root is ever formed, so that the
-    result is exact to rounding (about 1e-14 of the traces, of either sign) even when there are
-    fewer rows than features. It is biased upwards: compare distances from equally many rows.
+    decomposition of the centred rows. Without covariances and matrix roots the result is exact to
+    rounding (about 1e-14 of the traces, of either sign) even for fewer rows than features. It is
+    biased upwards: compare distances from equally many rows.
 
     Reference: Dowson & Landau 1982, J. Multivariate Analysis 12; Heusel et al. 2017,
     arXiv:1706.08500 (eq. 6).
 
     Args:
-        a, b: features, shapes (N_a, F) and (N_b, F) with N_a, N_b ≥ 2, finite.
+        a: Features, shape (N_a ≥ 2, F), finite.
+        b: Features, shape (N_b ≥ 2, F), finite.
 
     Raises:
-        ValueError: wrong shapes, fewer than 2 rows, or values that are not finite.
+        ValueError: A shape is wrong, there are fewer than 2 rows, or a value is not finite.
     """
     rows_a, rows_b = _feature_rows(a, "a"), _feature_rows(b, "b")
     if rows_a.shape[1] != rows_b.shape[1]:
@@ -61,7 +63,7 @@ def _feature_rows(values: ArrayLike, name: str) -> Array:
 
 
 def _mean_and_root(rows: Array) -> tuple[Array, Array]:
-    """Return the mean m and an upper triangular R with RᵀR = covariance of the rows."""
+    """Return the mean and an upper triangular R, where RᵀR is the covariance of the rows."""
     mean = rows.mean(axis=0)
     root = np.linalg.qr((rows - mean) / np.sqrt(len(rows) - 1), mode="r")
     return mean, np.asarray(root)
@@ -70,13 +72,13 @@ def _mean_and_root(rows: Array) -> tuple[Array, Array]:
 def class_coverage(probabilities: ArrayLike) -> Array:
     """Return the share of rows whose most probable class is k, shape (K,), summing to 1.
 
-    A generator that has lost a mode leaves its class near 0.
+    The share of a mode that the generator has lost is near 0.
 
     Args:
         probabilities: p(k | x_n), shape (N, K), N ≥ 1.
 
     Raises:
-        ValueError: not a non-empty (N, K) array.
+        ValueError: The shape is wrong, or the array is empty.
     """
     table = _probability_table(probabilities)
     return np.bincount(table.argmax(axis=1), minlength=table.shape[1]) / len(table)
@@ -87,10 +89,10 @@ def confident_share(probabilities: ArrayLike, threshold: float = 0.9) -> float:
 
     Args:
         probabilities: p(k | x_n), shape (N, K), N ≥ 1.
-        threshold: least confidence that counts, 0 … 1.
+        threshold: Least confidence that counts, 0 … 1.
 
     Raises:
-        ValueError: not a non-empty (N, K) array.
+        ValueError: The shape is wrong, or the array is empty.
     """
     return float(np.mean(_probability_table(probabilities).max(axis=1) >= threshold))
 
@@ -113,18 +115,20 @@ def maximum_mean_discrepancy(
         MMD² = mean_{i,j} k(x_i, x_j) + mean_{i,j} k(y_i, y_j) − 2 mean_{i,j} k(x_i, y_j)
         k(u, v) = Σ_h exp(−|u − v|² / (2 h²))
 
-    Two finite sets of one law have a positive MMD as well: compare it with `mmd_noise_floor`.
+    Two finite sets from one distribution have a positive MMD too: compare it with
+    `mmd_noise_floor`.
 
     Reference: Gretton et al. 2012, JMLR 13 (eq. 5).
 
     Args:
-        x, y: points, shapes (N, *) and (M, *) with N, M ≥ 2, finite; give the exact draws as y.
-        bandwidths: the h > 0 of the kernels, in the unit of the points; by default 1/8, 1/4, 1/2,
-            1 and 2 times the median distance between points of y (of 1000 of them at most).
-        chunk: rows compared at a time; memory is chunk × max(N, M) numbers.
+        x: Points, shape (N ≥ 2, *), finite.
+        y: Points, shape (M ≥ 2, *), finite; the exact samples.
+        bandwidths: Bandwidths h > 0 of the kernels, in the unit of the points; by default 1/8, 1/4,
+            1/2, 1 and 2 times the median distance between (at most 1000) points of y.
+        chunk: Number of rows that are compared at a time, which takes chunk × max(N, M) numbers.
 
     Raises:
-        ValueError: wrong shapes, fewer than 2 points, values that are not finite, or h ≤ 0.
+        ValueError: A shape is wrong, a value is not finite, there are too few points, or h ≤ 0.
     """
     u, v = _points(x, "x"), _points(y, "y")
     if u.shape[1] != v.shape[1]:
@@ -136,7 +140,7 @@ def maximum_mean_discrepancy(
         bandwidths = [c * float(torch.pdist(some).median()) for c in _BANDWIDTHS]
     if not bandwidths or not all(0 < h < float("inf") for h in bandwidths):
         raise ValueError(f"bandwidths must be positive, got {list(bandwidths)}; give your own")
-    # Distances come from inner products; near the origin these lose no digits.
+    # Distances come from inner products, which are most accurate near the origin.
     centre = v.mean(dim=0)
     u, v = u - centre, v - centre
     n, m, diagonal = len(u), len(v), len(bandwidths)  # k(u, u) is the number of kernels
@@ -166,7 +170,7 @@ def _kernel(u: Tensor, v: Tensor, bandwidths: Sequence[float]) -> Tensor:
 
 
 def _pairs_within(u: Tensor, bandwidths: Sequence[float], chunk: int) -> float:
-    """Return Σ_{i<j} k(u_i, u_j); each chunk meets itself and the later ones only."""
+    """Return Σ_{i<j} k(u_i, u_j), from each chunk with itself and the later ones."""
     total = 0.0
     for start in range(0, len(u), chunk):
         block = _kernel(u[start : start + chunk], u[start:], bandwidths)
@@ -180,21 +184,21 @@ def mmd_noise_floor(
     pairs: int = 5,
     bandwidths: Sequence[float] | None = None,
 ) -> float:
-    """Return the mean MMD between independent sets of n exact draws: what noise alone gives.
+    """Return the mean MMD between two independent sets of n exact samples.
 
-    Samples of the right law have a `maximum_mean_discrepancy` near it; each pair of sets costs
-    about a second at n = 5000.
+    Samples from the right distribution have a `maximum_mean_discrepancy` near it. Each pair of sets
+    takes about a second at n = 5000.
 
     Reference: Gretton et al. 2012, JMLR 13 (sec. 4).
 
     Args:
         draw: draw(n) → n exact, independent points, shape (n, *), new ones at each call.
-        n: points per set, ≥ 2; as many as there are samples.
-        pairs: number of pairs of sets, ≥ 1.
-        bandwidths: as for `maximum_mean_discrepancy`, and ValueErrors like there.
+        n: Number of points per set ≥ 2, as many as there are samples.
+        pairs: Number of pairs of sets ≥ 1.
+        bandwidths: As for `maximum_mean_discrepancy`.
 
     Raises:
-        ValueError: pairs < 1.
+        ValueError: pairs < 1, or as `maximum_mean_discrepancy`.
     """
     if pairs < 1:
         raise ValueError(f"pairs must be ≥ 1, got {pairs}")
@@ -202,32 +206,20 @@ def mmd_noise_floor(
     return float(np.mean(values))
 
 
-def mean_and_error(values: Tensor | ArrayLike) -> tuple[float, float]:
-    """Return the mean of independent values and its standard error, std / √N with N − 1 in std.
-
-    Args:
-        values: shape (N,), N ≥ 1. One value has no measurable error: it gets NaN.
-
-    Raises:
-        ValueError: not one-dimensional, or empty.
-    """
-    array = torch.as_tensor(values).detach().to("cpu", torch.float64)
-    if array.ndim != 1 or len(array) == 0:
-        raise ValueError(f"values must have shape (N ≥ 1,), got {tuple(array.shape)}")
-    error = float("nan") if len(array) == 1 else float(array.std() / len(array) ** 0.5)
-    return float(array.mean()), error
-
-
 @dataclass(frozen=True)
 class SampleQuality:
-    """What a classifier trained on real images says about samples; made by `sample_quality`.
+    """The result of `sample_quality`, by a classifier that was trained on half of the real images.
 
-    accuracy: share of held-out real images read rightly; the rest means little where it is low.
-    confident, confident_real: share of samples and of held-out real images read with ≥ 0.9.
-    confident_ratio: confident / confident_real, near 1 for good samples; NaN if the latter is 0.
-    coverage, coverage_min: share of samples in each class, in the order of the sorted labels.
-    frechet, frechet_floor: squared Fréchet distance from the first half of the real images to the
-        samples and to the held-out half, both from n rows.
+    Attributes:
+        accuracy: Accuracy on held-out real images; the rest means little where it is low.
+        confident: Share of samples that are classified with a confidence ≥ 0.9.
+        confident_real: The same share of held-out real images.
+        confident_ratio: confident/confident_real, near 1 for good samples; NaN for 0 real ones.
+        coverage: Share of samples in each class, in the order of the sorted labels.
+        coverage_min: The smallest of these.
+        frechet: Squared Fréchet distance between the first half of the real images and n samples.
+        frechet_floor: The same between the first half and n held-out images.
+        n: Number of rows that both distances use.
     """
 
     accuracy: float
@@ -244,58 +236,58 @@ class SampleQuality:
 def sample_quality(
     samples: ArrayLike, real: ArrayLike, labels: ArrayLike, levels: int, seed: int = 0
 ) -> SampleQuality:
-    """Judge samples by a classifier trained on one half of the real images, against the other half.
+    """Compare samples with held-out real images, by a classifier trained on other real images.
 
-    Give all real images with labels: they are split in two stratified halves. At most 10000 of
-    them, and of the samples, are used; `evaluation.cost` tells the time before. Samples no worse
-    than real images have a confident_ratio of 1, a Fréchet distance at its floor and a coverage
-    like the real shares.
+    All labelled real images should be given; they are split in two stratified halves. At most 10000
+    of them, and of the samples, are used; `evaluation.cost` estimates the time. Samples that are as
+    good as real images have a confident_ratio of 1, a Fréchet distance at its floor, and the real
+    images' shares of the classes.
 
     Reference: Heusel et al. 2017, arXiv:1706.08500 (there with Inception's features).
 
     Args:
-        samples: uint8, shape (N, C, H, W), N ≥ 2, grey values 0 … levels − 1.
-        real: uint8, shape (M, C, H, W).
-        labels: integers, shape (M,), at least 2 classes with at least 2 images each.
-        levels: number of grey levels, 2 … 256.
-        seed: seed of the split, the classifier and the rows compared.
+        samples: Grey values 0 … levels − 1, uint8, shape (N ≥ 2, C, H, W).
+        real: Real images, uint8, shape (M, C, H, W).
+        labels: Integers, shape (M,), at least 2 classes with at least 2 images each.
+        levels: Number of grey levels, 2 … 256.
+        seed: Seed of the split, the classifier and the rows that are compared.
 
     Raises:
-        ValueError: wrong shapes or values, fewer than 2 samples, or too few images of a class.
+        ValueError: Shapes or values are wrong, or there are fewer than 2 samples or too few images
+            of a class.
     """
     generated = check_images(samples, levels, "samples")
     images, classes = check_images(real, levels, "real"), np.asarray(labels)
     if len(generated) < 2:
         raise ValueError(
-            "samples must hold at least 2 images to have a covariance, got 1; draw more samples"
+            "samples must hold at least 2 images to have a covariance, got 1; generate more samples"
         )
     if generated.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"samples have shape {generated.shape[1:]} and real images {images.shape[1:]}; "
             "both must come from the same data set"
         )
-    if len(generated) > MAX_IMAGES:
-        generated = generated[:MAX_IMAGES]
+    generated = generated[:MAX_IMAGES]
     rng = np.random.default_rng(seed)
     first, held_out = stratified_halves(classes, len(images), rng)
-    reader = DigitClassifier(levels, seed).fit(images[first], classes[first])
+    classifier = DigitClassifier(levels, seed).fit(images[first], classes[first])
 
     n = min(len(generated), len(held_out))
-    reference = reader.features(images[first])
+    reference = classifier.features(images[first])
     chosen = generated[rng.permutation(len(generated))[:n]]
     chosen_real = images[rng.permutation(held_out)[:n]]
-    read = reader.probabilities(generated)
-    coverage = class_coverage(read)
-    confident = confident_share(read)
-    confident_real = confident_share(reader.probabilities(images[held_out]))
+    probabilities = classifier.probabilities(generated)
+    coverage = class_coverage(probabilities)
+    confident = confident_share(probabilities)
+    confident_real = confident_share(classifier.probabilities(images[held_out]))
     return SampleQuality(
-        accuracy=reader.accuracy(images[held_out], classes[held_out]),
+        accuracy=classifier.accuracy(images[held_out], classes[held_out]),
         confident=confident,
         confident_real=confident_real,
         confident_ratio=confident / confident_real if confident_real > 0 else float("nan"),
         coverage=coverage.tolist(),
         coverage_min=float(coverage.min()),
-        frechet=frechet_distance(reader.features(chosen), reference),
-        frechet_floor=frechet_distance(reader.features(chosen_real), reference),
+        frechet=frechet_distance(classifier.features(chosen), reference),
+        frechet_floor=frechet_distance(classifier.features(chosen_real), reference),
         n=n,
     )

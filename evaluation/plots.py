@@ -1,12 +1,11 @@
-"""Pictures of a run: grids and animations of images, the loss, and laws in the plane.
+"""Pictures of a run: grids and animations of images, the loss, and points in the plane.
 
-Every function writes one file, making its folder if missing, and returns its path. It appears
-complete or not at all: it is written beside its place and then moved. No pyplot, no global state.
+Every function writes one file, creates its folder if necessary, and returns its path. The file is
+written under a temporary name and then moved, so that it is never incomplete.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,15 +21,13 @@ from PIL import Image
 from scipy.ndimage import median_filter
 from torch import Tensor
 
-from .features import Array, check_images
+from .images import Array, PathLike, tile, write, write_gif
 
-PathLike = str | os.PathLike[str]
 Points = Tensor | ArrayLike
-Window = tuple[Array, float]  # centre and half side of a square
+Window = tuple[Array, float]  # centre and half the side of a square
 
 _INK, _GREY, _PALE, _BLUE, _ORANGE = "#22303c", "#8a949e", "#ccd3d9", "#1f6f9f", "#e07b39"
-_GRID_WIDTH, _GIF_WIDTH, _GROUND = 640, 400, 80  # pixels, pixels, grey value between images
-_FRAMES_PER_SECOND, _LAST_FRAME_MS = 25, 1500
+_GRID_WIDTH, _GIF_WIDTH = 640, 400  # pixels
 _DENSITY_GRID, _MOST_POINTS, _MOST_LINES = 160, 5000, 150
 
 
@@ -42,21 +39,20 @@ def save_grid(
     scale: int | None = None,
     padding: int = 1,
 ) -> Path:
-    """Write images side by side to a PNG file, row by row; v becomes round(255 v / (levels − 1)).
+    """Write images to a PNG file, row by row; v becomes round(255 v / (levels − 1)).
 
     Args:
         images: uint8, shape (N, C, H, W), C = 1 or 3, values 0 … levels − 1.
-        path: file name ending in .png.
-        levels: number of grey levels, 2 … 256.
-        columns: images per row, ≥ 1; by default √N, rounded.
-        scale: side of a pixel in the picture, ≥ 1; by default what gives about 640 pixels in all.
-        padding: grey pixels between and around the images, ≥ 0, enlarged as the images are.
+        path: File name that ends in .png.
+        levels: Number of grey levels, 2 … 256.
+        columns: Images per row, ≥ 1; √N, rounded, by default.
+        scale: Factor by which images are enlarged, ≥ 1; a width of about 640 pixels by default.
+        padding: Grey pixels between and around the images, ≥ 0, before the enlargement.
 
     Raises:
-        ValueError: wrong dtype, shape, grey values, numbers or file ending.
+        ValueError: The dtype, the shape, a grey value, a number or the file ending is wrong.
     """
-    picture = _tile(images, levels, _GRID_WIDTH, columns, scale, padding)
-    return _write(path, ".png", picture.save)
+    return write(path, ".png", tile(images, levels, _GRID_WIDTH, columns, scale, padding).save)
 
 
 def save_gif(
@@ -66,37 +62,38 @@ def save_gif(
     seconds: float = 4.0,
     columns: int | None = None,
 ) -> Path:
-    """Write a trajectory of images to a GIF of their grids, its last frame held for 1.5 s.
+    """Write a trajectory of images to a GIF of their grids, whose last frame is held for 1.5 s.
 
     Args:
         frames: uint8, shape (F, N, C, H, W), F ≥ 1, C = 1 or 3, values 0 … levels − 1.
-        path: file name ending in .gif.
-        levels: number of grey levels, 2 … 256.
-        seconds: time before the last frame, > 0; at most 25 frames are shown per second.
-        columns: images per row, ≥ 1; by default √N, rounded.
+        path: File name that ends in .gif.
+        levels: Number of grey levels, 2 … 256.
+        seconds: Time before the last frame, > 0; at most 25 frames are shown per second.
+        columns: Images per row, ≥ 1; √N, rounded, by default.
 
     Raises:
-        ValueError: wrong dtype, shape, grey values, numbers or file ending.
+        ValueError: The dtype, the shape, a grey value, a number or the file ending is wrong.
     """
     array = np.asarray(frames)
     if array.ndim != 5 or array.size == 0:
         raise ValueError(f"frames must have shape (F ≥ 1, N ≥ 1, C, H, W), got {array.shape}")
-    tile = partial(_tile, levels=levels, width=_GIF_WIDTH, columns=columns, scale=None, padding=1)
-    return _write_gif(path, len(array), seconds, lambda i: tile(array[i]))
+    grid = partial(tile, levels=levels, width=_GIF_WIDTH, columns=columns, scale=None, padding=1)
+    return write_gif(path, len(array), seconds, lambda i: grid(array[i]))
 
 
 def save_loss_curve(steps: ArrayLike, losses: ArrayLike, path: PathLike) -> Path:
-    """Write the training loss and its running median, over a thirtieth of the run, to a PNG file.
+    """Write the training loss and its running median over a thirtieth of the run to a PNG file.
 
-    The axis is logarithmic over more than a factor of 10. Losses that are not finite are counted.
+    The axis is logarithmic where losses differ by more than a factor of 10. Losses that are not
+    finite are counted in the title.
 
     Args:
-        steps: step numbers in increasing order, shape (N,), N ≥ 0.
-        losses: losses at these steps, shape (N,).
-        path: file name ending in .png.
+        steps: Step numbers in increasing order, shape (N,), N ≥ 0.
+        losses: Losses at these steps, shape (N,).
+        path: File name that ends in .png.
 
     Raises:
-        ValueError: steps and losses of different shapes, or another file ending.
+        ValueError: The shapes of steps and losses differ, or the file ending is wrong.
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape:
@@ -115,7 +112,7 @@ def save_loss_curve(steps: ArrayLike, losses: ArrayLike, path: PathLike) -> Path
             axes.set_yscale("log")
         axes.grid(color=_PALE, linewidth=0.5, alpha=0.6)
         axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
-    return _write(path, ".png", figure.savefig)
+    return write(path, ".png", figure.savefig)
 
 
 def save_points(
@@ -126,28 +123,30 @@ def save_points(
     log_prob: Callable[[Tensor], Tensor] | None = None,
     trajectories: Points | None = None,
 ) -> Path:
-    """Write a row of panels with the same limits about samples in the plane to a PNG file.
+    """Write samples in the plane to a PNG file, as a row of panels with the same limits.
 
-    From left to right, as far as they are given: draws of the data, the density exp(log_prob), the
-    paths from noise to data, the samples. Samples far outside are counted in their panel.
+    The panels show, from left to right and where they are given: samples of the data, the density
+    exp(log_prob), the paths from noise to data, and the generated samples, with the number of those
+    outside the limits.
 
     Args:
-        samples, reference: generated and exact draws, shapes (N, 2) and (M, 2), finite.
-        path: file name ending in .png.
-        log_prob: log density in nats, points (M, 2) float32 → (M,); −∞ is allowed, NaN is not.
-        trajectories: states in the order of sampling, noise first, shape (F, N, 2), finite.
+        samples: Generated samples, shape (N, 2), finite.
+        path: File name that ends in .png.
+        reference: Samples of the data, shape (M, 2), finite.
+        log_prob: Log-density in nats, points (M, 2) float32 → (M,); −∞ is allowed, NaN is not.
+        trajectories: States in the order of sampling, noise first, shape (F, N, 2), finite.
 
     Raises:
-        ValueError: wrong shapes, values that are not finite, or another file ending.
+        ValueError: A shape or the file ending is wrong, or a value is not finite.
     """
     points = _check_points(samples, "samples", "N")
-    draws = None if reference is None else _check_points(reference, "reference", "M")
+    data = None if reference is None else _check_points(reference, "reference", "M")
     paths = None if trajectories is None else _check_points(trajectories, "trajectories", "F, N")
-    window = _window(points if draws is None else draws, points)
+    window = _window(points if data is None else data, points)
     outside = int((np.abs(points - window[0]) > window[1]).any(axis=1).sum())
     panels: list[tuple[str, Callable[[Axes], object]]] = []
-    if draws is not None:
-        panels.append(("Data", partial(_show_points, points=draws, color=_GREY)))
+    if data is not None:
+        panels.append(("Data", partial(_show_points, points=data, color=_GREY)))
     if log_prob is not None:
         panels.append(("Density", partial(_show_density, log_prob=log_prob, window=window)))
     if paths is not None:
@@ -159,52 +158,53 @@ def save_points(
         axes.set_title(title, fontsize=11, color=_INK)
         show(axes)
         _set_window(axes, window)
-    return _write(path, ".png", figure.savefig)
+    return write(path, ".png", figure.savefig)
 
 
 def save_points_gif(frames: Points, path: PathLike, seconds: float = 4.0) -> Path:
-    """Write a trajectory of points in the plane to a GIF, its last frame held for 1.5 s.
+    """Write a trajectory of points in the plane to a GIF, whose last frame is held for 1.5 s.
 
-    The window shrinks with the points, from noise of any scale down to the data.
+    The limits shrink with the points, from noise of any scale to the data.
 
     Args:
-        frames: states in the order of sampling, shape (F, N, 2), finite.
-        path: file name ending in .gif.
-        seconds: time before the last frame, > 0; at most 25 frames are shown per second.
+        frames: States in the order of sampling, shape (F, N, 2), finite.
+        path: File name that ends in .gif.
+        seconds: Time before the last frame, > 0; at most 25 frames are shown per second.
 
     Raises:
-        ValueError: wrong shapes, values that are not finite, seconds ≤ 0, or another file ending.
+        ValueError: The shape, `seconds` or the file ending is wrong, or a value is not finite.
     """
     states = _check_points(frames, "frames", "F, N")
     states = states[:, :: -(-states.shape[1] // _MOST_POINTS)]
     centre, half = _window(states[-1], states[-1])
     reach = np.quantile(np.abs(states - centre).max(axis=2), 0.98, axis=1).clip(half)
-    halves = np.maximum.accumulate(reach[::-1])[::-1]  # never growing, so that nothing shakes
+    halves = np.maximum.accumulate(reach[::-1])[::-1]  # they never grow, so that nothing shakes
     figure, (axes,) = _figure(1, (4.4, 4.1), dpi=100)
-    figure.set_layout_engine("none")  # else the frame would move with the width of its labels
+    figure.set_layout_engine("none")  # otherwise the frame moves with its labels
     axes.set_position((0.12, 0.07, 0.85, 0.91))
     dots = _show_points(axes, states[0], _BLUE)
     canvas = FigureCanvasAgg(figure)
 
-    def draw(i: int) -> Image.Image:
+    def show(i: int) -> Image.Image:
         dots.set_offsets(states[i])
         _set_window(axes, (centre, float(halves[i])))
         canvas.draw()
         return Image.fromarray(np.array(canvas.buffer_rgba())[..., :3])
 
-    return _write_gif(path, len(states), seconds, draw)
+    return write_gif(path, len(states), seconds, show)
 
 
 def save_estimates(true: Tensor, estimates: Tensor, path: PathLike, name: str) -> Path:
-    """Write estimates of a number against its true values to a PNG file, with the diagonal.
+    """Write estimates of a quantity against its true values to a PNG file, with the diagonal.
 
     Args:
-        true, estimates: shape (N,), N ≥ 1.
-        path: file name ending in .png.
-        name: of the number, for the axes.
+        true: True values, shape (N,), N ≥ 1.
+        estimates: Estimates of them, shape (N,).
+        path: File name that ends in .png.
+        name: Name of the quantity, for the axes.
 
     Raises:
-        ValueError: different shapes, or another file ending.
+        ValueError: The shapes differ, or the file ending is wrong.
     """
     x, y = (v.detach().to("cpu", torch.float64).numpy() for v in (true, estimates))
     if x.ndim != 1 or x.shape != y.shape or x.size == 0:
@@ -213,19 +213,20 @@ def save_estimates(true: Tensor, estimates: Tensor, path: PathLike, name: str) -
     axes.set(xlabel=f"true {name}", ylabel=f"estimated {name}")
     axes.axline((x.min(), x.min()), slope=1, color=_ORANGE, linewidth=1)
     _show_points(axes, np.stack([x, y], axis=1), _BLUE)
-    return _write(path, ".png", figure.savefig)
+    return write(path, ".png", figure.savefig)
 
 
 def save_histograms(values: dict[str, Tensor], path: PathLike, name: str) -> Path:
-    """Write histograms of one number in several data sets to a PNG file, on common bins.
+    """Write histograms of one quantity in up to three data sets to a PNG file, with equal bins.
 
     Args:
-        values: shape (N,), N ≥ 1, of each data set, by its name; at most three.
-        path: file name ending in .png.
-        name: of the number, for the axis.
+        values: Values of each data set by its name, shape (N,), N ≥ 1.
+        path: File name that ends in .png.
+        name: Name of the quantity, for the axis.
 
     Raises:
-        ValueError: no data sets, more than three, an empty one, or another file ending.
+        ValueError: There is no data set, one is empty, there are more than three, or the file
+            ending is wrong.
     """
     parts = {label: v.detach().to("cpu", torch.float64).numpy() for label, v in values.items()}
     if not 1 <= len(parts) <= 3 or any(v.ndim != 1 or v.size == 0 for v in parts.values()):
@@ -233,33 +234,12 @@ def save_histograms(values: dict[str, Tensor], path: PathLike, name: str) -> Pat
     edges = np.histogram_bin_edges(np.concatenate(list(parts.values())), bins=60)
     figure, (axes,) = _figure(1, (5.6, 3.6))
     axes.set(xlabel=name, ylabel="density")
+    bins = edges.tolist()
     for (label, v), color in zip(parts.items(), (_BLUE, _ORANGE, _GREY), strict=False):
-        axes.hist(
-            v, edges.tolist(), density=True, alpha=0.6, color=color, label=f"{label} ({v.size})"
-        )
+        label = f"{label} ({v.size})"
+        axes.hist(v, bins, density=True, alpha=0.6, color=color, label=label)
     axes.legend(frameon=False)
-    return _write(path, ".png", figure.savefig)
-
-
-def _tile(
-    images: ArrayLike, levels: int, width: int, columns: int | None, scale: int | None, padding: int
-) -> Image.Image:
-    """Lay images (N, C, H, W) out in rows on a grey ground and enlarge them by whole pixels."""
-    array = check_images(images, levels)
-    count, channels, h, w = array.shape
-    columns = round(count**0.5) if columns is None else columns
-    if channels not in (1, 3) or columns < 1 or padding < 0 or (scale is not None and scale < 1):
-        got = f"got {channels}, {columns}, {scale} and {padding}"
-        raise ValueError(f"channels must be 1 or 3, columns and scale ≥ 1, padding ≥ 0; {got}")
-    high, wide = h + padding, w + padding
-    rows, columns = -(-count // columns), min(columns, count)
-    canvas = np.full((rows * high + padding, columns * wide + padding, channels), _GROUND, np.uint8)
-    for n, image in enumerate(np.rint(array * (255 / (levels - 1)))):
-        top, left = n // columns * high + padding, n % columns * wide + padding
-        canvas[top : top + h, left : left + w] = image.transpose(1, 2, 0)
-    scale = max(1, round(width / canvas.shape[1])) if scale is None else scale
-    enlarged = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
-    return Image.fromarray(enlarged if channels == 3 else enlarged[:, :, 0])
+    return write(path, ".png", figure.savefig)
 
 
 def _check_points(values: Points, name: str, leading: str) -> Array:
@@ -271,9 +251,9 @@ def _check_points(values: Points, name: str, leading: str) -> Array:
     return points
 
 
-def _window(draws: Array, samples: Array) -> Window:
-    """Return a square round nearly all of both."""
-    corners = [np.quantile(draws, [0.0005, 0.9995], 0), np.quantile(samples, [0.005, 0.995], 0)]
+def _window(data: Array, samples: Array) -> Window:
+    """A square that holds nearly all points of both."""
+    corners = [np.quantile(data, [0.0005, 0.9995], 0), np.quantile(samples, [0.005, 0.995], 0)]
     low, high = np.min(corners, axis=(0, 1)), np.max(corners, axis=(0, 1))
     half = 0.56 * float((high - low).max())
     return (low + high) / 2, half if half > 0 else 1.0
@@ -285,7 +265,7 @@ def _set_window(axes: Axes, window: Window) -> None:
 
 
 def _figure(panels: int, size: tuple[float, float], dpi: int = 160) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row of panels, framed thinly and labelled in one colour."""
+    """A figure with a row of panels that have thin frames and labels of one colour."""
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     row = figure.subplots(1, panels, squeeze=False)[0].tolist()
     for axes in row:
@@ -301,7 +281,7 @@ def _show_points(axes: Axes, points: Array, color: str) -> PathCollection:
 
 
 def _show_density(axes: Axes, log_prob: Callable[[Tensor], Tensor], window: Window) -> None:
-    """Draw exp(log_prob) on a grid over the window, the second coordinate along the rows."""
+    """Show exp(log_prob) on a grid over the window, with the second coordinate upwards."""
     (x, y), half = window
     offsets = (torch.arange(_DENSITY_GRID) + 0.5) * (2 * half / _DENSITY_GRID) - half
     grid = torch.cartesian_prod(offsets, offsets).flip(1) + torch.tensor([float(x), float(y)])
@@ -320,33 +300,3 @@ def _show_paths(axes: Axes, paths: Array) -> None:
     for name, ends, color in (("start", lines[:, 0], _GREY), ("end", lines[:, -1], _ORANGE)):
         axes.scatter(ends[:, 0], ends[:, 1], s=6, color=color, linewidths=0, zorder=3, label=name)
     axes.legend(loc="upper right", fontsize=8, labelcolor=_INK, framealpha=1, edgecolor=_PALE)
-
-
-def _write_gif(
-    path: PathLike, frames: int, seconds: float, draw: Callable[[int], Image.Image]
-) -> Path:
-    """Write draw(i) of evenly chosen frames i to an endless GIF whose last frame is held."""
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"seconds must be positive and finite, got {seconds}")
-    count = min(frames, max(2, round(seconds * _FRAMES_PER_SECOND)))
-    first, *rest = [draw(i) for i in np.linspace(0, frames - 1, count).round().astype(int)]
-    # GIF counts in hundredths of a second, and viewers slow down frames shorter than two of them.
-    step = 10 * max(2, round(100 * seconds / max(1, count - 1)))
-    times = [step] * (count - 1) + [_LAST_FRAME_MS]
-    save = partial(first.save, append_images=rest, save_all=True, duration=times, loop=0)
-    return _write(path, ".gif", save)
-
-
-def _write(path: PathLike, suffix: str, save: Callable[..., object]) -> Path:
-    """Let save(file, format=…) write a file beside the path, move it there, return the path."""
-    target = Path(path)
-    if target.suffix.lower() != suffix:
-        raise ValueError(f"path must end in {suffix}, the format that is written, got {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        save(part, format=suffix[1:])
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return target

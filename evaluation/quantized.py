@@ -1,4 +1,4 @@
-"""Likelihood of quantized data: bounds of log P(k) from densities within cells."""
+"""Likelihood of quantized data: bounds of log P(k) from the density within the cells."""
 
 import math
 from collections.abc import Sequence
@@ -36,32 +36,32 @@ def quantized_likelihood(
     dtype: torch.dtype | None = None,
     **settings: Any,
 ) -> Likelihood:
-    """Lower bounds of log P(k), where P(k) is what the model's density holds in the cell of k.
+    """Lower bounds of log P(k), the integral of the model's density over the cell of k.
 
         log P(k) ≥ E [log 1/K Σ_j p_eps(x_j)/q(x_j | k)],   x_j ~ q(· | k)
 
-    rises with K to log P(k). A density known up to the chance of its probes must not be weighed so:
-    E exp(log p + ε) > p. With a stochastic divergence and several importance-weighted draws the
-    result says `bound = False`; `importance=False` averages log p − log q instead, a bound
-    whatever the divergence.
+    The bound increases with K to log P(k). It does not hold where log p has an error ε from the
+    probes of a stochastic divergence, since E exp(log p + ε) > p: the result then has
+    `bound = False`. `importance=False` averages log p − log q instead, which is a bound for every
+    divergence.
 
     Args:
         sde: Process.
         score: s(x, t), differentiable in x.
-        k: Values, integers in 0 … levels − 1, shape (B, *).
-        cells: Their cells in the coordinates of the data.
+        k: Quantized values, integers in 0 … levels − 1, shape (B, *).
+        cells: Cells of the values, in the coordinates of the data.
         dequantization: `uniform`, `truncated-normal`, or a `Dequantization`.
-        samples: Draws K ≥ 1 of each sample.
-        importance: Weigh the draws, rather than average their bounds.
-        eps: Time of the density; the process's `eps` where not given.
-        seed: Seed of draws and probes.
-        index: Numbers of the samples, to which they belong; 0 … B − 1 where not given.
-        dtype: What the network sees; torch's default where not given.
+        samples: Number K ≥ 1 of points in the cell of each sample.
+        importance: Weigh the points by importance, rather than average their bounds.
+        eps: Time of the density; the `eps` of the process by default.
+        seed: Seed of points and probes.
+        index: Numbers of the samples, which determine both; 0 … B − 1 by default.
+        dtype: Type of the network's input; torch's default type by default.
         **settings: Further arguments of `log_likelihood`.
 
     Raises:
-        ValueError: Values that no cell has, K not an integer ≥ 1, or as `log_likelihood`.
-        TypeError: k holds no integers.
+        ValueError: Values outside the cells, K is not an integer ≥ 1, or as `log_likelihood`.
+        TypeError: k does not hold integers.
 
     Reference: Theis et al. 2016, arXiv:1511.01844; Burda et al. 2016, arXiv:1509.00519 (eq. 8); Ho
     et al. 2019, arXiv:1902.00275.
@@ -78,9 +78,9 @@ def quantized_likelihood(
     numbers = numbers_of(k, index)
     parts, bounds = list[Likelihood](), list[Tensor]()
     for repeat in range(samples):
-        own = seed + (repeat << 32)  # seeds are below 2³²: no two runs share their draws
+        own = seed + (repeat << 32)  # seeds are below 2³², so that no two runs share points
         x, log_q = rule.draw(k, cells, alpha, sigma, Draws(own, numbers))
-        with silent() if parts else nullcontext():  # one draw is as wide as another
+        with silent() if parts else nullcontext():  # the first point has been checked for its width
             part = log_likelihood(
                 sde, score, x, eps=eps, seed=own, index=numbers, dtype=dtype, **settings
             )
@@ -105,7 +105,7 @@ def quantized_likelihood(
 
 
 def _combine(bounds: Tensor, weighed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """K bounds (K, B) as one, the share of each in it, and the standard error of it."""
+    """One bound from K bounds (K, B), the weight of each, and the standard error."""
     count = len(bounds)
     if not weighed:
         spread = (
@@ -113,6 +113,6 @@ def _combine(bounds: Tensor, weighed: bool) -> tuple[Tensor, Tensor, Tensor]:
         )
         return bounds.mean(0), torch.full_like(bounds, 1 / count), spread
     shares = bounds.softmax(0)
-    # The delta method: the relative error of a mean is the error of its logarithm.
+    # By the delta method, the error of the logarithm of a mean is the mean's relative error.
     spread = (count * shares).std(0) / math.sqrt(count)
     return bounds.logsumexp(0) - math.log(count), shares, spread

@@ -2,8 +2,8 @@
 
 A result is a dictionary with any of these keys: `data`, `sde`, `sampler`, `run_dir` (text),
 `bits_per_dim`, `log_likelihood` (nats) and their standard errors `…_error`, `entropy` of the true
-law (nats), `quality` (a dictionary of `SampleQuality`), `nfe`, and `seconds` (a dictionary of
-train, sample, likelihood, total). What is missing or None is left out.
+distribution (nats), `quality` (the fields of `SampleQuality`), `nfe`, and `seconds` (a dictionary
+with any of train, sample, likelihood, total). Values that are missing or None are left out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PARTS = ("train", "sample", "likelihood", "total")
 
 
 def result_table(result: Result) -> str:
-    """Return one run's results as lines of two aligned columns, without a final newline.
+    """Return the results of one run as lines of two aligned columns, without a final newline.
 
     Args:
-        result: see the module; unknown keys are ignored.
+        result: Result as described above; unknown keys are ignored.
     """
     lines = [(label, line(result)) for label, line in _LINES]
     lines = [(label, text) for label, text in lines if text]
@@ -31,17 +31,16 @@ def result_table(result: Result) -> str:
 
 
 def results_table(results: Sequence[Result]) -> str:
-    """Return a Markdown table with one row per run, – for what is missing, and a final newline.
+    """Return a Markdown table with one row per run, and – for missing values.
 
     Args:
-        results: see the module; unknown keys are ignored.
+        results: Results as described above; unknown keys are ignored.
     """
-    # A column that no run fills is left out.
     columns = {name: cell for name, cell in _COLUMNS.items() if any(map(cell, results))}
     rows = [list(columns), ["---" if name in _WORDS else "---:" for name in columns]]
     for result in results:
         cells = [cell(result) or _MISSING for cell in columns.values()]
-        # A bar would end the cell.
+        # An unescaped bar would end the cell.
         rows.append([cell.replace("|", r"\|") for cell in cells])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -55,7 +54,7 @@ def _nfe(result: Result) -> str:
 
 
 def _measured(value: float | None, error: float | None) -> str:
-    """Return value ± error with the decimals the error allows, two without an error."""
+    """Return value ± error with the decimals that the error justifies, or two without an error."""
     if value is None:
         return ""
     if error is None or not math.isfinite(error) or error <= 0:
@@ -73,13 +72,13 @@ def _log_likelihood(result: Result) -> str:
     text = _measured(result.get("log_likelihood"), result.get("log_likelihood_error"))
     if not text:
         return ""
-    # No model's expected log-likelihood exceeds minus the entropy of the data.
+    # The expected log-likelihood of a model is at most the negative entropy of the data.
     entropy = result.get("entropy")
     return f"{text} nats" + ("" if entropy is None else f" (best possible {-entropy:.2f})")
 
 
 def _quality(template: str) -> Callable[[Result], str]:
-    """Fill the template from the result's quality, if it has one."""
+    """The template filled from the quality in a result, or nothing where there is none."""
 
     def fill(result: Result) -> str:
         quality = result.get("quality")

@@ -1,7 +1,7 @@
-"""Random numbers that belong to a sample, wherever and beside whomever it is evaluated."""
+"""Random numbers that belong to a sample, independently of the batch it is evaluated in."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ def numbers_of(x: Tensor, index: Sequence[int] | None) -> list[int]:
     """The numbers of the samples x (B, *): 0 … B − 1 where none are given.
 
     Raises:
-        ValueError: As many numbers as samples are needed.
+        ValueError: There are not as many numbers as samples.
     """
     numbers = list(range(len(x)) if index is None else index)
     if len(numbers) != len(x):
@@ -22,7 +22,7 @@ def numbers_of(x: Tensor, index: Sequence[int] | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of samples: functions of a seed, a sample's number and a purpose alone.
+    """Random numbers of B samples: functions of a seed, a sample's number and a purpose alone.
 
     Args:
         seed: Seed.
@@ -34,23 +34,19 @@ class Draws:
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Numbers uniform on [0, 1), float64, shape (B, *shape)."""
-        return torch.stack(
-            [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._each(purpose)]
-        )
+        return self._stack(purpose, lambda g: torch.rand(shape, generator=g, dtype=torch.float64))
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, float64, shape (B, *shape)."""
-        return torch.stack(
-            [torch.randn(shape, generator=g, dtype=torch.float64) for g in self._each(purpose)]
-        )
+        return self._stack(purpose, lambda g: torch.randn(shape, generator=g, dtype=torch.float64))
 
     def rademacher(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        """Fair coins ±1, int64, shape (B, *shape)."""
-        return torch.stack(
-            [2 * torch.randint(0, 2, shape, generator=g) - 1 for g in self._each(purpose)]
-        )
+        """Random signs ±1, int64, shape (B, *shape)."""
+        return self._stack(purpose, lambda g: 2 * torch.randint(0, 2, shape, generator=g) - 1)
 
-    def _each(self, purpose: str) -> list[torch.Generator]:
+    def _stack(self, purpose: str, numbers: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """The numbers of each sample, from a generator of its own."""
         names = (f"{self.seed}/{purpose}/{i}" for i in self.index)
         digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-        return [torch.Generator().manual_seed(int.from_bytes(d, "big") >> 1) for d in digests]
+        seeds = (int.from_bytes(digest, "big") >> 1 for digest in digests)
+        return torch.stack([numbers(torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -1,23 +1,23 @@
-"""Whether data are typical of a model: scores, and how well they separate."""
+"""Typicality: whether data are typical of a model, and how well a score separates two data sets."""
 
 import torch
 from torch import Tensor
 
 
 def typicality(values: Tensor, reference: Tensor) -> Tensor:
-    """Distance of bits/dim (or nats) from the mean of data that the model was made for.
+    """Distance of bits/dim (or nats) from their mean over typical data.
 
         score = |v − mean(reference)|
 
-    Images that are simpler than the data often have a higher likelihood than the data: neither side
-    is typical.
+    Images that are simpler than the data often have a higher likelihood than the data, so that both
+    low and high likelihoods are untypical.
 
     Args:
-        values: Of the data in question, shape (N,).
-        reference: Of data that are typical, shape (M,), M ≥ 1.
+        values: Values of the data in question, shape (N,).
+        reference: Values of typical data, shape (M,), M ≥ 1.
 
     Raises:
-        ValueError: Not one-dimensional, or no reference.
+        ValueError: An argument is not one-dimensional, or there is no reference.
 
     Reference: Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019, arXiv:1906.02994 (eq. 4).
     """
@@ -30,7 +30,9 @@ def typicality(values: Tensor, reference: Tensor) -> Tensor:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Probability that data from outside score higher than data from inside; ties count half.
+    """Area under the ROC curve: the probability that other data score higher than typical data.
+
+    Ties count half.
 
     Args:
         inside: Scores of typical data, shape (N,), N ≥ 1.

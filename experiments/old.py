@@ -33,8 +33,16 @@ def _flow(evaluate: Mapping[str, Any]) -> dict[str, Any]:
     rules: dict[str | None, dict[str, Any]] = {
         None: {"_target_": "ExactOrHutchinson", "coordinates": 16, "probes": probes or 1},
         "exact": {"_target_": "Exact"},
-        "hutchinson": {"_target_": "Hutchinson", "probes": probes or 1, "law": "rademacher"},
-        "hutch++": {"_target_": "HutchPlusPlus", "probes": probes or 6, "law": "rademacher"},
+        "hutchinson": {
+            "_target_": "Hutchinson",
+            "probes": probes or 1,
+            "distribution": "rademacher",
+        },
+        "hutch++": {
+            "_target_": "HutchPlusPlus",
+            "probes": probes or 6,
+            "distribution": "rademacher",
+        },
     }
     divergence = rules[named]
     dequantization = {"_target_": DEQUANTIZATIONS.get(evaluate["dequantization"], "Variational")}

@@ -1,14 +1,13 @@
-"""Models of diffusers, `UNet2DModel` alone or in a pipeline's folder: read and written.
+"""Models of diffusers, a `UNet2DModel` alone or in the folder of a pipeline: read and written.
 
 Two layouts of `UNet2DModel` are networks of ours: DDPM's (`DownBlock2D`, `AttnDownBlock2D` and
-their ways up, as in google/ddpm-cifar10-32), and NCSN++'s with pyramids of images
-(`SkipDownBlock2D`, `AttnSkipDownBlock2D`, ..., as in google/ncsnpp-celebahq-256). The scheduler's
-configuration beside a network says which process it belongs to. `diffusers_files` finds the files.
+their blocks on the way up, as in google/ddpm-cifar10-32), and that of NCSN++ with pyramids of
+images (`SkipDownBlock2D`, `AttnSkipDownBlock2D`, …, as in google/ncsnpp-celebahq-256). The
+configuration of the scheduler determines the process. `diffusers_files` finds the files.
 """
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from scoresde.sde import SDE
 
 from . import diffusers_network, diffusers_process
 from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_network, read_weights
-from .table import Row, layer, pixelwise, read, transposed, write
+from .files import replacing
+from .table import PIXELWISE, TRANSPOSED, Form, Row, layer, read, write
 from .unet import Part, parts
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ BLOCK = {
     "conv2": "branch.conv_1",
 }
 ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
-# Files of before 2023 name the same four matrices by what they are.
+# Names of the same four matrices in files from before 2023.
 FORMERLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -45,27 +45,26 @@ def load_diffusers(folder: str | Path, sde: SDE | None = None, ema: bool = True)
     """The model in a folder of diffusers, on the CPU in evaluation mode.
 
     Args:
-        folder: Folder of a pipeline (`model_index.json`, `unet/`, `scheduler/`) or of a
-            `UNet2DModel` alone (`config.json` and its weights as safetensors or torch's), or a file
-            in one. The scheduler of a network is its own or the one next to it, however the
-            network is named.
-        sde: Process of the network; the scheduler's where not given. Of a network alone DDPM's
-            chain is assumed, or the VE of diffusers' scheduler where its embedding is Fourier's,
-            with a warning.
-        ema: Whether to take the averaged weights where there are both: `unet_ema` next to `unet`
-            in a checkpoint of diffusers' training script. Either can be named itself.
+        folder: Folder of a pipeline (`model_index.json`, `unet/`, `scheduler/`), folder of a
+            `UNet2DModel` alone (`config.json` and its weights in safetensors or PyTorch's format),
+            or a file in one of these. The scheduler is the one in that folder or next to it.
+        sde: Process of the network; that of the scheduler by default. Without a scheduler, DDPM's
+            chain is assumed, or for a Fourier embedding the VE of diffusers' scheduler, with a
+            warning.
+        ema: Whether to take the averaged weights where there are both, as in `unet_ema` next to
+            `unet` in a checkpoint of diffusers' training script. Either folder can be given itself.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file is damaged, or says what is not to be had here; it is named. Also where
-            ema is false and there is one set of weights.
+        FileNotFoundError: A file does not exist.
+        ValueError: A file is damaged or has a setting that is not supported; the message names it.
+            Or ema is false and there is one set of weights.
         TypeError: sde is no process.
 
     Reference: huggingface.co/docs/diffusers, `UNet2DModel`, `DDPMPipeline`, `ScoreSdeVePipeline`.
     """
     folder = Path(folder)
     if sde is not None and not callable(getattr(sde, "alpha", None)):
-        raise TypeError(f"sde must be a process, VP() say, got {sde!r}")
+        raise TypeError(f"sde must be a process such as VP(), got {sde!r}")
     place = find_place(folder, ema)
     config = read_network(place.network)
     scheduler = None if place.scheduler is None else read_config(place.scheduler)
@@ -92,33 +91,28 @@ def save_diffusers(model: ScoreModel, folder: str | Path) -> Path:
 
     Args:
         model: Model.
-        folder: Folder of the pipeline, made if need be.
+        folder: Folder of the pipeline, which is created if necessary.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: diffusers has no such network, process or parameterization; it is named.
-        FileExistsError: A pipeline is there.
+        ValueError: diffusers has no such network, process or parameterization; the message names
+            the difference.
+        FileExistsError: The folder already holds a pipeline.
     """
     folder = Path(folder)
     config = diffusers_network.config(model)
     net = model.net
-    assert isinstance(net, UNet)  # config refused others
+    assert isinstance(net, UNet)  # other networks have no configuration
     scheduler, pipeline = diffusers_process.scheduler(model)
     targets = ("model_index.json", "unet", "scheduler")
     if folder.is_file() or any((folder / name).exists() for name in targets):
         raise FileExistsError(f"{folder} is a file or already holds a model; use another folder")
     tensors = write(rows(net, flipped=False), net.state_dict())
-    (folder / "unet").mkdir(parents=True, exist_ok=True)
-    (folder / "scheduler").mkdir(exist_ok=True)
-    temporary = folder / "unet" / f".{WEIGHTS}.{os.getpid()}.tmp"
-    try:
+    with replacing(folder / "unet" / f"{WEIGHTS}.safetensors") as temporary:
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(plain, temporary, metadata={"format": "pt"})
-        os.replace(temporary, folder / "unet" / f"{WEIGHTS}.safetensors")
-    finally:
-        temporary.unlink(missing_ok=True)
     _write(folder / "unet" / "config.json", config)
     _write(folder / "scheduler" / "scheduler_config.json", scheduler)
     index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.35.0"}
@@ -129,16 +123,13 @@ def save_diffusers(model: ScoreModel, folder: str | Path) -> Path:
 
 
 def rows(net: UNet, flipped: bool) -> list[Row]:
-    """The table of names of a network.
+    """The table of diffusers' names for a network.
 
     Args:
         net: Network.
-        flipped: Whether their embedding has its cosines first, ours having its sines first.
+        flipped: Whether their embedding has the cosines first; ours has the sines first.
     """
-    table: list[Row] = []
-    for part in parts(net):
-        table += _part(part, _name(part, net), flipped)
-    return table
+    return [row for part in parts(net) for row in _part(part, _name(part, net), flipped)]
 
 
 def _part(part: Part, theirs: str, flipped: bool) -> list[Row]:
@@ -146,11 +137,11 @@ def _part(part: Part, theirs: str, flipped: bool) -> list[Row]:
     if part.role == "fourier":
         return [Row(f"{theirs}.weight", (f"{ours}.W",))]
     if part.role == "dense" and part.number == 0 and flipped:
-        return [_swapped(f"{theirs}.weight", f"{ours}.weight"), layer(theirs, ours)[1]]
+        return layer(theirs, ours, Form(lambda w: (_swap(w),), lambda tensors: _swap(tensors[0])))
     if part.role == "attention":
         table = layer(f"{theirs}.group_norm", f"{ours}.norm")
         for name, own in ATTENTION.items():
-            table += _linear(f"{theirs}.{name}", f"{ours}.{own}")
+            table += layer(f"{theirs}.{name}", f"{ours}.{own}", TRANSPOSED)
         return table
     if isinstance(module, InputSkip):
         return layer(f"{theirs}.skip_conv", f"{ours}.conv")
@@ -160,37 +151,21 @@ def _part(part: Part, theirs: str, flipped: bool) -> list[Row]:
         place = "" if last else f"{theirs}."
         return layer(f"{place}{norm}", f"{ours}.head.0") + layer(f"{place}{conv}", f"{ours}.head.2")
     if hasattr(module, "branch"):
-        return _block(module, theirs, ours)
+        table = [r for name in BLOCK for r in layer(f"{theirs}.{name}", f"{ours}.{BLOCK[name]}")]
+        if isinstance(module.shortcut, NIN):
+            table += layer(f"{theirs}.conv_shortcut", f"{ours}.shortcut", PIXELWISE)
+        elif isinstance(module.shortcut, nn.Conv2d):
+            table += layer(f"{theirs}.conv_shortcut", f"{ours}.shortcut")
+        return table
     if part.role == "step":
         return layer(f"{theirs}.conv", f"{ours}.layer.conv")
     return layer(theirs, ours)
 
 
-def _block(module: nn.Module, theirs: str, ours: str) -> list[Row]:
-    table: list[Row] = []
-    for name, own in BLOCK.items():
-        table += layer(f"{theirs}.{name}", f"{ours}.{own}")
-    if isinstance(module.shortcut, NIN):
-        table.append(pixelwise(f"{theirs}.conv_shortcut.weight", f"{ours}.shortcut.weight"))
-        table.append(Row(f"{theirs}.conv_shortcut.bias", (f"{ours}.shortcut.bias",)))
-    elif isinstance(module.shortcut, nn.Conv2d):
-        table += layer(f"{theirs}.conv_shortcut", f"{ours}.shortcut")
-    return table
-
-
-def _linear(theirs: str, ours: str) -> list[Row]:
-    weight = transposed(f"{theirs}.weight", f"{ours}.weight")
-    return [weight, Row(f"{theirs}.bias", (f"{ours}.bias",))]
-
-
-def _swapped(theirs: str, ours: str) -> Row:
-    """Columns for cosines before those for sines, a zero at the end of an odd number staying."""
-
-    def swap(weight: Tensor) -> Tensor:
-        half = weight.shape[1] // 2
-        return torch.cat([weight[:, half : 2 * half], weight[:, :half], weight[:, 2 * half :]], 1)
-
-    return Row(theirs, (ours,), lambda w: (swap(w),), lambda tensors: swap(tensors[0]))
+def _swap(weight: Tensor) -> Tensor:
+    """Exchange the columns for cosines and sines; an odd number of columns ends with a zero."""
+    half = weight.shape[1] // 2
+    return torch.cat([weight[:, half : 2 * half], weight[:, :half], weight[:, 2 * half :]], 1)
 
 
 def _name(part: Part, net: UNet) -> str:
@@ -214,28 +189,30 @@ def _name(part: Part, net: UNet) -> str:
     return f"{place}.{part.way}samplers.0" if part.role == "step" else place
 
 
-def _modern(name: str) -> str:
-    *place, layer_name, kind = name.split(".") if "." in name else ("", name)
-    if "attentions" in place:
-        layer_name = FORMERLY.get(layer_name, layer_name)
-    return ".".join([*place, layer_name, kind]) if "." in name else name
-
-
 def _tensors(place: Place) -> dict[str, Tensor]:
-    """The weights of a place by today's names."""
+    """The weights of a place by their current names."""
     weights = read_weights(place)
     trained = [name for name in weights.raw if name != "time_proj.weight"]
-    # Where folders tell raw weights from averaged ones, a file is taken as it is.
+    # A file is taken as it is where raw and averaged weights are in different folders.
     ema = True if place.ema is None else place.ema
     state = weights.chosen(ema, trained, place.weights or place.network)
-    return {_modern(name): tensor for name, tensor in state.items()}
+    return {_current(name): tensor for name, tensor in state.items()}
+
+
+def _current(name: str) -> str:
+    """The current name of a tensor, from that of an old file."""
+    *place, kind = name.split(".")
+    if "attentions" in place:
+        place[-1] = FORMERLY.get(place[-1], place[-1])
+    return ".".join([*place, kind])
 
 
 def _flipped(config: Mapping[str, Any]) -> bool:
-    """Whether the embedding has its cosines first; Fourier's never has."""
+    """Whether the embedding has the cosines first, which a Fourier embedding never has."""
     positional = config.get("time_embedding_type", "positional") == "positional"
     return positional and config.get("flip_sin_to_cos", True)
 
 
 def _write(path: Path, fields: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,17 +1,17 @@
 """Networks of EDM: the U-Nets of Song et al. in its names, and its preconditioners.
 
-Their network counts a change of resolution to the level that it leads to, ours to the level that it
-leaves; otherwise both have the same layers. Their names hold the height of the images of a level:
+Their network assigns a change of resolution to the level that it leads to, ours to the level that
+it leaves; otherwise both have the same layers. Their names contain the height of the images:
 
-    map_noise.freqs, map_layer0, map_layer1        label of the noise
+    map_noise.freqs, map_layer0, map_layer1        embedding of the noise level
     enc.32x32_conv, enc.32x32_block0, …            way down: convolution, residual blocks,
     enc.16x16_down, enc.16x16_aux_residual, …      change of resolution, input pyramid
     dec.4x4_in0, dec.4x4_in1                       middle
     dec.8x8_up, dec.32x32_block0, …                way up
     dec.32x32_aux_norm, dec.32x32_aux_conv         end, or a level of the output pyramid
 
-and a residual block has norm0, conv0, affine, norm1, conv1, skip, then norm2, qkv, proj where it
-attends. Channel c of q, k and v is channel 3c, 3c + 1 and 3c + 2 of qkv.
+A residual block has norm0, conv0, affine, norm1, conv1 and skip, and with attention norm2, qkv and
+proj. Channel c of q, k and v is channel 3c, 3c + 1 and 3c + 2 of qkv.
 
 Reference: Karras et al. 2022, arXiv:2206.00364 (table 1, appendix C.1, F).
 """
@@ -33,15 +33,18 @@ from scoresde.sde import EDM, VE, VP
 
 from .edm_files import read_contents, settings_of
 from .fields import GIVE
-from .table import Row, layer, pixelwise, read
+from .table import PIXELWISE, Form, Row, layer, read
 from .unet import Part, parts
 
 log = logging.getLogger(__name__)
 _OTHERS = {
-    "map_label.weight": "is conditional on a class (map_label), which no network here is yet",
+    "map_label.weight": "is conditional on a class (map_label); only unconditional ones are read",
     "out_conv.weight": "is a DhariwalUNet (ADM); of EDM's networks only SongUNet is read",
     "u": "has the preconditioner iDDPMPrecond; only those of EDM, VP and VE are read",
 }
+
+
+_BLOCK = ("norm0", "conv0", "affine", "norm1", "conv1")
 
 
 def load_edm(
@@ -50,33 +53,32 @@ def load_edm(
     config: Mapping[str, Any] | None = None,
     ema: bool = True,
 ) -> ScoreModel:
-    """The model of a file of EDM, on the CPU, in evaluation mode; nothing in the file is run.
+    """The model in a file of EDM, on the CPU in evaluation mode; no code in the file is run.
 
         EDMPrecond   EDM(0.002, 80), `edm`                            data in [-1, 1]
         VPPrecond    VP(beta_min, beta_min + beta_d), `noise`         data in [-1, 1]
         VEPrecond    VE(sigma_min / 2, sigma_max / 2), `score`        data in [0, 1]
 
-    so that D(x; σ) of theirs is `denoise(α x, t)` with σ(t)/α(t) = σ; for VE, which this toolkit
-    has on data in [0, 1], their x is 2 x − 1 and their σ is 2 σ. The layer `map_augment` is
-    dropped: it tells the network in training how an image was augmented, and adds nothing for one
-    that was not. Other precisions are read as float32.
+    Their D(x; σ) is `denoise(α x, t)` with σ(t)/α(t) = σ; for VE, whose data are in [0, 1] here,
+    their x is 2 x − 1 and their σ is 2 σ. The layer `map_augment`, the embedding of augmentations
+    in training, is dropped, because it adds nothing without augmentation. Other precisions are read
+    as float32.
 
     Reference: Karras et al. 2022, arXiv:2206.00364 (table 1).
 
     Args:
         source: A `.pkl` of EDM; a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` with the state
             dict of such a network, with or without preconditioner; or that state dict.
-        config: In place of what the file says or cannot say: `precond` (`edm`, `vp` or `ve`; where
-            nothing says it, `edm` with a warning), its settings `sigma_data`, `sigma_min`,
+        config: Settings that the file does not hold, or that replace its own: `precond` (`edm`,
+            `vp` or `ve`; `edm` by default, with a warning), its settings `sigma_data`, `sigma_min`,
             `sigma_max` (σ of their data, in [-1, 1]), `beta_d`, `beta_min`, `M`, and `dropout` in
             further training.
         ema: Whether to take the averaged weights where there are both.
 
     Raises:
-        ValueError: The file is damaged, names code, or holds another network than SongUNet, one
-            that is conditional on classes, or one that differs from ours; or ema is false and
-            there is one set of weights.
-        FileNotFoundError: There is no file.
+        ValueError: The file is damaged or names code; its network is no SongUNet, is conditional on
+            classes, or differs from ours; or ema is false and there is one set of weights.
+        FileNotFoundError: The file does not exist.
     """
     name = str(source) if isinstance(source, str | Path) else "the state dict"
     state, said = read_contents(source, name, ema)
@@ -88,7 +90,7 @@ def load_edm(
     state.pop("map_augment.weight", None)
     chosen = said | dict(config or {})
     if "precond" not in chosen:
-        sentence = "%s does not say its preconditioner: assumed EDM's; give 'precond' by %s"
+        sentence = "%s does not name its preconditioner: assumed EDM's; give 'precond' by %s"
         log.warning(sentence, name, GIVE)
     precond, settings = settings_of(chosen, name)
     resolution, options = _architecture(state, name)
@@ -103,8 +105,8 @@ def rows(net: UNet, resolution: int) -> list[Row]:
     """The table of EDM's names.
 
     Args:
-        net: A network with `biggan` blocks and √2 in its sums, as `load_edm` makes it.
-        resolution: Height and width of its images, which the names hold.
+        net: A network with `biggan` blocks and rescaled sums, as `load_edm` builds it.
+        resolution: Height and width of its images, which the names contain.
     """
     taps = net.options.taps or (1.0, 1.0)
 
@@ -143,7 +145,7 @@ def rows(net: UNet, resolution: int) -> list[Row]:
 
 
 def _place(part: Part, at: Callable[[int], str]) -> str:
-    """Their name of a residual block that keeps the resolution, and of its attention."""
+    """Their name for a residual block at one resolution, and for its attention."""
     way = "enc" if part.way == "down" else "dec"
     kind = "in" if part.way == "middle" else "block"
     return f"{way}.{at(part.level)}_{kind}{part.number}"
@@ -154,25 +156,18 @@ def _stage(theirs: str, part: Part) -> list[Row]:
         return [
             *layer(f"{theirs}.norm2", f"{part.name}.norm"),
             *_interleaved(f"{theirs}.qkv", part.name),
-            pixelwise(f"{theirs}.proj.weight", f"{part.name}.out.weight"),
-            Row(f"{theirs}.proj.bias", (f"{part.name}.out.bias",)),
+            *layer(f"{theirs}.proj", f"{part.name}.out", PIXELWISE),
         ]
-    branch = {
-        "norm0": "norm_0",
-        "conv0": "conv_0",
-        "affine": "dense",
-        "norm1": "norm_1",
-        "conv1": "conv_1",
-    }
-    names = [(f"{theirs}.{a}", f"{part.name}.branch.{b}") for a, b in branch.items()]
-    table = [row for name in names for row in layer(*name)]
+    table: list[Row] = []
+    for name, own in zip(_BLOCK, ("norm_0", "conv_0", "dense", "norm_1", "conv_1"), strict=True):
+        table += layer(f"{theirs}.{name}", f"{part.name}.branch.{own}")
     if isinstance(part.module, BigGANBlock) and not isinstance(part.module.shortcut, nn.Identity):
         table += layer(f"{theirs}.skip", f"{part.name}.shortcut")
     return table
 
 
 def _interleaved(theirs: str, ours: str) -> list[Row]:
-    """One 1 × 1 convolution whose channels are q_0, k_0, v_0, q_1, k_1, …, as three maps."""
+    """One 1 × 1 convolution with the channels q_0, k_0, v_0, q_1, k_1, …, as three matrices."""
 
     def split(both: Tensor) -> Sequence[Tensor]:
         maps = [both[one::3] for one in range(3)]
@@ -183,7 +178,7 @@ def _interleaved(theirs: str, ours: str) -> list[Row]:
         return together[..., None, None] if together.ndim == 2 else together
 
     return [
-        Row(f"{theirs}.{kind}", tuple(f"{ours}.{one}.{kind}" for one in "qkv"), split, merge)
+        Row(f"{theirs}.{kind}", tuple(f"{ours}.{one}.{kind}" for one in "qkv"), Form(split, merge))
         for kind in ("weight", "bias")
     ]
 
@@ -196,7 +191,7 @@ def _input_pyramid(theirs: str, part: Part, taps: Sequence[float]) -> list[Row]:
 
 
 def _filter(theirs: str, taps: Sequence[float]) -> Row:
-    """A filter, which is an option of our networks and no tensor; that of a file is compared."""
+    """A filter, which is compared with the file: in our networks it is an option, not a tensor."""
     name = f"{theirs}.resample_filter"
     k = torch.tensor(list(taps), dtype=torch.float32, device="cpu")
     kernel = (torch.outer(k, k) / k.sum().square())[None, None]
@@ -206,7 +201,7 @@ def _filter(theirs: str, taps: Sequence[float]) -> Row:
             raise ValueError(f"{name} is not the filter {list(taps)} of the other layers")
         return ()
 
-    return Row(name, (), split, lambda none: kernel)
+    return Row(name, (), Form(split, lambda none: kernel))
 
 
 def _architecture(state: Mapping[str, Tensor], name: str) -> tuple[int, dict[str, Any]]:
@@ -236,7 +231,7 @@ def _architecture(state: Mapping[str, Tensor], name: str) -> tuple[int, dict[str
         "num_res_blocks": len(blocks),
         "attn_levels": [level for level, attend in enumerate(attends) if attend],
         "resblock_type": "biggan",
-        # The mean of 2 × 2 pixels, and nearest neighbour, unless a filter meets a convolution.
+        # Without FIR filters, resampling takes means of 2 × 2 pixels and nearest neighbours.
         "fir": residual or taps != [1.0, 1.0],
         "fir_kernel": taps,
         "skip_rescale": True,
@@ -256,12 +251,12 @@ def _shape(state: Mapping[str, Tensor], key: str, name: str) -> Sequence[int]:
 
 
 def _taps(state: Mapping[str, Tensor], name: str) -> list[float]:
-    """The filter in one dimension, from the first of the buffers that hold it in two."""
+    """The one-dimensional filter, from the first buffer that holds it in two dimensions."""
     keys = [key for key in state if key.endswith(".resample_filter")]
     if not keys:
         return [1.0, 1.0]  # a single level resamples nothing
     k = state[keys[0]].double().flatten(0, -2).sum(0)
-    # Theirs filter the other way round on the way down, and lose a pixel by an odd filter.
+    # On the way down they use the reversed filter, and an odd filter loses a pixel.
     if len(k) % 2 or not torch.allclose(k, k.flip(0), atol=1e-4) or not k.abs().min() > 0:
         raise ValueError(
             f"{name} has the filter {k.tolist()}, expected a symmetric one of an even number of "

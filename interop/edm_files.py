@@ -1,7 +1,7 @@
-"""What a file of EDM holds: the tensors of a network, and what it says of their meaning.
+"""The contents of a file of EDM: the tensors of a network, and the settings of its preconditioner.
 
-A pickle of EDM has the preconditioner as an object around its network; a state dict has tensors
-alone, and its meaning comes from a configuration.
+A pickle of EDM holds the preconditioner as an object around its network. A state dict holds tensors
+alone, and its settings come from a configuration.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from torch import Tensor
 from scoresde.sde.checks import check_choice
 
 from .files import load_tensors
-from .pickles import Record, read_pickle, state_dict
+from .pickles import Record, read_pickle
 from .weights import find_weights, one_set
 
 _PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
-# What their preconditioners take, and what EDM's are sampled with: σ from 0.002 to 80.
+# Default settings of their preconditioners; EDM's are sampled with σ from 0.002 to 80.
 _SETTINGS: dict[str, dict[str, float]] = {
     "edm": {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0},
     "vp": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000},
@@ -28,17 +28,17 @@ _SETTINGS: dict[str, dict[str, float]] = {
 def read_contents(
     source: str | Path | Mapping[str, Tensor], name: str, ema: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, and what the file says of their meaning.
+    """The tensors of a file, and the settings that it holds.
 
     Args:
         source: A file, or a state dict.
-        name: The file, as errors name it.
+        name: Name of the file, for messages.
         ema: Whether to take the averaged weights where there are both.
 
     Raises:
-        FileNotFoundError: There is no file.
-        ValueError: It is damaged, names code, or holds no network of EDM; or ema is false and there
-            is one set of weights.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, names code, or holds no network of EDM; or ema is false and
+            there is one set of weights.
     """
     said: dict[str, Any] = {}
     contents = _opened(source) if isinstance(source, str | Path) else source
@@ -50,7 +50,7 @@ def read_contents(
     elif isinstance(contents, Record) and not ema:
         raise one_set(name)
     if isinstance(contents, Record):
-        ema = True  # of the two sets, this one
+        ema = True  # the set has been chosen
         said, contents = _meaning(contents, name), state_dict(contents)
     if not isinstance(contents, Mapping) or not contents:
         raise ValueError(f"{name} holds no model: neither 'ema' nor tensors by their names")
@@ -73,7 +73,7 @@ def _opened(path: str | Path) -> Any:
 
 
 def _meaning(record: Record, name: str) -> dict[str, Any]:
-    """What a pickled preconditioner says of itself and of its network."""
+    """The settings of a pickled preconditioner and of its network."""
     said: dict[str, Any] = {}
     net = record
     if record.class_name in _PRECONDITIONERS:
@@ -82,7 +82,7 @@ def _meaning(record: Record, name: str) -> dict[str, Any]:
         said = {key: record.state[key] for key in _SETTINGS[precond] if key in record.state}
         said["precond"] = precond
         if precond == "edm":
-            # A network that takes any σ says so by 0 and ∞, which no process can have.
+            # A network for any σ has the limits 0 and ∞, which no process can have.
             within = _SETTINGS["edm"]
             low, high = (_number(record.state, key, name) for key in ("sigma_min", "sigma_max"))
             said["sigma_min"] = max(low, within["sigma_min"])
@@ -107,11 +107,12 @@ def settings_of(said: dict[str, Any], name: str) -> tuple[str, dict[str, float]]
     """The preconditioner, and its settings with `dropout`.
 
     Args:
-        said: `precond` and settings, as a file or a configuration says them.
-        name: The file, as errors name it.
+        said: `precond` and settings, from a file or a configuration.
+        name: Name of the file, for messages.
 
     Raises:
-        ValueError: There is no such preconditioner, or a setting is not its own, or no number.
+        ValueError: The preconditioner is unknown, does not have a setting, or a setting is no
+            number.
     """
     precond = said.pop("precond", "edm")
     check_choice("precond", precond, *_SETTINGS)
@@ -125,8 +126,8 @@ def settings_of(said: dict[str, Any], name: str) -> tuple[str, dict[str, float]]
     settings |= {key: _number(said, key, name) for key in said}
     if settings.get("M", 1000) != 1000:
         raise ValueError(
-            f"{name} has M = {settings['M']:g} steps, and its labels are of (M - 1) t; "
-            "those of VP here are of 999 t, so M must be 1000"
+            f"{name} has M = {settings['M']:g} steps and labels (M - 1) t; the labels of VP here "
+            "are 999 t, so M must be 1000"
         )
     return precond, settings
 
@@ -136,3 +137,42 @@ def _number(values: Mapping[str, Any], key: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} has {key} = {value!r}, expected a number")
     return float(value)
+
+
+def state_dict(record: Record) -> dict[str, Tensor]:
+    """The tensors of a module by their names, as in its `state_dict()`.
+
+    Args:
+        record: Record of a module with its submodules.
+
+    Raises:
+        ValueError: The record is no module, holds values other than tensors, or holds a module
+            twice.
+    """
+    found: dict[str, Tensor] = {}
+    _collect(record, "", found, set())
+    return found
+
+
+def _collect(record: Any, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
+    # A module that contains itself would never end, and shared modules can take exponential time.
+    if id(record) in seen:
+        raise ValueError(f"the module {prefix.rstrip('.')} is there twice")
+    seen.add(id(record))
+    kinds = ("_parameters", "_buffers", "_modules")
+    if not isinstance(record, Record) or not all(
+        isinstance(record.state.get(kind), Mapping) for kind in kinds
+    ):
+        name = record.class_name if isinstance(record, Record) else type(record).__name__
+        raise ValueError(f"{prefix.rstrip('.') or 'the object'} is no module but of {name}")
+    parameters, buffers, modules = (record.state[kind] for kind in kinds)
+    left_out = record.state.get("_non_persistent_buffers_set") or ()
+    kept = {name: value for name, value in buffers.items() if name not in left_out}
+    for name, value in [*parameters.items(), *kept.items()]:
+        if isinstance(value, Tensor):
+            found[f"{prefix}{name}"] = value
+        elif value is not None:
+            raise ValueError(f"{prefix}{name} is no tensor but of {type(value).__name__}")
+    for name, module in modules.items():
+        if module is not None:
+            _collect(module, f"{prefix}{name}.", found, seen)

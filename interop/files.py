@@ -1,9 +1,10 @@
-"""Files of other projects: opened without running anything, and without a second copy."""
+"""Files of tensors and of settings: read without running code, and written whole or not at all."""
 
 import json
+import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ from .stand_ins import load_among_settings
 
 
 def load_tensors(path: Path) -> Any:
-    """What a file of torch or safetensors holds, on the CPU: tensors and plain values only.
+    """The contents of a PyTorch or safetensors file on the CPU: tensors and plain values only.
 
-    Settings that a trainer keeps next to its weights are left out (`stand_ins`).
-
-    Tensors share memory with the file, where its format allows: copy what is to outlive it.
+    Settings that a trainer stores next to its weights are left out (`stand_ins`). Where the format
+    allows it, tensors share memory with the file; copy those that outlive it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is damaged, or holds anything else.
     """
     if not path.is_file():
@@ -38,7 +38,7 @@ def load_tensors(path: Path) -> Any:
     options: dict[str, Any] = {"map_location": "cpu", "mmap": zipped or None}
     try:
         return torch.load(path, weights_only=True, **options)
-    except Exception as error:  # damage shows as errors of any kind, and none of them is ours
+    except Exception as error:  # damaged files raise errors of many types
         if zipped:
             with suppress(Exception):
                 return load_among_settings(path, **options)
@@ -50,18 +50,18 @@ def load_tensors(path: Path) -> Any:
 
 
 def _begins_as_safetensors(path: Path) -> bool:
-    """Whether a file begins with the length of a header and its brace, whatever it is called."""
+    """Whether a file of any name begins with the length of a header and its brace."""
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of a JSON or YAML file, of ml_collections' YAML as well.
+    """The fields of a JSON or YAML file, including YAML of ml_collections.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of another kind, or has no fields.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, has another ending, or is no mapping.
     """
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise ValueError(f"a configuration is a mapping, a .json or a .yaml, got {path}")
@@ -76,3 +76,18 @@ def read_fields(path: Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} has no fields")
     return {str(name): value for name, value in found.items()}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file in the folder of `path`, which replaces it at the end of the context.
+
+    The folder is created if necessary. An error leaves no file behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""Checkpoints of the original score-SDE code, which was written in JAX, without JAX.
+"""Checkpoints of the original score-SDE code, which was written in JAX; read without JAX.
 
-Such a file is the state of a training run in msgpack. A compact module of flax names what it makes
-by class and number: the number counts the modules of that class in the order in which this module
-makes them, those without parameters too. Images have their channels last, so that convolutions
-are stored as (height, width, in, out); a transposed convolution before a FIR filter correlates
-with its stored kernel just as any other, and so is turned in the same way.
+Such a file is the state of a training run in msgpack. A compact module of flax names its submodules
+by class and number, which counts the submodules of that class, also those without parameters, in
+the order of their construction. Images have their channels last, and convolutions are stored as
+(height, width, in, out); the transposed convolution before a FIR filter also correlates with its
+stored kernel, and is converted in the same way.
 
 Reference: Song et al. 2021, arXiv:2011.13456; https://flax.readthedocs.io
 """
@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -24,17 +24,17 @@ from scoresde.models.names import WRAPPERS
 from scoresde.models.resample import DownsampleConv2d, InputSkip, OutputSkip, UpsampleConv2d
 
 from .msgpack import decode
-from .table import Row, transposed
+from .table import CHANNELS_LAST, SAME, TRANSPOSED, Row, layer
 from .unet import Part, parts
 
 
-class FlaxState(TypedDict):
-    """What a checkpoint says of the network.
+class FlaxState(NamedTuple):
+    """The network in a checkpoint.
 
     Attributes:
-        step: Updates that were made.
-        params: Parameters by the names of flax, nested.
-        params_ema: Their running mean, or None if the file has none.
+        step: Number of training steps.
+        params: Parameters by their names in flax, nested.
+        params_ema: Their exponential moving average, or None if the file has none.
     """
 
     step: int
@@ -43,13 +43,13 @@ class FlaxState(TypedDict):
 
 
 def is_flax(path: str | Path) -> bool:
-    """Whether a file begins as a state of flax does, with a map whose first key is a name."""
+    """Whether a file begins like a state of flax, with a map whose first key is a name."""
     path = Path(path)
     if not path.is_file():
         return False
     with path.open("rb") as file:
         head = file.read(33)
-    # Other formats begin with the same bytes by chance; none of them goes on with such a name.
+    # Other formats can begin with the same bytes, but not with such a name after them.
     key = re.match(rb"[\x81-\x8f]([\xa1-\xbf])([a-z_]+)", head)
     return key is not None and len(key[2]) >= key[1][0] & 0x1F
 
@@ -65,8 +65,8 @@ def read_flax(path: str | Path) -> FlaxState:
         OSError: The file cannot be read.
     """
     try:
-        # Mapped, so that of the optimizer's state no more is read than need be; and privately,
-        # so that tensors, which can always be written to, may share the memory.
+        # The file is mapped, so that unused parts of the optimizer's state are not read. The map is
+        # private, because tensors share its memory and can be written to.
         state = decode(np.memmap(path, dtype=np.uint8, mode="c").data)
     except ValueError as error:
         raise ValueError(f"{path} is not a checkpoint of flax: {error}") from error
@@ -86,15 +86,11 @@ def read_flax(path: str | Path) -> FlaxState:
             f"{path} is not a checkpoint of score_sde: its step is no whole number, or its "
             "params_ema are no parameters"
         )
-    return {
-        "step": step,
-        "params": _inner(params),
-        "params_ema": None if mean is None else _inner(mean),
-    }
+    return FlaxState(step, _inner(params), None if mean is None else _inner(mean))
 
 
 def _inner(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the network itself, out of what a wrapper or a collection put around it."""
+    """The parameters of the network itself, without the names of wrappers and collections."""
     while len(params) == 1:
         ((name, inner),) = params.items()
         if name not in (*WRAPPERS, "params") or not isinstance(inner, dict):
@@ -106,11 +102,11 @@ def _inner(params: dict[str, Any]) -> dict[str, Any]:
 def flatten(params: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies of the tensors of nested parameters by their names, joined by `/`.
 
-    Copies, because one view of a file's bytes would keep all of them in memory. Scales and biases
-    of normalisations become vectors, as in today's flax; up to 0.3 their shape was (1, 1, 1, C).
+    They are copies because a single view would keep all bytes of the file in memory. Scales and
+    biases of normalizations become vectors, whose shape was (1, 1, 1, C) up to flax 0.3.
 
     Raises:
-        ValueError: A parameter that is no array.
+        ValueError: A parameter is no array.
     """
     return {
         name: (_vector(value) if _NORM.search(name) else value).clone()
@@ -136,10 +132,10 @@ def _leaves(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Tenso
 
 
 def rows(net: UNet) -> list[Row]:
-    """The table of the names of flax, as `flatten` gives them, for a network of that code.
+    """The table of flax's names, as `flatten` gives them, for a network of that code.
 
-    A network with `ddpm` blocks and one channel per group, which leaves 32 groups, is its `ddpm`,
-    every other one its `ncsnpp`.
+    Networks with `ddpm` blocks and one channel per group, and thus 32 groups, are its `ddpm`, all
+    others its `ncsnpp`.
 
     Args:
         net: The network.
@@ -149,7 +145,7 @@ def rows(net: UNet) -> list[Row]:
 
 
 class _Scope:
-    """A compact module: the prefix of the names in it, and how many it has made of each class."""
+    """A compact module: the prefix of its names, and the number of its submodules of each class."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
@@ -163,39 +159,21 @@ class _Scope:
 
     def layer(self, kind: str, ours: str) -> list[Row]:
         """The next layer of that class, with a weight and a bias."""
-        prefix = self.make(kind).prefix
-        weight, bias = _TENSORS[kind]
-        theirs = prefix + weight
-        if kind in ("Conv", "Conv2d"):
-            turned = _convolution(theirs, f"{ours}.weight")
-        elif kind == "Dense":
-            turned = transposed(theirs, f"{ours}.weight")
-        else:
-            turned = Row(theirs, (f"{ours}.weight",))
-        return [turned, Row(prefix + bias, (f"{ours}.bias",))]
+        form, *names = _TENSORS[kind]
+        return layer(self.make(kind).prefix, ours, form, names)
 
 
 _TENSORS = {
-    "Conv": ("kernel", "bias"),
-    "Conv2d": ("weight", "bias"),  # score_sde's own, with a FIR filter
-    "Dense": ("kernel", "bias"),
-    "GroupNorm": ("scale", "bias"),
-    "NIN": ("W", "b"),
+    "Conv": (CHANNELS_LAST, "kernel", "bias"),
+    "Conv2d": (CHANNELS_LAST, "weight", "bias"),  # score_sde's own, with a FIR filter
+    "Dense": (TRANSPOSED, "kernel", "bias"),
+    "GroupNorm": (SAME, "scale", "bias"),
+    "NIN": (SAME, "W", "b"),
 }
 
 
-def _convolution(theirs: str, ours: str) -> Row:
-    """A kernel that they store as (height, width, in, out)."""
-    return Row(
-        theirs,
-        (ours,),
-        lambda w: (w.permute(3, 2, 0, 1),),
-        lambda tensors: tensors[0].permute(2, 3, 1, 0),
-    )
-
-
 class _Names:
-    """The names of one network's parts; they must be asked for in the order of construction."""
+    """The names of one network's parts, which must be requested in the order of construction."""
 
     def __init__(self, net: UNet) -> None:
         self.top = _Scope()

@@ -1,19 +1,18 @@
-"""Reading pickled models of other projects without running anything that is in the file.
+"""Pickled models of other projects, read without running any code of the file.
 
-A pickle is a program: it names functions and calls them. Here each name that a file of weights has
-a use for stands for something inert of this module, and each other name is refused. What the
-program can then do is to build dicts, lists, tensors, and records of objects.
+A pickle is a program that names functions and calls them. Here each name that files of weights need
+is replaced by a harmless stand-in of this module, and all other names are refused. The program can
+then only build dicts, lists, tensors, and records of objects.
 
-The program may call whatever it was given, with any arguments, and hand any state to it (the
-opcodes REDUCE, NEWOBJ, OBJ, INST and BUILD). Therefore no function and no class of another module
-is given to it, and every stand-in checks its arguments. Each has a `__setstate__`, without which
-BUILD would set any attribute of it, also of a class or a function that all readers share.
+The program may call what it names with any arguments, and set any state of it (the opcodes REDUCE,
+NEWOBJ, OBJ, INST and BUILD). Therefore it never receives a function or class of another module, and
+every stand-in checks its arguments. Each stand-in has a `__setstate__`, because otherwise BUILD
+could set any attribute of it, even of a class or a function that all readers share.
 """
 
 import io
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import Unpickler
@@ -26,11 +25,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """An object of a pickle, of which only the name of the class and the state are kept.
+    """The name of the class and the state of an object in a pickle.
 
     Args:
-        class_name: Name of its class; with the module, where that is one of torch.
-        state: Its attributes.
+        class_name: Name of the class, with its module for classes of PyTorch.
+        state: Attributes of the object.
     """
 
     class_name: str
@@ -44,8 +43,9 @@ def read_pickle(path: str | Path) -> Any:
         path: The file.
 
     Raises:
-        ValueError: It names something that a file of weights has no use for, or it is damaged, or
-            no pickle.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file names something that no file of weights needs, is damaged, or is no
+            pickle.
     """
     with open(path, "rb") as raw:
         try:
@@ -53,7 +53,7 @@ def read_pickle(path: str | Path) -> Any:
             rest = raw.read(1)
         except _Refused:
             raise
-        except Exception as error:  # bytes that are no pickle can fail in any way
+        except Exception as error:  # damaged files raise errors of many types
             sentence = " ".join(str(error).split())[:600] or type(error).__name__
             raise ValueError(f"{path} is damaged or no pickle of weights: {sentence}") from error
     if rest:
@@ -61,69 +61,27 @@ def read_pickle(path: str | Path) -> Any:
     return value
 
 
-def state_dict(record: Record) -> dict[str, Tensor]:
-    """The tensors of a module by their names, as its `state_dict()` would have given them.
-
-    Args:
-        record: Record of a module, with all modules that are in it.
-
-    Raises:
-        ValueError: It is no module, holds something else than tensors, or holds a module twice.
-    """
-    found: dict[str, Tensor] = {}
-    _collect(record, "", found, set())
-    return found
-
-
-def _collect(record: Any, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
-    # A module that holds itself would never end, and twice two of two of two … hardly.
-    if id(record) in seen:
-        raise ValueError(f"the module {prefix.rstrip('.')} is there twice")
-    seen.add(id(record))
-    kinds = ("_parameters", "_buffers", "_modules")
-    if not isinstance(record, Record) or not all(
-        isinstance(record.state.get(kind), Mapping) for kind in kinds
-    ):
-        name = record.class_name if isinstance(record, Record) else type(record).__name__
-        raise ValueError(f"{prefix.rstrip('.') or 'the object'} is no module but of {name}")
-    parameters, buffers, modules = (record.state[kind] for kind in kinds)
-    left_out = record.state.get("_non_persistent_buffers_set") or ()
-    kept = {name: value for name, value in buffers.items() if name not in left_out}
-    for name, value in [*parameters.items(), *kept.items()]:
-        if isinstance(value, Tensor):
-            found[f"{prefix}{name}"] = value
-        elif value is not None:
-            raise ValueError(f"{prefix}{name} is no tensor but of {type(value).__name__}")
-    for name, module in modules.items():
-        if module is not None:
-            _collect(module, f"{prefix}{name}.", found, seen)
-
-
 class _Refused(ValueError):
-    """A name that is not allowed."""
+    """The error for a name that is not allowed."""
 
 
 class _Reader(Unpickler):
-    """An unpickler for which every name is a stand-in of this module."""
+    """An unpickler that replaces every name by a stand-in of this module."""
 
     def __init__(self, raw: BinaryIO, path: str | Path) -> None:
         super().__init__(raw)
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name.
-
-        Raises:
-            ValueError: There is none.
-        """
+        """The stand-in for a name; a ValueError if it has none."""
         full = f"{module}.{name}"
         if full in _ALLOWED:
             return _ALLOWED[full]
         if full in _NAMES or (module.startswith("torch.nn.modules.") and name.isidentifier()):
             return _class(full)
         raise _Refused(
-            f"{self._path} names {' '.join(full.split())[:200]}, which a file of weights has no "
-            "use for; nothing of it was run"
+            f"{self._path} names {' '.join(full.split())[:200]}, which no file of weights needs; "
+            "no code of it was run"
         )
 
 
@@ -149,7 +107,7 @@ class _Object:
 
 
 class _Mapping(dict[Any, Any]):
-    """A dict, whatever its class was; attributes that it had beside its items are dropped."""
+    """A dict in place of any mapping; attributes other than its items are dropped."""
 
     __slots__ = ()
 
@@ -158,7 +116,7 @@ class _Mapping(dict[Any, Any]):
 
 
 class _Held:
-    """A value that is out of the pickle's reach until all of it has been read."""
+    """A value that the pickle cannot access until all of it has been read."""
 
     __slots__ = ("value",)
 
@@ -166,11 +124,11 @@ class _Held:
         self.value = value
 
     def __setstate__(self, state: object) -> None:
-        raise ValueError("it sets a state of something that has none")
+        raise ValueError("it sets the state of an object that has none")
 
 
 class _Function(_Held):
-    """A function of this module, to be called."""
+    """A function of this module, which the pickle may call."""
 
     __slots__ = ()
 
@@ -178,32 +136,26 @@ class _Function(_Held):
         return self.value(*args)
 
 
-class _Storage(_Held):
-    """The numbers of tensors."""
-
-    __slots__ = ()
-
-
 class _Dtype:
-    """The type of NumPy's numbers: a code such as f8, and the order of the bytes."""
+    """A dtype of NumPy: a code such as f8, and the byte order."""
 
     __slots__ = ("code", "order")
 
     def __init__(self, code: object, align: object = False, copy: object = False) -> None:
-        # Objects, strings and records are left out: those of objects hold more pickle.
+        # Arrays of objects would contain further pickles; strings and records are not needed.
         if not isinstance(code, str) or not re.fullmatch(r"[biuf]\d{1,2}", code):
-            raise ValueError("it has a NumPy array of something else than numbers")
+            raise ValueError(_NOT_NUMBERS)
         self.code, self.order = code, "="
 
     def __setstate__(self, state: object) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "|", "="):
-            raise ValueError("it has a NumPy array of something else than numbers")
+            raise ValueError(_NOT_NUMBERS)
         self.order = order
 
 
 class _Array:
-    """A NumPy array, empty until its state is there."""
+    """A NumPy array, which is empty until its state is set."""
 
     __slots__ = ("value",)
 
@@ -219,7 +171,7 @@ class _Array:
 
 def _numbers(dtype: object, raw: object) -> np.ndarray:
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
-        raise ValueError("it has a NumPy array of something else than numbers")
+        raise ValueError(_NOT_NUMBERS)
     return np.frombuffer(raw, dtype.order + dtype.code).copy()
 
 
@@ -229,7 +181,7 @@ def _scalar(dtype: object, raw: object) -> int | float:
 
 def _set(items: object = ()) -> set[Any]:
     if not isinstance(items, list | tuple | set):
-        raise ValueError("it makes a set of something else than a list")
+        raise ValueError("it makes a set from something other than a list")
     return set(items)
 
 
@@ -245,27 +197,27 @@ def _device(kind: object, index: object = 0) -> str:
     return kind
 
 
-def _storage(raw: object) -> _Storage:
+def _storage(raw: object) -> _Held:
     if not isinstance(raw, bytes):
-        raise ValueError("the numbers of a tensor are no bytes")
-    # These bytes are another pickle, which torch reads by a table of its own.
+        raise ValueError("the storage of a tensor is no bytes")
+    # These bytes are another pickle, for which torch has its own list of allowed names.
     storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     if not isinstance(storage, torch.storage.TypedStorage):
-        raise ValueError(f"the numbers of a tensor are a {type(storage).__name__}")
-    return _Storage(storage)
+        raise ValueError(f"the storage of a tensor is a {type(storage).__name__}")
+    return _Held(storage)
 
 
 def _tensor(
     storage: object, offset: object, size: object, stride: object, *settings: object
 ) -> _Held:
-    if not isinstance(storage, _Storage):
-        raise ValueError("a tensor has no numbers")
+    if not isinstance(storage, _Held) or not isinstance(storage.value, torch.storage.TypedStorage):
+        raise ValueError("a tensor has no storage")
     sizes, strides, (start,) = _size(size), _size(stride), _size((offset,))
     dtype, numbers = storage.value.dtype, storage.value._untyped_storage
     available = numbers.nbytes() // dtype.itemsize
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     inside = min((start, *sizes, *strides)) >= 0 and math.prod(sizes) <= available
-    # torch would lengthen a storage that is too short, and fill it with whatever was there.
+    # torch would extend a storage that is too short by uninitialized memory.
     if not inside or (0 not in sizes and last >= available):
         raise ValueError(f"a tensor of shape {sizes} does not fit its {available} numbers")
     return _Held(torch.empty(0, dtype=dtype).set_(numbers, start, sizes, strides))
@@ -278,7 +230,7 @@ def _parameter(data: object, *settings: object) -> _Held:
 
 
 def _persistent(meta: object) -> _Object:
-    """An object that carries its source code, which is left where it is."""
+    """An object that carries its source code, which is ignored."""
     name, state = (meta.get(key) if isinstance(meta, dict) else None for key in _PERSISTENT)
     if not isinstance(name, str) or not isinstance(state, dict):
         raise ValueError("an object has no name of a class, or no state")
@@ -292,7 +244,7 @@ def _class(full_name: str) -> Any:
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
-    """What a pickle has built, with every stand-in replaced, each object once."""
+    """The value that a pickle has built, with every stand-in replaced once."""
     if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
         return value
     if id(value) in known:
@@ -312,10 +264,11 @@ def _plain(value: Any, known: dict[int, Any]) -> Any:
     elif isinstance(value, _Held | _Array) and isinstance(value.value, Tensor | np.ndarray):
         made = value.value
     else:
-        raise ValueError("it has a function, a class or a type of numbers among its values")
+        raise ValueError("it has a function, a class or a dtype of NumPy among its values")
     return made
 
 
+_NOT_NUMBERS = "it has a NumPy array of something other than numbers"
 _PERSISTENT = ("class_name", "state")
 _DTYPES = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 _ALLOWED: dict[str, Any] = {
@@ -336,6 +289,6 @@ _ALLOWED: dict[str, Any] = {
     "numpy.core.multiarray.scalar": _Function(_scalar),
     "numpy._core.multiarray.scalar": _Function(_scalar),
 }
-# Classes that are named, as an argument of something, and have nothing to do.
+# Classes that occur only as arguments.
 _KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool ComplexDouble ComplexFloat"
 _NAMES = {"numpy.ndarray", *(f"torch.{kind}Storage" for kind in _KINDS.split())}

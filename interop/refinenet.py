@@ -1,7 +1,6 @@
-"""The tensors of the published NCSN and NCSNv2: their names there, and what they tell.
+"""The tensors of the published NCSN and NCSNv2: their names, and the network their shapes show.
 
-A state of the published NCSNv2 also holds the noise levels, as the buffer `sigmas`, which belong
-to the process.
+The state dict of NCSNv2 also holds the noise levels of the process, as the buffer `sigmas`.
 """
 
 from collections.abc import Mapping
@@ -13,28 +12,28 @@ from torch import nn
 from scoresde.models import RefineNet
 from scoresde.models.refine import DilatedBlock, InstanceNormPlus, RefineBlock
 
-from .table import Row, layer
+from .table import Form, Row, layer
 
-# Of four, five and six levels, from full to lowest resolution. The network for 256 pixels is the
-# one for 128 with a level put in.
+# Names of four, five and six levels, from full to lowest resolution. The network for 256 pixels is
+# that for 128 with one more level.
 _LEVELS = {
     4: ("1", "2", "3", "4"),
     5: ("1", "2", "3", "4", "5"),
     6: ("1", "2", "3", "31", "4", "5"),
 }
-# The blocks that refine them, from the lowest to full resolution. They are registered in the
-# order of their names, and the 31st works before the third.
+# Names of the blocks that refine them, from lowest to full resolution. They are registered in the
+# order of their names, but block 31 is applied before block 3.
 _REFINE = {4: _LEVELS[4], 5: _LEVELS[5], 6: ("1", "2", "31", "3", "4", "5")}
 
 
 def rows(net: RefineNet) -> list[Row]:
-    """The parameters of the published network, in the order in which it registers them.
+    """The table of the published names, in the order in which the published code registers them.
 
     Args:
         net: Network.
 
     Raises:
-        ValueError: It has another number of levels than the published ones.
+        ValueError: The network has another number of levels than the published ones.
     """
     levels = len(net.levels)
     if levels not in _LEVELS:
@@ -53,16 +52,16 @@ def rows(net: RefineNet) -> list[Row]:
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The arguments of the `RefineNet` that a published state belongs to.
+    """The arguments of the `RefineNet` with a published state dict.
 
-    The shapes do not tell the dilations, which are 2 and 4 in all published networks, nor the
+    The shapes do not show the dilations, which are 2 and 4 in all published networks, or the
     activation, which is ELU.
 
     Args:
         shapes: Shape of each tensor, by its name in the network (without `module.`).
 
     Raises:
-        ValueError: They are not those of a RefineNet with InstanceNorm++.
+        ValueError: The tensors are not those of a RefineNet with InstanceNorm++.
     """
     nf, channels = _get(shapes, "begin_conv.weight")[:2]
     levels = 4
@@ -97,24 +96,14 @@ def _get(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     return shapes[name]
 
 
-def _weight(theirs: str, ours: str) -> Row:
-    return Row(f"{theirs}.weight", (f"{ours}.weight",))
-
-
 def _norm(theirs: str, ours: str, module: nn.Module) -> list[Row]:
     if not isinstance(module, InstanceNormPlus):
         return []
     if module.gamma.ndim == 1:
         return [Row(f"{theirs}.{name}", (f"{ours}.{name}",)) for name in ("alpha", "gamma", "beta")]
     names = tuple(f"{ours}.{name}" for name in ("gamma", "alpha", "beta"))
-    return [
-        Row(
-            f"{theirs}.embed.weight",
-            names,
-            lambda table: table.chunk(3, dim=1),
-            lambda tensors: torch.cat(list(tensors), dim=1),
-        )
-    ]
+    table = Form(lambda table: table.chunk(3, dim=1), lambda parts: torch.cat(list(parts), dim=1))
+    return [Row(f"{theirs}.embed.weight", names, table)]
 
 
 def _residual(theirs: str, ours: str, block: nn.Module) -> list[Row]:
@@ -141,7 +130,7 @@ def _refine(theirs: str, ours: str, block: nn.Module) -> list[Row]:
         for index, norm in enumerate(block.fuse.norms):
             found += _norm(f"{theirs}.msf.norms.{index}", f"{ours}.fuse.norms.{index}", norm)
     for index in range(len(block.pool.convs)):
-        found.append(_weight(f"{theirs}.crp.convs.{index}", f"{ours}.pool.convs.{index}"))
+        found += layer(f"{theirs}.crp.convs.{index}", f"{ours}.pool.convs.{index}")[:1]
     for index, norm in enumerate(block.pool.norms):
         found += _norm(f"{theirs}.crp.norms.{index}", f"{ours}.pool.norms.{index}", norm)
     return found
@@ -153,5 +142,5 @@ def _units(theirs: str, ours: str, units: nn.ModuleList) -> list[Row]:
         for step in range(2):
             name, norm = f"{theirs}.{index + 1}_{step + 1}", f"{ours}.{index}.norm_{step}"
             found += _norm(f"{name}_norm", norm, unit.get_submodule(f"norm_{step}"))
-            found.append(_weight(f"{name}_conv", f"{ours}.{index}.conv_{step}"))
+            found += layer(f"{name}_conv", f"{ours}.{index}.conv_{step}")[:1]
     return found

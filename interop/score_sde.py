@@ -1,15 +1,14 @@
 """Checkpoints of score-SDE, the code of Song et al. 2021 (arXiv:2011.13456): read and written.
 
-A checkpoint is `{optimizer, model, ema: {decay, num_updates, shadow_params}, step}`. `model` has
-names, which count the layers in the order of their construction; `shadow_params` is a bare list, of
-the parameters in the same order. What the networks mean (process, range of the data, ...) is in a
-configuration, a Python file of its own there; here it is a mapping in the same field names, or a
-JSON beside the checkpoint.
+A checkpoint is `{optimizer, model, ema: {decay, num_updates, shadow_params}, step}`. The names in
+`model` number the layers in the order of their construction; `shadow_params` is a list of the
+parameters in the same order. The process, the range of the data and so on are in a configuration,
+which is a Python file there; here it is a mapping with the same field names, or a JSON file next to
+the checkpoint.
 """
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +25,9 @@ from scoresde.models.resample import InputSkip, OutputSkip
 from . import flax, refinenet
 from .configuration import configuration, meaning
 from .fields import GIVE, read_configuration
-from .files import load_tensors
+from .files import load_tensors, replacing
 from .shapes import guess
-from .table import Row, layer, read
+from .table import Row, layer, read, write
 from .unet import Part, parts
 from .weights import RAW, Weights, find_weights, one_set, tensor_names
 
@@ -40,6 +39,7 @@ BLOCK = {
     "Conv_1": "branch.conv_1",
 }
 ATTENTION = {"NIN_0": "q", "NIN_1": "k", "NIN_2": "v", "NIN_3": "out"}
+NIN_NAMES = (".W", ".b")
 
 
 def load_score_sde(
@@ -47,21 +47,21 @@ def load_score_sde(
 ) -> ScoreModel:
     """The model in a checkpoint of score-SDE, PyTorch's or JAX's, on the CPU in evaluation mode.
 
-    Without a configuration the network is read off the shapes of its tensors, and what no shape
-    shows is taken as Song et al. published it: Fourier embeddings are VE's, an NCSN++ with
-    sinusoidal ones is VE's chain where the decay of the average is VE's and else VP's (not
-    sub-VP's), networks without pyramids, filters and BigGAN blocks are DDPM's and its chain's; skip
-    connections are rescaled in all but DDPM, pyramids have FIR filters. Images may be of any size
-    that divides. A warning says what was assumed.
+    Without a configuration, the network is inferred from the shapes of its tensors, and the rest is
+    assumed to be as published by Song et al.: VE for Fourier embeddings; for an NCSN++ with
+    sinusoidal embeddings the chain of VE if the decay of the average is VE's, otherwise VP (not
+    sub-VP); DDPM and its chain for networks without pyramids, filters and BigGAN blocks. Skip
+    connections are rescaled in all networks but DDPM, and pyramids have FIR filters. Images may
+    have any size that divides. A warning states the assumptions.
 
     Args:
-        path: Checkpoint; it is read as tensors and plain values, and nothing in it is run.
-        config: Configuration in the field names of score-SDE, {model, data, training}, or a JSON or
-            YAML file of it. Where it is not given, a JSON of the checkpoint's name is taken.
+        path: Checkpoint, which is read as tensors and plain values; no code in it is run.
+        config: Configuration with the field names of score-SDE, {model, data, training}, or a JSON
+            or YAML file of it; a JSON file with the name of the checkpoint by default.
         ema: Whether to take the averaged weights.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is damaged or foreign, or does not fit the configuration.
 
     Reference: Song et al. 2021, arXiv:2011.13456.
@@ -89,21 +89,21 @@ def load_score_sde(
 
 
 def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None) -> Path:
-    """Write a model as a checkpoint of score-SDE, and its configuration as a JSON beside it.
+    """Write a model as a checkpoint of score-SDE, and its configuration as a JSON file next to it.
 
-    The raw and the averaged weights are both the model's, and the optimizer starts afresh.
+    The raw and the averaged weights are both those of the model, and the optimizer is a new one.
 
     Args:
         model: Model.
-        path: Checkpoint, as a rule `checkpoint_N.pth`.
-        step: Number of training steps; the model's own where not given.
+        path: Checkpoint, usually `checkpoint_N.pth`.
+        step: Number of training steps; that of the model by default.
 
     Returns:
         The path.
 
     Raises:
         ValueError: score-SDE has no such network or process.
-        FileExistsError: The checkpoint or its configuration is there.
+        FileExistsError: The checkpoint or its configuration already exists.
     """
     path = Path(path)
     if path.suffix in ("", ".json"):
@@ -112,10 +112,10 @@ def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None)
     for taken in (path, path.with_suffix(".json")):
         if taken.exists():
             raise FileExistsError(f"{taken} is there; choose another name")
-    ours, table = model.net.state_dict(), rows(model.net)
-    named = {row.theirs: row.merge([ours[name] for name in row.ours]) for row in table}
+    table = rows(model.net)
+    named = write(table, model.net.state_dict())
     trained = [named[row.theirs].contiguous() for row in table if not _is_frequency(row)]
-    # Its optimizer is given the Fourier projection as well, its average is not.
+    # Their optimizer holds the Fourier projection too, their average does not.
     optimizer = torch.optim.Adam([nn.Parameter(tensor) for tensor in named.values()], lr=2e-4)
     count = step if step is not None else model.step or 0
     decay = config["model"]["ema_rate"]
@@ -126,7 +126,9 @@ def save_score_sde(model: ScoreModel, path: str | Path, step: int | None = None)
         "ema": {"decay": decay, "num_updates": count, "shadow_params": trained},
         "step": count,
     }
-    _write(checkpoint, config, path)
+    with replacing(path) as temporary, replacing(path.with_suffix(".json")) as document:
+        torch.save(checkpoint, temporary)
+        document.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -139,7 +141,7 @@ def rows(net: nn.Module) -> list[Row]:
     table: list[Row] = []
     number = 0
     for part in parts(net):
-        if isinstance(part.module, OutputSkip):  # a normalisation and a convolution
+        if isinstance(part.module, OutputSkip):  # a normalization and a convolution
             table += layer(f"all_modules.{number}", f"{part.name}.head.0")
             table += layer(f"all_modules.{number + 1}", f"{part.name}.head.2")
             number += 2
@@ -156,7 +158,7 @@ def _part(part: Part, theirs: str) -> list[Row]:
     if part.role == "attention":
         table = layer(f"{theirs}.GroupNorm_0", f"{ours}.norm")
         for name, own in ATTENTION.items():
-            table += _nin(f"{theirs}.{name}", f"{ours}.{own}")
+            table += layer(f"{theirs}.{name}", f"{ours}.{own}", names=NIN_NAMES)
         return table
     if isinstance(module, InputSkip):
         return layer(f"{theirs}.Conv_0", f"{ours}.conv")
@@ -174,27 +176,23 @@ def _part(part: Part, theirs: str) -> list[Row]:
 def _block(module: nn.Module, theirs: str, ours: str) -> list[Row]:
     table: list[Row] = []
     for name, own in BLOCK.items():
-        if getattr(module.branch, own.rpartition(".")[2]) is not None:  # no Dense_0 without label
+        if getattr(module.branch, own.rpartition(".")[2]) is not None:  # Dense_0 needs a label
             table += layer(f"{theirs}.{name}", f"{ours}.{own}")
     shortcut = getattr(module, "shortcut", None)
     if isinstance(shortcut, NIN):
-        table += _nin(f"{theirs}.NIN_0", f"{ours}.shortcut")
+        table += layer(f"{theirs}.NIN_0", f"{ours}.shortcut", names=NIN_NAMES)
     elif isinstance(shortcut, nn.Conv2d):
         table += layer(f"{theirs}.Conv_2", f"{ours}.shortcut")
     return table
 
 
-def _nin(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.W", (f"{ours}.weight",)), Row(f"{theirs}.b", (f"{ours}.bias",))]
-
-
 def _is_frequency(row: Row) -> bool:
-    """Whether a tensor is the Fourier projection, which is not trained and has no average."""
+    """Whether a tensor is the Fourier projection, which is neither trained nor averaged."""
     return row.ours == ("embedding.embed.W",)
 
 
 def _beside(path: Path) -> Path | None:
-    """The configuration next to a checkpoint, or next to what a link to it leads to."""
+    """The configuration next to a checkpoint, or next to the target of a link to it."""
     for place in (path, path.resolve()):
         if place.with_suffix(".json").is_file():
             return place.with_suffix(".json")
@@ -202,7 +200,7 @@ def _beside(path: Path) -> Path | None:
 
 
 def _weights(path: Path, ema: bool) -> Weights:
-    """The weights of a file, by the names of score-SDE; an average alone is refused as raw."""
+    """The weights of a file with the names of score-SDE; an average alone has no raw weights."""
     found = load_tensors(path)
     names = tensor_names(found)
     if not names:
@@ -217,7 +215,7 @@ def _weights(path: Path, ema: bool) -> Weights:
         return weights
     if not ema:
         raise one_set(path)
-    return replace(weights, raw=dict(weights.average))  # whose shapes tell the network as well
+    return replace(weights, raw=dict(weights.average))  # its shapes show the network as well
 
 
 def is_named(names: Sequence[str]) -> bool:
@@ -226,7 +224,7 @@ def is_named(names: Sequence[str]) -> bool:
 
 
 def _check_levels(sigmas: Tensor | None, config: Mapping[str, Any], path: Path) -> None:
-    """Refuse levels σ beside the network that are not those of its VE."""
+    """Refuse levels σ in a checkpoint that differ from those of its VE."""
     if sigmas is None or str(config["training"]["sde"]).lower() != "vesde":
         return
     own, chain = _sigmas(config), not config["training"]["continuous"]
@@ -241,11 +239,11 @@ def _check_levels(sigmas: Tensor | None, config: Mapping[str, Any], path: Path) 
 def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> ScoreModel:
     if config is None:
         raise ValueError(
-            f"{path} is a flax checkpoint, whose names do not tell where in the network attention "
-            f"and pyramids are; give the fields of score-SDE's configuration: {GIVE}"
+            f"{path} is a flax checkpoint, whose names do not show where the network has attention "
+            f"and pyramids; give the fields of score-SDE's configuration: {GIVE}"
         )
-    saved = flax.read_flax(path)
-    params = saved["params_ema"] if ema else saved["params"]
+    step, raw, average = flax.read_flax(path)
+    params = average if ema else raw
     if params is None:
         raise ValueError(f"{path} has no averaged weights; use {RAW}, for the raw ones")
     with whole(path):
@@ -253,7 +251,7 @@ def _load_flax(path: Path, config: Mapping[str, Any] | None, ema: bool) -> Score
     if not isinstance(net, UNet):
         raise ValueError(f"of flax checkpoints only U-Nets are read, got {config['model']['name']}")
     state = read(flax.rows(net), flax.flatten(params), net.state_dict(), path)
-    return _whole(net, state, sde, wrapped, saved["step"])
+    return _whole(net, state, sde, wrapped, step)
 
 
 def _whole(
@@ -266,21 +264,7 @@ def _whole(
 
 
 def _sigmas(config: Mapping[str, Any]) -> Tensor:
-    """The buffer of levels that every network has there, from the noisiest."""
+    """The buffer of noise levels that every network has there, in decreasing order."""
     model = config["model"]
     first, last = math.log(model["sigma_max"]), math.log(model["sigma_min"])
     return torch.linspace(first, last, model["num_scales"], dtype=torch.float64).exp().float()
-
-
-def _write(checkpoint: dict[str, Any], config: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside = temporary.with_suffix(".json.tmp")
-    try:
-        torch.save(checkpoint, temporary)
-        beside.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path.with_suffix(".json"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        beside.unlink(missing_ok=True)

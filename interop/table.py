@@ -1,23 +1,34 @@
-"""Tables of names: which tensor of a format holds the numbers of which tensor of ours.
+"""Tables of names: which tensor of a format holds the numbers of which tensor of our network.
 
-A format is a list of rows, made from a network, and is read in both directions. Reading is strict:
-every tensor of the file is used, every tensor of the network is filled, and every shape is right.
+A format is a list of rows that is made from a network and used in both directions. Reading is
+strict: every tensor of the file must be used, every tensor of the network must be filled, and every
+shape must agree.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def _one(theirs: Tensor) -> Sequence[Tensor]:
-    return (theirs,)
+class Form(NamedTuple):
+    """How a format stores one of our tensors: the maps from its tensor to ours, and back."""
+
+    split: Callable[[Tensor], Sequence[Tensor]]
+    merge: Callable[[Sequence[Tensor]], Tensor]
 
 
-def _same(ours: Sequence[Tensor]) -> Tensor:
-    (tensor,) = ours
-    return tensor
+SAME = Form(lambda theirs: (theirs,), lambda ours: ours[0])
+# A matrix with its axes exchanged.
+TRANSPOSED = Form(lambda theirs: (theirs.T,), lambda ours: ours[0].T)
+# A matrix, ours (in, out), as a 1 × 1 convolution.
+PIXELWISE = Form(lambda theirs: (theirs.flatten(1).T,), lambda ours: ours[0].T[..., None, None])
+# A convolution, ours (out, in, height, width), as (height, width, in, out).
+CHANNELS_LAST = Form(
+    lambda theirs: (theirs.permute(3, 2, 0, 1),), lambda ours: ours[0].permute(2, 3, 1, 0)
+)
 
 
 @dataclass(frozen=True)
@@ -25,36 +36,32 @@ class Row:
     """One tensor of a format.
 
     Args:
-        theirs: Its name there.
-        ours: Name of the tensor of the network that has its numbers, or of several.
-        split: Our tensors from theirs.
-        merge: Theirs from ours.
+        theirs: Name of the tensor in the format.
+        ours: Names of the tensors of our network that hold its numbers.
+        form: How the format stores them.
     """
 
     theirs: str
     ours: tuple[str, ...]
-    split: Callable[[Tensor], Sequence[Tensor]] = _one
-    merge: Callable[[Sequence[Tensor]], Tensor] = _same
+    form: Form = SAME
 
 
-def transposed(theirs: str, ours: str) -> Row:
-    """A matrix that is stored the other way round."""
-    return Row(theirs, (ours,), lambda w: (w.T,), lambda tensors: tensors[0].T)
+def layer(
+    theirs: str, ours: str, form: Form = SAME, names: Sequence[str] = (".weight", ".bias")
+) -> list[Row]:
+    """The rows of a layer with a weight and a bias.
 
-
-def pixelwise(theirs: str, ours: str) -> Row:
-    """A map of channels, ours (in, out), that they store as a 1 × 1 convolution."""
-    return Row(
-        theirs,
-        (ours,),
-        lambda w: (w.flatten(1).T,),
-        lambda tensors: tensors[0].T[..., None, None],
-    )
-
-
-def layer(theirs: str, ours: str) -> list[Row]:
-    """Weight and bias of a layer that both sides store alike."""
-    return [Row(f"{theirs}.{name}", (f"{ours}.{name}",)) for name in ("weight", "bias")]
+    Args:
+        theirs: Name of the layer in the format.
+        ours: Name of our layer.
+        form: How the format stores the weight.
+        names: Endings of the names of weight and bias in the format.
+    """
+    weight, bias = names
+    return [
+        Row(theirs + weight, (f"{ours}.weight",), form),
+        Row(theirs + bias, (f"{ours}.bias",)),
+    ]
 
 
 def read(
@@ -63,20 +70,20 @@ def read(
     wanted: Mapping[str, Tensor],
     source: object,
 ) -> dict[str, Tensor]:
-    """Our tensors from those of a file, as copies in the network's type.
+    """Our tensors from those of a file, as copies in the network's dtype.
 
-    Copies, because what is mapped from a file changes with it; and a network's layers have one
-    type, whereas narrower files (float16, bfloat16) are for storage.
+    They are copies because tensors that are mapped from a file change with it, and they have the
+    network's dtype because narrower types (float16, bfloat16) only serve storage.
 
     Args:
         rows: Table of the format.
         state: Tensors of the file.
         wanted: Tensors of the network, for their shapes.
-        source: The file, as errors name it.
+        source: Name of the file, for messages.
 
     Raises:
-        ValueError: A tensor of the file is missing, left over, of another shape, or does not hold
-            real numbers.
+        ValueError: A tensor of the file is missing or superfluous, has another shape, or does not
+            hold real numbers.
     """
     rows = list(rows)
     known = {row.theirs for row in rows}
@@ -85,19 +92,18 @@ def read(
         listed = [f"lacks {_some(missing)}"] * bool(missing)
         listed += [f"has {_some(extra)}, which the network has not"] * bool(extra)
         raise ValueError(f"{source} does not fit the network: it {' and '.join(listed)}")
+    expected = write(rows, wanted)
     found: dict[str, Tensor] = {}
     for row in rows:
-        theirs = state[row.theirs]
-        # What the network would write has the shape that the file must have.
-        expected = row.merge([wanted[name] for name in row.ours]).shape
-        if theirs.shape != expected:
+        theirs, shape = state[row.theirs], expected[row.theirs].shape
+        if theirs.shape != shape:
             raise ValueError(
                 f"{source} does not fit the network: {row.theirs} is {tuple(theirs.shape)}, "
-                f"expected {tuple(expected)}"
+                f"expected {tuple(shape)}"
             )
         if not theirs.is_floating_point() or theirs.layout is not torch.strided:
             raise ValueError(f"{source} has {theirs.dtype} numbers in {row.theirs}, not real ones")
-        for name, tensor in zip(row.ours, row.split(theirs), strict=True):
+        for name, tensor in zip(row.ours, row.form.split(theirs), strict=True):
             whole = torch.contiguous_format
             found[name] = tensor.to(dtype=wanted[name].dtype, copy=True, memory_format=whole)
     if found.keys() != wanted.keys():
@@ -106,8 +112,8 @@ def read(
 
 
 def write(rows: Iterable[Row], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file from ours."""
-    return {row.theirs: row.merge([state[name] for name in row.ours]) for row in rows}
+    """The tensors of a file from those of our network."""
+    return {row.theirs: row.form.merge([state[name] for name in row.ours]) for row in rows}
 
 
 def _some(names: Sequence[str], limit: int = 4) -> str:

@@ -175,7 +175,10 @@ def test_more_probes_on_one_pass():
     [
         (lambda: Hutchinson(0), "probes must be an integer ≥ 1, got 0"),
         (lambda: Hutchinson(True), "probes must be an integer ≥ 1, got True"),
-        (lambda: Hutchinson(1, "normal"), "unknown law of probes 'normal'. Available: rademacher"),
+        (
+            lambda: Hutchinson(1, "normal"),
+            "unknown distribution of probes 'normal'. Available: rademacher",
+        ),
         (lambda: HutchPlusPlus(4), "probes of hutch++ must be a multiple of 3, got 4"),
         (lambda: HutchPlusPlus(2), "probes must be an integer ≥ 3, got 2"),
         (lambda: HutchPlusPlus(9).check(2), "at most 6 probes in 2 coordinates, got 9; use"),

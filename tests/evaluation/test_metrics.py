@@ -15,10 +15,10 @@ from scoresde.evaluation.metrics import (
     confident_share,
     frechet_distance,
     maximum_mean_discrepancy,
-    mean_and_error,
     mmd_noise_floor,
     sample_quality,
 )
+from scoresde.evaluation.result import mean_and_error
 
 LEVELS = 17
 

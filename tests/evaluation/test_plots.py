@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from scoresde.evaluation import plots
+from scoresde.evaluation.images import GROUND
 from scoresde.evaluation.plots import (
     save_gif,
     save_grid,
@@ -14,8 +15,6 @@ from scoresde.evaluation.plots import (
     save_points_gif,
 )
 from scoresde.evaluation.report import result_table, results_table
-
-GROUND = plots._GROUND
 
 
 def pixels(path):

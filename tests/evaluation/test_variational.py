@@ -8,8 +8,8 @@ import torch
 from scipy.stats import norm as normal_law
 
 from scoresde.evaluation import Cells, elbo, variational_bound
+from scoresde.evaluation.result import join
 from scoresde.evaluation.seeding import Draws
-from scoresde.evaluation.variational import join_bounds
 from scoresde.models import GaussianMixtureScore, GaussianScore
 from scoresde.sde import VP
 from scoresde.sde.posterior import log_cell_probability, normal_kl, posterior
@@ -58,7 +58,7 @@ def test_a_bound_says_where_it_ends_and_by_which_chain():
     said = chain.summary()["vlb"]
     assert said["steps"] == 20 and said["variance"] == "posterior" and said["eps"] == chain.eps
     assert "steps" not in limit.summary()["elbo"] and limit.summary()["elbo"]["eps"] == 0.01
-    twice = join_bounds([chain, chain])
+    twice = join([chain, chain])
     assert twice.bits_per_dim.tolist() == 2 * chain.bits_per_dim.tolist()
 
 

@@ -352,11 +352,11 @@ def test_golden_networks_pass_through_a_flax_checkpoint(name: str, tmp_path: Pat
 
     assert is_flax(path)
     state = read_flax(path)
-    assert state["step"] == 7
-    assert state["params_ema"] is not None
+    assert state.step == 7
+    assert state.params_ema is not None
     ve = config["training"]["sde"] == "vesde"
     x, labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["labels"])
-    for output, params in (("output", state["params"]), ("output_ema", state["params_ema"])):
+    for output, params in (("output", state.params), ("output_ema", state.params_ema)):
         with torch.no_grad():
             for tensor in net.state_dict().values():
                 tensor.fill_(torch.nan)
@@ -420,7 +420,9 @@ def test_a_state_without_a_mean_and_with_a_plain_step(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_1"
     state = {"step": 3, "optimizer": {"target": {"a": torch.ones(1)}}}
     path.write_bytes(pack(state))
-    assert_same(read_flax(path), {"step": 3, "params": {"a": torch.ones(1)}, "params_ema": None})
+    assert_same(
+        read_flax(path)._asdict(), {"step": 3, "params": {"a": torch.ones(1)}, "params_ema": None}
+    )
 
 
 @pytest.mark.parametrize(

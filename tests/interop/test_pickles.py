@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.interop.pickles import Record, read_pickle, state_dict
+from scoresde.interop.edm_files import state_dict
+from scoresde.interop.pickles import Record, read_pickle
 
 PERSISTENT = "torch_utils.persistence", "_reconstruct_persistent_obj"
 

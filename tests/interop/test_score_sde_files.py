@@ -101,7 +101,7 @@ def random_checkpoint(case, decay=None):
     shadow = []
     ours = net.state_dict()
     for row in rows(net):
-        shape = row.merge([ours[name] for name in row.ours]).shape
+        shape = row.form.merge([ours[name] for name in row.ours]).shape
         value = 0.3 * torch.randn(shape, generator=generator)
         state[f"module.{row.theirs}"] = value
         if not row.theirs.endswith("0.W") or "NIN" in row.theirs:
