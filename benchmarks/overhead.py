@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
-from scoresde.samplers.folding import fold, merge
 from scoresde.samplers.presets import PRESETS
-from scoresde.samplers.solver import advance, depth
+from scoresde.samplers.solvers.folding import fold, merge
+from scoresde.samplers.solvers.solver import advance, depth
 from scoresde.sde import VP
 
 STEPS, ROUNDS = 200, 11

@@ -1,18 +1,19 @@
 """Samplers: everything that turns a process and a score into samples."""
 
 from .adaptive import AdaptiveSDE
+from .annealed import AnnealedLangevin
 from .base import Sampler, Samples, draw
-from .correctors import AnnealedLangevinStep, Corrector, Langevin
-from .exponential import ExponentialMultistep, ExponentialSinglestep
-from .grid import FixedGrid, Grid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from .grids.grid import FixedGrid, Grid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from .grids.optimized import OptimizedGrid
+from .langevin import AnnealedLangevinStep, Corrector, Langevin
 from .latent import interpolate
 from .noise_adaptive import NoiseAdaptive
 from .ode import ProbabilityFlowODE
-from .optimized import OptimizedGrid
 from .parallel import ParallelPicard
-from .pc import AnnealedLangevin, PredictorCorrector
-from .pndm import PNDM
-from .predictors import (
+from .pc import PredictorCorrector
+from .solvers.exponential import ExponentialMultistep, ExponentialSinglestep
+from .solvers.pndm import PNDM
+from .solvers.predictors import (
     DDIM,
     Ancestral,
     EulerMaruyama,
@@ -21,10 +22,10 @@ from .predictors import (
     Rescale,
     ReverseDiffusion,
 )
-from .restart import Restart
-from .runge_kutta import EDMHeun, RungeKutta
-from .solver import Solver
-from .stochastic import SRA1, StochasticHeun
+from .solvers.restart import Restart
+from .solvers.runge_kutta import EDMHeun, RungeKutta
+from .solvers.solver import Solver
+from .solvers.stochastic import SRA1, StochasticHeun
 from .torchsde import TorchSDE
 
 __all__ = [

@@ -20,7 +20,7 @@ from scoresde.sde.score import Parts
 from scoresde.sde.stopping import not_finite
 
 from .base import Sampler
-from .grid import BELOW_TOP, last_time
+from .grids.grid import BELOW_TOP, last_time
 from .run import Run
 from .wiener import WienerPaths
 

@@ -19,7 +19,7 @@ from scoresde.sde.stopping import first_not_finite
 
 from .carrying import AskedIn, obeyed_in, told_in
 from .run import Callback, Constraint, Run
-from .solver import Noise
+from .solvers.solver import Noise
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.checks import check_steps, check_switch
 
 from .base import Sampler
-from .grid import Grid, UniformGrid
-from .predictors import Predictor
+from .grids.grid import Grid, UniformGrid
 from .run import Run
-from .solver import NotCalibrated, draws_noise
+from .solvers.predictors import Predictor
+from .solvers.solver import NotCalibrated, draws_noise
 from .stability import check_plan
 
 Estimator = Callable[[Tensor], Tensor]

@@ -16,7 +16,7 @@ from scoresde.sde.stopping import not_finite, refuse_not_finite
 from scoresde.sde.tableau import PAIRS
 
 from .base import Sampler
-from .grid import last_time
+from .grids.grid import last_time
 from .run import Run
 
 Ends = tuple[float, float]

@@ -11,9 +11,9 @@ from scoresde.sde.broadcast import expand
 from scoresde.sde.checks import check_steps
 
 from .base import Sampler
-from .grid import Grid, UniformGrid
+from .grids.grid import Grid, UniformGrid
 from .run import Run
-from .solver import Row, Solver, Step, draws_noise
+from .solvers.solver import Row, Solver, Step, draws_noise
 from .stability import check_plan
 
 

@@ -10,12 +10,11 @@ from scoresde.sde import SDE, Score
 from scoresde.sde.checks import check_steps, check_switch
 
 from .base import Sampler
-from .correctors import AnnealedLangevinStep, Corrector, Level
-from .folding import fold, merge
-from .grid import Grid, UniformGrid
-from .predictors import Rescale
+from .grids.grid import Grid, UniformGrid
+from .langevin import Corrector, Level
 from .run import Run
-from .solver import (
+from .solvers.folding import fold, merge
+from .solvers.solver import (
     NotCalibrated,
     Solver,
     Step,
@@ -198,82 +197,3 @@ def _check_prior(sde: SDE, t: Tensor) -> None:
             f"the grid begins at t={t.item():g}, below T={sde.T:g}, where states are not as wide "
             "as the prior; begin at T, or give a state at that time as x_init"
         )
-
-
-class AnnealedLangevin(Sampler):
-    """Annealed Langevin dynamics: Langevin steps at one noise level after another.
-
-    On `VE.discretize(N)` this is the sampler of NCSN. On any other process it does to x/α what
-    NCSN does to x: between levels x/α stays, and Langevin steps do all the rest. It ends with the
-    posterior mean at the lowest level, (x + σ² s)/α.
-
-    Args:
-        steps: Steps of the grid ≥ 1; its times, but for the data at time 0, are the levels.
-        snr: r > 0 of `AnnealedLangevinStep`.
-        n_steps: Langevin steps at each level ≥ 1.
-        grid: Rule for the times; `UniformGrid()` where not given.
-        denoise: Return the posterior mean, at the cost of one evaluation.
-
-    Raises:
-        ValueError: A constant out of its range.
-
-    Reference: Song & Ermon 2019, arXiv:1907.05600 (algorithm 1); Jolicoeur-Martineau et al. 2021,
-    arXiv:2009.05475 (section 3) for the last step.
-    """
-
-    def __init__(
-        self,
-        steps: int = 100,
-        snr: float = 0.16,
-        n_steps: int = 5,
-        *,
-        grid: Grid | None = None,
-        denoise: bool = True,
-    ) -> None:
-        self.corrector = AnnealedLangevinStep(snr, n_steps)
-        self.levels = PredictorCorrector(Rescale(), self.corrector, steps, grid=grid, denoise=False)
-        self.denoise = check_switch(denoise, "denoise")
-
-    def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process."""
-        self.levels.check(sde, dtype)
-        self._lowest(sde)
-
-    def states(self, sde: SDE) -> int:
-        """How many states a run passes through, those of its levels."""
-        return self.levels.states(sde)
-
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x through the levels."""
-        if run.encode:
-            raise ValueError("annealed Langevin dynamics cannot encode; use ProbabilityFlowODE")
-        lowest, end = self._lowest(sde)
-        (alpha, alpha_end), (sigma, _) = (
-            c(torch.stack([lowest, end])).tolist() for c in (sde.alpha, sde.sigma)
-        )
-        x = self.levels.run(sde, score, x, run)
-        if end > 0:  # a level like the others, at which the loop has not yet corrected
-            (level,) = self.corrector.levels(sde, end[None], end[None])
-            x, _ = self.corrector.step(level, score, x, run.noise)
-            x = run.constrain(x, end)
-            lowest, alpha, sigma = end, alpha_end, level.sigma
-        if not self.denoise:
-            return x
-        # On a chain the loop has carried x/α to the data: back to the level it was corrected at.
-        x = x * (alpha / alpha_end)
-        mean = torch.add(x, score(x, lowest), alpha=sigma**2) / alpha
-        return run.constrain(mean, end)
-
-    def _lowest(self, sde: SDE) -> tuple[Tensor, Tensor]:
-        """The last two times of the grid.
-
-        Raises:
-            ValueError: The first of them is noise alone, where Langevin steps do nothing.
-        """
-        lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
-        if not sde.alpha(lowest) > 0:
-            raise ValueError(
-                "the only level of this grid is noise alone, alpha = 0, where Langevin dynamics "
-                f"finds nothing of the data; use more steps than {self.levels.steps}"
-            )
-        return lowest, end

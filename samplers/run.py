@@ -10,7 +10,7 @@ from tqdm import tqdm
 from scoresde.sde.prior import Randomness, standard_normal
 from scoresde.sde.score import like
 
-from .solver import Noise
+from .solvers.solver import Noise
 
 Constraint = Callable[[Tensor, Tensor], Tensor]
 """constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""

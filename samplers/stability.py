@@ -12,9 +12,9 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
-from .correctors import Corrector, Level
-from .grid import BELOW_TOP
-from .solver import Step, depth
+from .grids.grid import BELOW_TOP
+from .langevin import Corrector, Level
+from .solvers.solver import Step, depth
 
 MOST_GROWTH = 1e3
 """Widest state, in widths of the process, that a plan may lead through.

@@ -20,9 +20,9 @@ from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
 from .brownian import BrownianPaths
-from .grid import last_time
-from .predictors import EulerMaruyama
+from .grids.grid import last_time
 from .run import Run
+from .solvers.predictors import EulerMaruyama
 from .stability import check_plan
 
 # Whether a solver is one for Itô's calculus or Stratonovich's, which agree where the diffusion does

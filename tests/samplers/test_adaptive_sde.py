@@ -7,7 +7,7 @@ import torch
 
 from scoresde.models import GaussianScore
 from scoresde.samplers import AdaptiveSDE
-from scoresde.samplers.base import Run
+from scoresde.samplers.run import Run
 from scoresde.samplers.wiener import WienerPaths
 from scoresde.sde import EDM, VE, VP, SubVP
 

@@ -23,9 +23,9 @@ from scoresde.samplers import (
     UniformGrid,
     interpolate,
 )
-from scoresde.samplers.folding import merge
 from scoresde.samplers.presets import PRESETS
-from scoresde.samplers.solver import depth
+from scoresde.samplers.solvers.folding import merge
+from scoresde.samplers.solvers.solver import depth
 from scoresde.sde import VP
 from tests.conftest import CHAINS
 

@@ -17,7 +17,7 @@ from scoresde.samplers import (
     RungeKutta,
     UniformGrid,
 )
-from scoresde.samplers.predictors import Rescale
+from scoresde.samplers.solvers.predictors import Rescale
 from scoresde.sde import EDM, VE, VP
 
 DOUBLE = {"dtype": torch.float64}

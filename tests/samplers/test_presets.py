@@ -24,8 +24,8 @@ from scoresde.samplers import (
     UniformGrid,
 )
 from scoresde.samplers.presets import PRESETS, deis, dpm_solver_pp, unipc
-from scoresde.samplers.segment import adams
-from scoresde.samplers.solver import draws_noise, is_multistep
+from scoresde.samplers.solvers.segment import adams
+from scoresde.samplers.solvers.solver import draws_noise, is_multistep
 from scoresde.sde import VE, VP
 
 EXACT = {

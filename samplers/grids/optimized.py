@@ -9,9 +9,9 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
-from .folding import fold
+from ..solvers.folding import fold
+from ..solvers.solver import NotCalibrated, Solver, advance, depth, draws_noise
 from .grid import Grid, check_log_snr, last_time
-from .solver import NotCalibrated, Solver, advance, depth, draws_noise
 
 MOST_STEPS = 64
 

@@ -11,7 +11,7 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_steps
 
-from .solver import Noise
+from .solvers.solver import Noise
 
 VANISHING = 1e10
 """Most that ‖z‖²/(σ ‖s‖)² means anything in: a score 10⁵ times smaller than that of noise."""
