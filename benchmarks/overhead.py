@@ -13,7 +13,6 @@ if __name__ == "__main__":  # --help is answered before torch is imported
 
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -21,8 +20,9 @@ from torch import Tensor
 
 from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
 from scoresde.samplers.presets import PRESETS
+from scoresde.samplers.run import Run
 from scoresde.samplers.solvers.folding import fold, merge
-from scoresde.samplers.solvers.solver import advance, depth
+from scoresde.samplers.solvers.plan import State
 from scoresde.sde import VP
 
 STEPS, ROUNDS = 200, 11
@@ -46,13 +46,12 @@ def microseconds(action: Callable[[], object], count: int) -> float:
 def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
     """All steps of a solver from x, planned beforehand."""
     sde, s = VP(), torch.randn_like(x)
-    steps = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
+    plan = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
 
     def take() -> None:
-        y, memory, spare = x, deque[Tensor](maxlen=depth(steps)), None
-        for step in steps:
-            y, mean = advance(step, lambda y, t: s, y, memory, torch.randn_like, spare)
-            spare = mean if mean is not y else None
+        state = State(plan, lambda y, t: s, x, Run())
+        for step in plan:
+            state.predict(step)
 
     return take
 

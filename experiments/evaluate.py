@@ -15,7 +15,7 @@ from scoresde.evaluation.cost import cost
 from scoresde.evaluation.features import class_problem
 from scoresde.evaluation.metrics import sample_quality
 from scoresde.models import ScoreModel
-from scoresde.samplers import ProbabilityFlowODE, Samples, draw
+from scoresde.samplers import ProbabilityFlowODE, Samples, draw, fit
 from scoresde.sde.cautions import silent
 
 from .build import Parts
@@ -143,7 +143,7 @@ def _calibrate(parts: Parts, model: ScoreModel) -> None:
     labels = [one.condition for one in batches if isinstance(one.condition, Tensor)]
     score = given(model, torch.cat(labels) if labels else None)
     x0 = torch.cat([one.x for one in batches])
-    parts.sampler.calibrate(parts.sde, score, x0, parts.generator("calibration"))
+    fit(parts.sampler, parts.sde, score, x0, parts.generator("calibration"))
 
 
 def _save_pictures(

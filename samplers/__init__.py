@@ -26,6 +26,7 @@ from .solvers.restart import Restart
 from .solvers.runge_kutta import EDMHeun, RungeKutta
 from .solvers.solver import Solver
 from .solvers.stochastic import SRA1, StochasticHeun
+from .solvers.variance import AnalyticVariance, fit
 from .torchsde import TorchSDE
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PNDM",
     "SRA1",
     "AdaptiveSDE",
+    "AnalyticVariance",
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedLangevinStep",
@@ -65,5 +67,6 @@ __all__ = [
     "TorchSDE",
     "UniformGrid",
     "draw",
+    "fit",
     "interpolate",
 ]

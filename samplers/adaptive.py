@@ -209,11 +209,7 @@ def _refuse(run: Run) -> None:
             "encoding follows a deterministic path, and this sampler draws noise; "
             "use ProbabilityFlowODE"
         )
-    if run.constraint is not None:
-        raise ValueError(
-            "an adaptive solver takes no constraint; "
-            "use PredictorCorrector(EulerMaruyama()), which has fixed steps"
-        )
+    run.refuse_constraint("an adaptive solver")
     if run.source is not None:
         raise ValueError(
             "an adaptive solver takes no noise=, since its steps are not those of another run; "

@@ -17,12 +17,12 @@ from .solvers.predictors import Rescale
 class AnnealedLangevin(Sampler):
     """Annealed Langevin dynamics: Langevin steps at one noise level after another.
 
-    On `VE.discretize(N)` this is the sampler of NCSN. On any other process it does to x/α what
-    NCSN does to x: between levels x/α stays, and Langevin steps do all the rest. It ends with the
-    posterior mean at the lowest level, (x + σ² s)/α.
+    On `VE.discretize(N)` this is the sampler of NCSN. On any other process x/α takes the role of x:
+    it stays the same between levels, at which Langevin steps move it. The end is the posterior
+    mean at the lowest level, (x + σ² s)/α.
 
     Args:
-        steps: Steps of the grid ≥ 1; its times, but for the data at time 0, are the levels.
+        steps: Steps of the grid ≥ 1; all of its times except the data at 0 are levels.
         snr: r > 0 of `AnnealedLangevinStep`.
         n_steps: Langevin steps at each level ≥ 1.
         grid: Rule for the times; `UniformGrid()` where not given.
@@ -49,12 +49,12 @@ class AnnealedLangevin(Sampler):
         self.denoise = check_switch(denoise, "denoise")
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process."""
+        """Raise ValueError if the grid does not fit the process."""
         self.levels.check(sde, dtype)
         self._lowest(sde)
 
     def states(self, sde: SDE) -> int:
-        """How many states a run passes through, those of its levels."""
+        """Number of states of a run, those of its levels."""
         return self.levels.states(sde)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
@@ -66,14 +66,14 @@ class AnnealedLangevin(Sampler):
             c(torch.stack([lowest, end])).tolist() for c in (sde.alpha, sde.sigma)
         )
         x = self.levels.run(sde, score, x, run)
-        if end > 0:  # a level like the others, at which the loop has not yet corrected
+        if end > 0:  # the loop corrects before each step, and thus not at the last level
             (level,) = self.corrector.levels(sde, end[None], end[None])
             x, _ = self.corrector.step(level, score, x, run.noise)
             x = run.constrain(x, end)
             lowest, alpha, sigma = end, alpha_end, level.sigma
         if not self.denoise:
             return x
-        # On a chain the loop has carried x/α to the data: back to the level it was corrected at.
+        # On a chain the loop has carried x/α on to the data: return to the last level.
         x = x * (alpha / alpha_end)
         mean = torch.add(x, score(x, lowest), alpha=sigma**2) / alpha
         return run.constrain(mean, end)
@@ -82,7 +82,7 @@ class AnnealedLangevin(Sampler):
         """The last two times of the grid.
 
         Raises:
-            ValueError: The first of them is noise alone, where Langevin steps do nothing.
+            ValueError: The first of them is noise alone, which has no score of the data.
         """
         lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
         if not sde.alpha(lowest) > 0:

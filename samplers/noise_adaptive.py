@@ -14,7 +14,7 @@ from .base import Sampler
 from .grids.grid import Grid, UniformGrid
 from .run import Run
 from .solvers.predictors import Predictor
-from .solvers.solver import NotCalibrated, draws_noise
+from .solvers.variance import NotFitted
 from .stability import check_plan
 
 Estimator = Callable[[Tensor], Tensor]
@@ -80,17 +80,11 @@ class NoiseAdaptive(Sampler):
         self.steps, self.every = check_steps(steps), check_steps(every, "every")
         self.grid, self.denoise = grid or UniformGrid(), check_switch(denoise, "denoise")
 
-    def calibrate(
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Let the predictor measure what it needs; see `Sampler.calibrate`."""
-        self.predictor.calibrate(sde, score, x0, generator)
-
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the predictor not on it."""
         sde.check_signal("a schedule that follows an estimate of the noise")
         times = self.grid(sde, self.steps)
-        with suppress(NotCalibrated):
+        with suppress(NotFitted):
             check_plan(sde, self.predictor.plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int:
@@ -106,9 +100,8 @@ class NoiseAdaptive(Sampler):
             )
         sde.check_signal("a schedule that follows an estimate of the noise")
         times = self.grid(sde, self.steps)
-        steps = self.predictor.plan(sde, times)
-        check_plan(sde, steps, x.dtype)
-        noisy = draws_noise(steps)
+        plan = self.predictor.plan(sde, times)
+        check_plan(sde, plan, x.dtype)
         clock = _Clock(sde, times, x.device)
         lam = torch.full((len(x),), clock.first, dtype=torch.float64, device=x.device)
         own, began, mean, t_next = lam, lam, x, lam
@@ -122,7 +115,7 @@ class NoiseAdaptive(Sampler):
             began, lam = lam, clock.advance(lam, own, i)
             t, t_next = clock.step(began, lam, i)
             mean, std = self.predictor.transition(sde, score, x, t, t_next)
-            x = torch.addcmul(mean, expand(std, x), run.noise(x)) if noisy else mean
+            x = torch.addcmul(mean, expand(std, x), run.noise(x)) if plan.draws_noise else mean
             x = run.constrain(x, t_next)
             run.visit(i + 1, t_next, x)
         return run.constrain(mean, t_next) if self.denoise else x

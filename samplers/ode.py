@@ -88,11 +88,7 @@ class ProbabilityFlowODE(Sampler):
         self.check(sde, run.dtype or x.dtype)
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
-        if run.constraint is not None:
-            raise ValueError(
-                "an adaptive solver takes no constraint; "
-                "use PredictorCorrector(RungeKutta()), which has fixed steps"
-            )
+        run.refuse_constraint("an adaptive solver")
         if run.differentiable and self.method not in PAIRS:
             raise ValueError(
                 f"method {self.method} is SciPy's, which keeps no graph; "

@@ -13,7 +13,8 @@ from scoresde.sde.checks import check_steps
 from .base import Sampler
 from .grids.grid import Grid, UniformGrid
 from .run import Run
-from .solvers.solver import Row, Solver, Step, draws_noise
+from .solvers.plan import Plan, Row
+from .solvers.solver import Solver
 from .stability import check_plan
 
 
@@ -77,74 +78,71 @@ class ParallelPicard(Sampler):
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit on the process, or the solver draws noise."""
         sde.check_signal("a parallel solver")
-        check_plan(sde, self._plan(sde, self.grid(sde, self.steps)).steps, dtype)
+        check_plan(sde, self._plan(sde, self.grid(sde, self.steps)), dtype)
 
     def states(self, sde: SDE) -> int:
         """How many states a run passes through: one more than the steps of the plan."""
-        return len(self._plan(sde, self.grid(sde, self.steps)).steps) + 1
+        return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
         """Carry x from T to the end of the grid, or back where latents are asked for."""
-        if run.constraint is not None:
-            raise ValueError(
-                "a parallel solver takes no constraint; "
-                "use PredictorCorrector with the same predictor, which goes step by step"
-            )
+        run.refuse_constraint("a parallel solver")
         sde.check_signal("a parallel solver")
         times = self.grid(sde, self.steps)
         plan = self._plan(sde, times[sde.sigma(times) > 0].flip(0) if run.encode else times)
-        check_plan(sde, plan.steps, x.dtype)
-        run.begin(len(plan.steps), x)
-        iteration = _Iteration(sde, plan, x, self.window, self.tolerance)
+        check_plan(sde, plan, x.dtype)
+        run.begin(len(plan), x)
+        table = _Table.of(plan)
+        iteration = _Iteration(sde, table, x, self.window, self.tolerance)
         self.rounds, done = 0, 0
-        while done < len(plan.steps):
+        while done < len(plan):
             self.rounds += iteration.evaluate(score, done)
             settled = iteration.settle(done)
-            while done < len(plan.steps) and plan.ends[done + 1] <= settled:
+            while done < len(plan) and table.ends[done + 1] <= settled:
                 done += 1
                 run.visit(done, plan.steps[done - 1].t_next, iteration.states[done])
         return iteration.states[-1]
 
-    def _plan(self, sde: SDE, times: Tensor) -> "_Plan":
-        """The predictor's steps, with the numbers of their evaluations.
+    def _plan(self, sde: SDE, times: Tensor) -> Plan:
+        """The predictor's steps.
 
         Raises:
             ValueError: The steps draw noise.
         """
-        steps = self.predictor.plan(sde, times)
-        if draws_noise(steps):
+        plan = self.predictor.plan(sde, times)
+        if plan.draws_noise:
             raise ValueError(
                 "parallel rounds follow a deterministic path, and this predictor draws noise; "
                 "use DDIM(), or another solver without noise, or PredictorCorrector"
             )
-        return _Plan.of(steps)
+        return plan
 
 
 _Numbered = tuple[Row, int, list[tuple[int, float]]]
 
 
-class _Plan(NamedTuple):
+class _Table(NamedTuple):
     """Steps whose evaluations are numbered through the whole plan, e = 0 … M − 1.
 
     Attributes:
-        steps: Steps of a solver.
+        plan: Plan of a solver.
         rows: Of each row of each step, the number of the next evaluation and its weights (e, w).
         ends: Numbers of the first evaluations of each step, and M, (N + 1,).
         times: t_e, float64, shape (M,).
         weights: p_e and q_e, shape (M, 2).
     """
 
-    steps: list[Step]
+    plan: Plan
     rows: list[list[_Numbered]]
     ends: list[int]
     times: Tensor
     weights: Tensor
 
     @classmethod
-    def of(cls, steps: list[Step]) -> "_Plan":
-        """Number the evaluations of some steps."""
+    def of(cls, plan: Plan) -> "_Table":
+        """Number the evaluations of a plan."""
         rows, ends, evaluations = list[list[_Numbered]](), [0], list[Row]()
-        for step in steps:
+        for step in plan:
             rows.append([])
             for row in step.rows:
                 number = len(evaluations)
@@ -155,7 +153,7 @@ class _Plan(NamedTuple):
         times = [row.t for row in evaluations if row.t is not None]
         weights = torch.tensor([[row.p, row.q] for row in evaluations], dtype=torch.float64)
         stacked = torch.stack(times).double() if times else torch.zeros(0, dtype=torch.float64)
-        return cls(steps, rows, ends, stacked, weights.reshape(-1, 2))
+        return cls(plan, rows, ends, stacked, weights.reshape(-1, 2))
 
 
 class _Iteration:
@@ -169,20 +167,20 @@ class _Iteration:
     """
 
     def __init__(
-        self, sde: SDE, plan: _Plan, x: Tensor, window: int | None, tolerance: float
+        self, sde: SDE, table: _Table, x: Tensor, window: int | None, tolerance: float
     ) -> None:
-        self.plan, self.tolerance, self.size = plan, tolerance, len(plan.times)
+        self.table, self.tolerance, self.size = table, tolerance, len(table.times)
         self.window = self.size if window is None else min(window, self.size)
-        self.states = [x] * (len(plan.steps) + 1)
+        self.states = [x] * (len(table.plan) + 1)
         self.front = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.number = torch.arange(self.size, device=x.device)[:, None]
-        self.times, self.weights = plan.times.to(x.device), plan.weights.to(x.device)
+        self.times, self.weights = table.times.to(x.device), table.weights.to(x.device)
         self.alpha, self.sigma = (
-            c(plan.times).to(x.device)[:, None] for c in (sde.alpha, sde.sigma)
+            c(table.times).to(x.device)[:, None] for c in (sde.alpha, sde.sigma)
         )
         self.k = torch.zeros(self.size, *x.shape, dtype=x.dtype, device=x.device)
         # The first guess is that of data N(0, I), of which the score is known.
-        start = plan.steps[0].t
+        start = table.plan.steps[0].t
         alpha, sigma = sde.alpha(start), sde.sigma(start)
         variance = alpha.square() + sigma.square()
         self.data, self.noise = (x * expand(c / variance, x) for c in (alpha, sigma))
@@ -248,7 +246,7 @@ class _Iteration:
 
     def _reach(self, done: int) -> slice:
         """From the first evaluation of a step to the end of the furthest window."""
-        return slice(self.plan.ends[done], min(int(self.front.max()) + self.window, self.size))
+        return slice(self.table.ends[done], min(int(self.front.max()) + self.window, self.size))
 
     def _inside(self, part: slice) -> Tensor:
         """Which points of a part lie in the window of each sample, (K, B)."""
@@ -266,9 +264,9 @@ class _Iteration:
         Yields:
             Points y_e up to e = stop − 1.
         """
-        for i in range(done, len(self.plan.steps)):
+        for i in range(done, len(self.table.plan)):
             x = y = self.states[i]
-            for row, number, weights in self.plan.rows[i]:
+            for row, number, weights in self.table.rows[i]:
                 if row.t is not None:
                     if number >= stop:
                         return

@@ -141,10 +141,7 @@ class TorchSDE(Sampler):
                 "torchsde keeps no graph here; use PredictorCorrector(SRA1()), or "
                 "ProbabilityFlowODE() for the flow, with differentiable=True"
             )
-        if run.constraint is not None:
-            raise ValueError(
-                "torchsde takes no constraint; use PredictorCorrector, which obeys it at each step"
-            )
+        run.refuse_constraint("torchsde")
         if run.encode and self.eta > 0:
             raise ValueError("a solver that draws noise cannot encode; use TorchSDE(eta=0)")
         if run.source is not None and self.eta > 0:

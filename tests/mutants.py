@@ -52,11 +52,13 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "samplers/solvers/pndm.py": (("_steps", "_start", "_transfer"), PLANS),
     "samplers/solvers/restart.py": (("plan",), PLANS),
     "samplers/solvers/predictors.py": (
-        ("coefficients", "_loss", "calibrate", "transition", "step"),
+        ("coefficients", "transition", "step"),
         [*PLANS, "tests/samplers/test_samplers.py", "tests/samplers/test_golden_samplers.py"],
     ),
+    "samplers/solvers/variance.py": (("measure", "__call__"), PLANS),
+    "samplers/solvers/plan.py": (("evaluate", "combine", "predict"), PLANS),
     "samplers/solvers/solver.py": (
-        ("advance", "denoising_step", "from_noise_alone"),
+        ("denoising_step", "from_noise_alone"),
         [*PLANS, "tests/samplers/test_noise_alone.py"],
     ),
     "samplers/solvers/folding.py": (
@@ -124,23 +126,23 @@ EQUIVALENT = {
         "1 × 1.01",
     ): "no number of times lies between",
     (
-        "samplers/solvers/solver.py",
-        "k = torch.add(y if row.p == 1 else y * row.p, k, alpha=row.q)",
+        "samplers/solvers/plan.py",
+        "return torch.add(y if self.p == 1 else y * self.p, s, alpha=self.q)",
         "1 × 1.01",
     ): "a product with 1 that is left out",
     (
-        "samplers/solvers/solver.py",
-        "elif row.q != 1:",
+        "samplers/solvers/plan.py",
+        "return s if self.q == 1 else s * self.q",
         "1 × 1.01",
     ): "a product with 1 that is left out",
     (
-        "samplers/solvers/solver.py",
+        "samplers/solvers/plan.py",
         "if terms and terms[0][1] == 1:",
         "1 × 1.01",
     ): "two operations in place of one",
     (
         "samplers/solvers/folding.py",
-        "divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1",
+        "divisors, folded, forgets = list[float](), list[Step](), plan.depth == 1",
         "1 × 1.01",
     ): "another scale of the evaluations, which their weights undo",
     (

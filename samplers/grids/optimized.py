@@ -1,7 +1,5 @@
 """Steps chosen for a solver: the grid on which it carries Gaussian data best."""
 
-from collections import deque
-
 import numpy as np
 import torch
 from scipy.optimize import least_squares
@@ -9,8 +7,11 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
+from ..run import Run
 from ..solvers.folding import fold
-from ..solvers.solver import NotCalibrated, Solver, advance, depth, draws_noise
+from ..solvers.plan import State
+from ..solvers.solver import Solver
+from ..solvers.variance import NotFitted
 from .grid import Grid, check_log_snr, last_time
 
 MOST_STEPS = 64
@@ -90,8 +91,8 @@ class OptimizedGrid(Grid):
 
     def _is_random(self, sde: SDE, times: Tensor) -> bool:
         try:
-            return draws_noise(self.solver.plan(sde, times))
-        except NotCalibrated:  # what it would measure is the variance of its noise
+            return self.solver.plan(sde, times).draws_noise
+        except NotFitted:  # what is not fitted is the variance of its noise
             return True
 
     def _errors(self, sde: SDE, times: Tensor) -> np.ndarray:
@@ -103,8 +104,8 @@ class OptimizedGrid(Grid):
         def score(x: Tensor, t: Tensor) -> Tensor:
             return -x / spread(t)
 
-        steps = fold(self.solver.plan(sde, times))
-        x, memory = spread(times[0]).sqrt(), deque[Tensor](maxlen=depth(steps))
-        for step in steps:
-            x, _ = advance(step, score, x, memory, torch.zeros_like)
-        return (x - spread(times[-1]).sqrt()).flatten().numpy()
+        plan = fold(self.solver.plan(sde, times))
+        state = State(plan, score, spread(times[0]).sqrt(), Run())
+        for step in plan:
+            state.predict(step)
+        return (state.x - spread(times[-1]).sqrt()).flatten().numpy()

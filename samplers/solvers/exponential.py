@@ -12,9 +12,10 @@ from torch import Tensor
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_count, check_switch, is_integer
 
+from .plan import Plan, Stage, tabulate
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .solver import Solver, up_to_data
 
 
 class ExponentialMultistep(Solver):
@@ -75,11 +76,11 @@ class ExponentialMultistep(Solver):
         self.variable, self.weights = variable, weights
         self.settle_below = check_count("settle_below", settle_below, 0)
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         nodes, n = Nodes.at(sde, times), len(times) - 1
         start, end = nodes.part(slice(None, -1)), nodes.part(slice(1, None))
         tau = choose_tau(self.tau, self.tau_range, start, end)
@@ -91,7 +92,7 @@ class ExponentialMultistep(Solver):
             return tabulate(times, Stage(factor, predict, [std], t=times[:-1], p=p[:-1], q=q[:-1]))
         correct = self._columns(sde, nodes, tau, ahead=1)
 
-        def steps(part: slice, *, begins: bool, corrects: bool) -> list[Step]:
+        def steps(part: slice, *, begins: bool, corrects: bool) -> Plan:
             """Steps that evaluate at their beginning, at their end, or both."""
             here = slice(part.start, part.stop + 1)
             stages = [Stage(factor[part], [w[part] for w in predict], [std[part]])]
@@ -107,11 +108,9 @@ class ExponentialMultistep(Solver):
                 )
             return tabulate(times[here], *stages)
 
-        return [
-            *steps(slice(0, 1), begins=True, corrects=True),
-            *steps(slice(1, n - 1), begins=False, corrects=True),
-            *steps(slice(n - 1, n), begins=False, corrects=False),
-        ]
+        first = steps(slice(0, 1), begins=True, corrects=True)
+        inner = steps(slice(1, n - 1), begins=False, corrects=True)
+        return first + inner + steps(slice(n - 1, n), begins=False, corrects=False)
 
     def _columns(self, sde: SDE, nodes: Nodes, tau: Tensor, ahead: int) -> list[Tensor]:
         """Weights of each step, newest evaluation first, (N,) each; `ahead` 1 for the corrector."""
@@ -189,11 +188,11 @@ class ExponentialSinglestep(Solver):
         self.order, self.kind = int(order), choose_prediction(prediction)
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
         tau = choose_tau(self.tau, self.tau_range, start, end)
         known, stages = [start], list[Stage]()

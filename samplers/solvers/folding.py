@@ -1,12 +1,12 @@
 """Plans rewritten for speed: the same states, up to rounding, from fewer operations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
-from .solver import Row, Step, depth, draws_noise
+from .plan import Plan, Row, Step
 
 
-def fold(steps: Sequence[Step]) -> list[Step]:
+def fold(plan: Plan) -> Plan:
     """The same plan at fewer operations: evaluations are scaled, and all their weights with them.
 
     k/p = y + (q/p) s costs one operation instead of two. Where p = 0 and no evaluation is
@@ -14,10 +14,10 @@ def fold(steps: Sequence[Step]) -> list[Step]:
     the product is the copy that memory needs: a score may give back the same tensor every time.
 
     Args:
-        steps: Whole plan, from its first step on.
+        plan: Whole plan, from its first step on.
     """
-    divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1
-    for step in steps:
+    divisors, folded, forgets = list[float](), list[Step](), plan.depth == 1
+    for step in plan:
         rows = []
         for t, p, q, x, k, z, data in step.rows:
             if data:
@@ -28,11 +28,11 @@ def fold(steps: Sequence[Step]) -> list[Step]:
                 p, q = (1.0, q / p) if p else (0.0, 1.0 if forgets else q * own)
             k = tuple((lag, weight / divisors[-1 - lag]) for lag, weight in k)
             rows.append(Row(t, p, q, x, k, z, data))
-        folded.append(Step(step.t, step.t_next, tuple(rows)))
-    return folded
+        folded.append(step._replace(rows=tuple(rows)))
+    return Plan(tuple(folded))
 
 
-def merge(steps: Sequence[Step]) -> list[Step]:
+def merge(plan: Plan) -> Plan:
     """A plan of predictions y and corrections x with one combination a step instead of two.
 
         y = B x + Σ b k,   x′ = C x + Σ c k,   y′ = B′ x′ + Σ b′ k
@@ -41,14 +41,15 @@ def merge(steps: Sequence[Step]) -> list[Step]:
     between steps are then predictions, so this is for runs in which nobody looks at them.
 
     Args:
-        steps: Whole plan; one that is not of this form is returned as it is.
+        plan: Whole plan; one that is not of this form is returned as it is.
     """
+    steps = plan.steps
     corrected = [len(step.rows) == 2 and step.rows[1].t is not None for step in steps]
-    if not any(corrected) or corrected[-1] or draws_noise(steps):
-        return list(steps)
+    if not any(corrected) or corrected[-1] or plan.draws_noise:
+        return plan
     for here, (step, following) in zip(corrected, pairwise(steps), strict=False):
         if here and (following.rows[0].t is not None or step.rows[0].x == 0):
-            return list(steps)
+            return plan
     merged = [
         step._replace(rows=step.rows[:1] if c else step.rows)
         for step, c in zip(steps, corrected, strict=True)
@@ -58,7 +59,7 @@ def merge(steps: Sequence[Step]) -> list[Step]:
             predict, correct = steps[i - 1].rows
             row = _combine(predict, correct, steps[i].rows[0])
             merged[i] = steps[i]._replace(rows=(row,))
-    return merged
+    return Plan(tuple(merged))
 
 
 def _combine(predict: Row, correct: Row, following: Row) -> Row:

@@ -5,10 +5,11 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
+from .plan import Plan, Stage, tabulate
 from .prediction import NoisePrediction
 from .runge_kutta import TABLEAUS
 from .segment import Nodes, Segment, adams
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .solver import Solver, up_to_data
 
 _KIND = NoisePrediction()
 
@@ -27,11 +28,11 @@ class PNDM(Solver):
 
     _START = 3
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         first = times[: self._START + 1]
         steps = self._start(sde, first)
         rest = times[self._START :]
@@ -46,7 +47,7 @@ class PNDM(Solver):
                 columns[lag][n] = whole[n] * share
         return steps + tabulate(rest, Stage(factor, columns, (), rest[:-1], p, q))
 
-    def _start(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _start(self, sde: SDE, times: Tensor) -> Plan:
         t, t_next = times[:-1], times[1:]
         tableau = TABLEAUS["rk4"]
         rows, stages = [*tableau.a[1:], tableau.b], list[Stage]()

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Score
+from scoresde.sde import SDE
 from scoresde.sde.checks import check_steps
 
-from .solver import Solver, Stage, Step, draws_noise, tabulate
+from .plan import Plan, Stage, tabulate
+from .solver import Solver
 
 
 class Restart(Solver):
@@ -48,20 +49,14 @@ class Restart(Solver):
         self.solver, self.restarts = solver, check_steps(restarts, "restarts")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
-    def calibrate(
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Let the solver measure what it needs; see `Solver.calibrate`."""
-        self.solver.calibrate(sde, score, x0, generator)
-
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps of the grid, with those of the restarts; see `Solver.plan`."""
         top, bottom = self._interval(sde, times)
         again = times[top : bottom + 1]
         a, b = sde.transition(times[bottom], times[top])
         up = tabulate(again[[-1, 0]], Stage(a, (), [b]))
         steps = self.solver.plan(sde, times[: bottom + 1])
-        if draws_noise(steps):
+        if steps.draws_noise:
             raise ValueError(
                 "restarts are the noise of a deterministic solver, and this one draws its own; "
                 "use Restart(EDMHeun()), or the solver without restarts"

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
+from .plan import Plan, Stage, tabulate
 from .segment import Nodes
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .solver import Solver, up_to_data
 
 
 class Tableau(NamedTuple):
@@ -58,11 +59,11 @@ class RungeKutta(Solver):
             raise ValueError(f"unknown variable '{variable}'. Available: time, sigma")
         self.tableau, self.variable = TABLEAUS[method], variable
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._in_time if self.variable == "time" else self._in_sigma)
 
-    def _in_time(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _in_time(self, sde: SDE, times: Tensor) -> Plan:
         t, h = times[:-1], times.diff()
         rows, stages = [*self.tableau.a[1:], self.tableau.b], list[Stage]()
         for here, row in zip(self.tableau.a, rows, strict=True):
@@ -73,7 +74,7 @@ class RungeKutta(Solver):
             )
         return tabulate(times, *stages)
 
-    def _in_sigma(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _in_sigma(self, sde: SDE, times: Tensor) -> Plan:
         start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
         return tabulate(times, *sigma_stages(sde, self.tableau, start, end))
 
@@ -115,11 +116,11 @@ class EDMHeun(Solver):
             raise ValueError(f"s_noise must be finite and ≥ 0, got {s_noise}")
         self.churn, self.s_min, self.s_max, self.s_noise = churn, s_min, s_max, s_noise
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         gamma = min(self.churn / (len(times) - 1), 2**0.5 - 1)
 
-        def steps(sde: SDE, times: Tensor) -> list[Step]:
+        def steps(sde: SDE, times: Tensor) -> Plan:
             start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
             if gamma == 0:
                 return tabulate(times, *sigma_stages(sde, TABLEAUS["heun"], start, end))

@@ -221,7 +221,7 @@ def test_constraint_acts_after_every_update():
     """A constraint that sets a coordinate sees every time of the grid, and its value stays."""
     times = []
 
-    def hold(x, t):
+    def hold(x, t, noise):
         times.append(float(t))
         x = x.clone()
         x[:, 0] = 0.25
