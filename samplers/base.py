@@ -164,10 +164,7 @@ class Sampler(ABC):
             sde: Process.
             score: s(x, t).
             x0: Data, shape (B, *), floating point.
-            progress: Show a bar on a terminal.
-            callback: callback(step, t, x), called after every step.
-            trajectory: How many states to keep, evenly spaced from the data to x_T.
-            differentiable: Keep the graph, as in sampling.
+            progress, callback, trajectory, differentiable: As in sampling.
 
         Returns:
             Latents, the `x_init` from which the sampler returns to the data.
@@ -239,9 +236,7 @@ def draw(
         batch_size: Most samples at once, ≥ 1.
         generator: Source of all noise, or N of them, each for one sample.
         seeds: Seeds of N generators. With one for each sample, samples do not depend on batch_size.
-        progress: Show a bar on a terminal for each batch.
-        trajectory: How many states of the first batch to keep.
-        device: Device of the states; the generator's where not given.
+        progress, trajectory, device: As for the sampler.
 
     Raises:
         ValueError: batch_size is not an integer ≥ 1, or as for the sampler.

@@ -73,12 +73,7 @@ class Corrector(ABC):
         """
 
     def contraction(self, level: Level, variance: float) -> float:
-        """1 − δ/(α² + σ²), the factor of one step at a level on data N(0, I).
-
-        Args:
-            level: Time of the step.
-            variance: α² + σ² there.
-        """
+        """1 − δ/(α² + σ²), the factor of a step on data N(0, I), whose variance is α² + σ²."""
         if self.snr is None:
             return 1.0
         return 1 - 2 * (level.a * self.snr * level.sigma) ** 2 / variance
@@ -115,10 +110,10 @@ class Langevin(Corrector):
 
         δ = 2 a² (r ‖z‖/‖s‖)²
 
-    On noise alone, s = −x/σ², a step multiplies an error by 1 − 2 a² r², so that r < 1. With its own
-    norms a sample does not depend on the others, but δ depends on the state, which inflates the
-    variance of the distribution by about 4/D in D coordinates for every r: nothing for images, too
-    much for points. With `sample`, the ratio q = ‖z‖²/(σ ‖s‖)² is therefore clamped to [1/w, w]
+    On noise alone, s = −x/σ², a step multiplies an error by 1 − 2 a² r², so that r < 1. With its
+    own norms a sample does not depend on the others, but δ depends on the state, which inflates
+    the variance of the distribution by about 4/D in D coordinates for every r: nothing for images,
+    too much for points. With `sample`, the ratio q = ‖z‖²/(σ ‖s‖)² is therefore clamped to [1/w, w]
     with w = 1 + (D/32)²: for points δ is 2 (a r σ)², and for images the clamp does not act.
 
     Args:

@@ -1,4 +1,4 @@
-"""Deterministic sampling in parallel: the evaluations of many steps in one call of the network."""
+"""Parallel sampling: evaluations of many steps in one call of the network."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,24 +19,24 @@ from .stability import check_plan
 
 
 class ParallelPicard(Sampler):
-    """A deterministic solver whose evaluations are iterated all at once, not one after another.
+    """A deterministic solver whose evaluations are iterated in parallel (Picard iteration).
 
         y_e = L_e(x_T, k_0, …, k_{e−1}),   k_e = p_e y_e + q_e s(y_e, t_e),   e = 0, 1, …
 
     The points y_e of a plan are linear in the evaluations before them. Each round evaluates the
-    score at a window of points in one call, and then finds all points again with the new k. The
-    first point of the window is exact and so is its k; each further one is settled when it and all
-    before it have moved by less than the tolerance,
+    score at a window of points in one call and then computes all points with the new k. The first
+    point of the window and its k are exact; each further point is settled when it and all before
+    it have moved by less than the tolerance,
 
         mean((y_e^{new} − y_e)²) ≤ tolerance² σ(t_e)²,
 
     and the window slides past those. A sample thus needs at most as many rounds as the solver has
-    evaluations, and mostly far fewer, but more evaluations: it trades work for waiting. Every
-    sample has its own window, and leaves the batch when its last point is settled. With tolerance 0
-    the samples are those of `PredictorCorrector(predictor)`, up to rounding.
+    evaluations, and mostly far fewer, but more evaluations in all. Every sample has its own window
+    and leaves the batch when its last point is settled. With tolerance 0 the samples are those of
+    `PredictorCorrector(predictor)`, up to rounding.
 
     Attributes:
-        rounds: Calls of the score one after another in the last run, for which one waits.
+        rounds: Successive calls of the score in the last run.
 
     Args:
         predictor: Solver that draws no noise, of any order.
@@ -47,8 +47,7 @@ class ParallelPicard(Sampler):
         tolerance: τ ≥ 0, of the movement of a point in units of its noise.
 
     Raises:
-        ValueError: A setting out of its range, a solver that draws noise or evaluates nothing, or a
-            constraint, which would act between points that are found at once.
+        ValueError: A setting out of its range, a solver that draws noise, or a constraint.
         TypeError: The predictor is not a solver.
 
     Reference: Shih et al. 2023, arXiv:2305.16317 (algorithm 1).
@@ -76,16 +75,16 @@ class ParallelPicard(Sampler):
         self.rounds = 0
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process, or the solver draws noise."""
+        """Raise ValueError if the grid does not fit the process, or the solver draws noise."""
         sde.check_signal("a parallel solver")
         check_plan(sde, self._plan(sde, self.grid(sde, self.steps)), dtype)
 
     def states(self, sde: SDE) -> int:
-        """How many states a run passes through: one more than the steps of the plan."""
+        """Number of states of a run, one more than the steps of the plan."""
         return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x from T to the end of the grid, or back where latents are asked for."""
+        """Carry x from T to the end of the grid, or from data to T (`encode`)."""
         run.refuse_constraint("a parallel solver")
         sde.check_signal("a parallel solver")
         times = self.grid(sde, self.steps)
@@ -157,10 +156,10 @@ class _Table(NamedTuple):
 
 
 class _Iteration:
-    """The points and evaluations of a run, M for each sample, and how far they are settled.
+    """The points and evaluations of a run, M for each sample, and which are settled.
 
     Attributes:
-        states: States between the steps, as the last evaluations have them.
+        states: States between the steps, by the last evaluations.
         front: Number of the first point of each sample that is not settled, shape (B,).
         points: y_e, shape (M, B, *).
         k: k_e, shape (M, B, *).
@@ -179,7 +178,7 @@ class _Iteration:
             c(table.times).to(x.device)[:, None] for c in (sde.alpha, sde.sigma)
         )
         self.k = torch.zeros(self.size, *x.shape, dtype=x.dtype, device=x.device)
-        # The first guess is that of data N(0, I), of which the score is known.
+        # The first guess follows from data N(0, I), whose score is known.
         start = table.plan.steps[0].t
         alpha, sigma = sde.alpha(start), sde.sigma(start)
         variance = alpha.square() + sigma.square()
@@ -205,7 +204,7 @@ class _Iteration:
         s = rows(score, sample)(y, self.times[number])
         p, q = (expand(c, y) for c in self.weights[number].unbind(1))
         self.k[number, sample] = torch.addcmul(p * y, q, s)
-        # Points that enter a window lie where its last one points: x̂_0 and ẑ of that evaluation.
+        # Points that enter a window are guessed from x̂_0 and ẑ of its last evaluation.
         last = number == (self.front[sample] + self.window).clamp(max=self.size) - 1
         y, s, number, sample = y[last], s[last], number[last], sample[last]
         alpha, sigma = (expand(c[number, 0], y) for c in (self.alpha, self.sigma))
@@ -214,13 +213,13 @@ class _Iteration:
         return 1
 
     def settle(self, done: int) -> int:
-        """Find the points anew and slide the windows; return the first number not settled.
+        """Compute the points again and slide the windows; return the first number not settled.
 
         Args:
             done: Number of the first step that is not settled.
         """
         reach = self._reach(done)
-        # The point after a window follows from it, and is exact when all of the window is settled.
+        # The point after a window follows from it and is exact when the window is settled.
         part = slice(reach.start, min(reach.stop + 1, self.size))
         new = list(self._walk(done, part.stop))
         if not new:
@@ -237,7 +236,7 @@ class _Iteration:
         return int(front.min())
 
     def _enter(self, part: slice, end: Tensor) -> None:
-        """Guess the points that enter the windows when these end at `end`, (B,)."""
+        """Guess the points that enter windows with the new ends `end`, (B,)."""
         number = self.number[part]
         fresh = (number > self.front + self.window) & (number < end)
         if bool(fresh.any()):
@@ -259,7 +258,7 @@ class _Iteration:
         return torch.addcmul(alpha * self.data, sigma, self.noise)
 
     def _walk(self, done: int, stop: int) -> Iterator[Tensor]:
-        """Carry out the steps from number `done` on, without a network, up to a point.
+        """Take the steps from number `done` on with the known evaluations, up to a point.
 
         Yields:
             Points y_e up to e = stop − 1.

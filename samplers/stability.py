@@ -1,7 +1,7 @@
-"""Plans that cannot be carried out: steps that blow noise up, or whose terms cancel in rounding.
+"""Unstable plans: steps that amplify noise, or whose terms cancel in rounding.
 
-A step is linear in the state and the scores, and on data N(0, I) the score is −x/(α² + σ²): what a
-plan does to a state is then known, in plain numbers, before the first evaluation.
+A step is linear in the state and the scores, and on data N(0, I) the score is −x/(α² + σ²), so
+that the factor of each step is known before the first evaluation.
 """
 
 from collections import deque
@@ -17,19 +17,19 @@ from .langevin import Corrector
 from .solvers.plan import Plan, Step
 
 MOST_GROWTH = 1e3
-"""Widest state, in widths of the process, that a plan may lead through.
+"""Largest width of a state of a plan, in widths of the process.
 
-The coarsest plans of methods in use, of one to five steps, reach 150; those whose steps are too
-long for a process multiply states by more than 1 in every step, and pass any bound."""
+The coarsest plans in use, of one to five steps, reach 150; where steps are too long for a process,
+each multiplies states by more than 1, and they exceed any bound."""
 
 MOST_ROUNDING = 0.01
-"""Largest error of rounding, in widths of the process, that the terms of a step may leave."""
+"""Largest rounding error of the terms of a step, in widths of the process."""
 
 
 def check_plan(
     sde: SDE, plan: Plan, dtype: torch.dtype, corrector: Corrector | None = None
 ) -> None:
-    """Refuse a plan that no state would survive.
+    """Refuse a plan that is unstable on data N(0, I).
 
     Args:
         sde: Process.
@@ -38,10 +38,10 @@ def check_plan(
         corrector: Corrector that works before or after the steps of the plan.
 
     Raises:
-        ValueError: A step leads to states far wider than the process has, or multiplies rounding
-            errors until nothing else is left.
+        ValueError: A step leads to states far wider than those of the process, or amplifies
+            rounding errors.
     """
-    # Where states are coarser than float32, their own rounding is what was asked for.
+    # The rounding of types coarser than float32 is the caller's choice.
     rounding = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
     for step, (width, terms) in zip(plan, _widths(sde, plan, corrector), strict=True):
         if width <= MOST_GROWTH and terms * rounding <= MOST_ROUNDING:
@@ -60,15 +60,15 @@ def check_plan(
 
 
 def _instead(sde: SDE, step: Step) -> str:
-    """What can be done about a step."""
-    # Only where next to nothing is left of the data does a grid lose by beginning at T.
+    """What to use where a step is refused."""
+    # A grid may begin below T only where almost nothing of the data is left.
     if sde.log_snr(step.t).item() < -10:
         return f"use {BELOW_TOP}"
     return "use more steps, or DDIM() (sampler/predictor=ddim), whose steps may be long"
 
 
 def _widths(sde: SDE, plan: Plan, corrector: Corrector | None) -> Iterator[tuple[float, float]]:
-    """Widths of the state after each step, and of all its terms without their signs."""
+    """Width of the state after each step, and the sum of its terms' absolute values."""
     factors = _contractions(sde, plan, corrector)
     evaluated = [row.t for step in plan for row in step.rows if row.t is not None]
     spreads = iter(_spread(sde, torch.stack(evaluated)).tolist() if evaluated else [])
@@ -93,10 +93,10 @@ def _spread(sde: SDE, t: Tensor) -> Tensor:
 
 
 def _contractions(sde: SDE, plan: Plan, corrector: Corrector | None) -> list[float]:
-    """By which the corrector multiplies a state at each step, 1 where it does nothing.
+    """Factor of the corrector at each step, 1 where it does not act.
 
     Raises:
-        ValueError: It is a growth, as a r > 1 where α grows with time.
+        ValueError: A factor above 1, as with a r > 1 where α grows with time.
     """
     levels, factors = [step.before or step.after for step in plan], list[float]()
     times = [level.t.cpu() for level in levels if level]

@@ -21,6 +21,13 @@ from .solver import Solver, up_to_data
 class ExponentialMultistep(Solver):
     """Exponential Adams methods: one evaluation a step, and those of the steps before.
 
+        x_t = e^{A_s − A_t} (m_t/m_s) x_s + Σ_j W_j k_j + std z          (`segment.py`)
+
+    Of data predictions k with `weights="dpmpp"`, order 2 is DPM-Solver++ 2M (algorithm 2):
+
+        x_t = (σ_t/σ_s) x_s − α_t (e^{−h} − 1) [(1 + 1/2r) k_0 − 1/2r k_1],   h = λ_t − λ_s,
+        r = (λ_s − λ_{s−1})/h, where k_1 is the evaluation of the step before.
+
     The predictor extrapolates the prediction through its last `order` evaluations. The corrector
     repeats the step with the evaluation at its end, which the next step uses anyway, and so adds
     an order at no cost (Adams–Moulton to the predictor's Adams–Bashforth; UniPC's idea). Steps at
@@ -160,6 +167,9 @@ _SCHEMES: dict[int, tuple[tuple[float, tuple[int, ...]], ...]] = {
 class ExponentialSinglestep(Solver):
     """Exponential Runge–Kutta methods: one to three evaluations within each step, and no memory.
 
+        u = (α_m/α_s) x_s − σ_m (e^{h/2} − 1) ẑ(x_s, s),   x_t = (α_t/α_s) x_s − σ_t (e^h − 1) ẑ(u, m)
+
+    That is order 2 of noise predictions ẑ (DPM-Solver-2, eq. 3.3 of algorithm 1), h = λ_t − λ_s.
     Stages lie at fixed parts r of a step in λ. With τ > 0 the state between them carries its share
     of the step's noise; order 2 with τ = 1 is the exponential midpoint method.
 

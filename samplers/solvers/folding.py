@@ -1,4 +1,4 @@
-"""Plans rewritten for speed: the same states, up to rounding, from fewer operations."""
+"""Plans with fewer operations, whose states are the same up to rounding."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -9,12 +9,9 @@ from .plan import Plan, Row, Step
 def fold(plan: Plan) -> Plan:
     """The same plan at fewer operations: evaluations are scaled, and all their weights with them.
 
-    k/p = y + (q/p) s costs one operation instead of two. Where p = 0 and no evaluation is
-    remembered, k/q = s costs none; elsewhere k is scaled to enter its own row with weight 1, for
-    the product is the copy that memory needs: a score may give back the same tensor every time.
-
-    Args:
-        plan: Whole plan, from its first step on.
+    k/p = y + (q/p) s takes one operation instead of two. Where p = 0 and no evaluation is
+    remembered, k/q = s takes none; elsewhere k is scaled to have weight 1 in its own row, and the
+    product is the copy that memory needs, since a score may return the same tensor every time.
     """
     divisors, folded, forgets = list[float](), list[Step](), plan.depth == 1
     for step in plan:
@@ -38,10 +35,8 @@ def merge(plan: Plan) -> Plan:
         y = B x + Σ b k,   x′ = C x + Σ c k,   y′ = B′ x′ + Σ b′ k
 
     of two steps give y′ = B′ [(C/B) (y − Σ b k) + Σ c k] + Σ b′ k, and x is never made. The states
-    between steps are then predictions, so this is for runs in which nobody looks at them.
-
-    Args:
-        plan: Whole plan; one that is not of this form is returned as it is.
+    between steps are then predictions, so this is for runs that use none of them (`Run.watched`).
+    A plan that is not of this form is returned unchanged.
     """
     steps = plan.steps
     corrected = [len(step.rows) == 2 and step.rows[1].t is not None for step in steps]
@@ -71,7 +66,7 @@ def _combine(predict: Row, correct: Row, following: Row) -> Row:
 
 
 def _sum(*terms: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """Weights of the same evaluations added up; lags in order."""
+    """The sum of weights of the same evaluations, lags in order."""
     total: dict[int, float] = {}
     for lag, weight in (pair for weights in terms for pair in weights):
         total[lag] = total.get(lag, 0.0) + weight

@@ -18,10 +18,11 @@ class PNDM(Solver):
     """Pseudo numerical methods: classical weights around the transfer of DDIM.
 
         x_t = (α_t/α_s) x_s + W k,   W = −σ_t (e^{λ_t − λ_s} − 1)
+        k = (k_1 + 2 k_2 + 2 k_3 + k_4)/6                         in the first three steps,
+        k = (55 k_n − 59 k_{n−1} + 37 k_{n−2} − 9 k_{n−3})/24     in the others
 
-    k is a mean of noise predictions: in the first three steps with the weights of the classical
-    Runge–Kutta method (four evaluations each, at the middle of the step in t), from then on with
-    those of Adams–Bashforth of order 4 for equal steps.
+    k_1 … k_4 are the noise predictions of a classical Runge–Kutta step, k_2 and k_3 at the middle
+    of the step in t; k_n is that at the beginning of step n.
 
     Reference: Liu et al. 2022, arXiv:2202.09778 (algorithm 2).
     """

@@ -1,7 +1,7 @@
 """Predictors: Gaussian transitions from a time to an earlier one, with one evaluation each.
 
-With the transition of the process between the two times, x_t = a x_s + b z, each classical
-predictor is one formula for every process and every chain.
+(a, b) is the transition of the process between the two times, x_t = a x_s + b z, so that each
+classical predictor is one formula for every process and every chain.
 """
 
 from abc import abstractmethod
@@ -37,18 +37,7 @@ class Predictor(Solver):
     def transition(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the step.
-
-        Args:
-            sde: Process.
-            score: s(x, t).
-            x: State at time t, shape (B, *).
-            t: Time, shape () or (B,).
-            t_next: Next time, 0 ≤ t_next < t, shape of t.
-
-        Returns:
-            Mean, shape of x, and standard deviation, shape of t; 0 for a deterministic step.
-        """
+        """Mean c x + w s(x, t), shape (B, *), and standard deviation, shape of t, of the step."""
         c, w, std = self.coefficients(sde, t, t_next)
         s = widened(score(x, t))
         return (expand(c, x) * x + expand(w, s) * s).to(x.dtype), std
@@ -56,7 +45,7 @@ class Predictor(Solver):
     def step(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Take the step: the state at t_next and its mean (the state without the new noise)."""
+        """The state at t_next, and its mean (the state without the new noise)."""
         mean, std = self.transition(sde, score, x, t, t_next)
         return mean + expand(std, x) * noise(x), mean
 
@@ -163,22 +152,22 @@ class DDIM(Predictor):
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
         """c, w and std of the step; see `Predictor.coefficients`."""
         sigma, sigma_next = sde.sigma(t), sde.sigma(t_next)
-        if self.eta == 0:  # also towards the noise, where the process has no transition back
+        if self.eta == 0:  # also towards the noise, as in encoding
             a, std = sde.alpha(t) / sde.alpha(t_next), torch.zeros_like(t)
         else:
             a, b = sde.transition(t_next, t)
             std = self.eta * b * sigma_next / sigma
-        # Gathered by x and s, so that two large terms do not cancel in the state's precision.
+        # In terms of x and s, so that no large terms cancel in the precision of the state.
         pull = sigma.square() / a - sigma * (sigma_next.square() - std.square()).sqrt()
         return 1 / a, pull, std
 
 
 class Rescale(Predictor):
-    """The step that keeps x/α where it is, for correctors that do all the work themselves.
+    """The step that keeps x/α, for correctors without a predictor.
 
         mean = (α_s/α_t) x,   std = 0
 
-    s is t_next. Where α = 1, as in NCSN, nothing moves.
+    s is t_next. Where α = 1, as in NCSN, x stays.
     """
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:

@@ -1,4 +1,4 @@
-"""Restart sampling: a solver that goes back up and down again over part of its way."""
+"""Restart sampling: a solver that repeats a part of its path after noise is added."""
 
 import torch
 from torch import Tensor
@@ -11,19 +11,18 @@ from .solver import Solver
 
 
 class Restart(Solver):
-    """A solver that, having reached σ_min, adds noise up to σ_max and comes down again, K times.
+    """A solver that adds noise at σ_min up to σ_max and returns to σ_min, K times.
 
-        x_{t_max} = a x_{t_min} + b z,   then the solver from t_max to t_min
+        x_{t_max} = a x_{t_min} + b z,   then the solver from t_max to t_min   (algorithm 1)
 
-    The noise contracts the errors that a deterministic solver gathers, which adds few of its own.
-    σ stands for σ/α. t_min and t_max are the times of the grid nearest to them; the way down is
-    the grid's own.
+    The noise contracts the errors of the earlier steps, to which a deterministic solver adds few.
+    σ stands for σ/α. t_min and t_max are the times of the grid nearest to σ_min and σ_max.
 
     Args:
-        solver: Deterministic solver of the way down, restarted too.
+        solver: Deterministic solver.
         restarts: K ≥ 1.
-        sigma_min: Where the restarts begin.
-        sigma_max: Where they lead to, > sigma_min.
+        sigma_min: σ/α before the noise is added.
+        sigma_max: σ/α after it, > sigma_min.
 
     Raises:
         ValueError: A constant out of its range, a solver that draws noise itself, or a grid

@@ -38,6 +38,7 @@ class RungeKutta(Solver):
     """A classical Runge–Kutta method on the probability flow.
 
         in t:  dx/dt = f x − ½ g² s        in σ:  d(x/α)/d(σ/α) = ẑ = −σ s
+        k_j = F(x + h Σ_i a_{ji} k_i, t + c_j h),   x′ = x + h Σ_j b_j k_j
 
     A last step to noiseless data, where the score does not exist, is the posterior mean.
 
@@ -85,9 +86,9 @@ class EDMHeun(Solver):
         σ̂ = (1 + γ) σ,   γ = min(churn/N, √2 − 1) where s_min ≤ σ ≤ s_max,
         x̂ = x + √(σ̂² − σ²) s_noise z,   then Heun from σ̂ to the next σ
 
-    σ and x stand for σ/α and x/α, so that the method runs on every process. No step leaves the
-    process: where σ̂ would lie above σ(T), γ is smaller. With churn 0 it is the deterministic
-    sampler of the paper. A last step to noiseless data is the posterior mean.
+    σ and x stand for σ/α and x/α, so that the method runs on every process. γ is smaller where σ̂
+    would lie above σ(T). With churn 0 it is the paper's algorithm 1. A last step to noiseless data
+    is the posterior mean.
 
     Args:
         churn: S_churn ≥ 0.
@@ -163,7 +164,7 @@ def sigma_stages(sde: SDE, tableau: Tableau, start: Nodes, end: Nodes) -> list[S
 
 
 def _between(sde: SDE, start: Nodes, end: Nodes, part: float) -> Nodes:
-    """Where σ/α has gone a part of the way."""
+    """The nodes at which σ/α has covered a part of the step."""
     if part == 1:
         return end
     sigma = torch.lerp(torch.exp(-start.lam), torch.exp(-end.lam), part)

@@ -1,4 +1,4 @@
-"""What all solvers with fixed steps share, and the steps next to data and to noise alone."""
+"""The interface of all solvers, and the steps to noiseless data and from noise alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,11 +30,8 @@ class Solver(ABC):
 def denoising_step(sde: SDE, times: Tensor) -> Plan:
     """The step to noiseless data: their posterior mean, α′ (x + σ² s)/α.
 
-    The score does not exist on noiseless data, so methods of any order end a chain like this.
-
-    Args:
-        sde: Process.
-        times: Last two times, shape (2,), of which the second has σ = 0.
+    The score does not exist on noiseless data, so that methods of any order end with this step.
+    `times` are the last two, shape (2,), of which the second has σ = 0.
     """
     alpha, sigma = sde.alpha(times), sde.sigma(times)
     ratio = alpha[1:] / alpha[:-1]
@@ -42,13 +39,7 @@ def denoising_step(sde: SDE, times: Tensor) -> Plan:
 
 
 def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], Plan]) -> Plan:
-    """Plan with `steps` as far as there is noise, and with `denoising_step` from there.
-
-    Args:
-        sde: Process.
-        times: Times of the process, shape (N + 1,).
-        steps: Plan between times that all have σ > 0.
-    """
+    """Plan with `steps` between times with σ > 0, and with `denoising_step` to noiseless data."""
     if sde.sigma(times[-1]) > 0:
         return steps(sde, times)
     head = steps(sde, times[:-1]) if len(times) > 2 else Plan()
@@ -56,17 +47,12 @@ def up_to_data(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], Plan]) ->
 
 
 def from_noise_alone(sde: SDE, times: Tensor, steps: Callable[[SDE, Tensor], Plan]) -> Plan:
-    """Plan with `steps`, except for a first step from a level with α = 0, where there is one.
+    """Plan with `steps` between times with α > 0, and with DDIM's step from a level with α = 0.
 
         x_s = α_s D(x_T, T) + (σ_s/σ_T) x_T
 
-    The state at α = 0 is independent of the data: it is the noise that the state at s needs,
-    whatever method continues from there, and D is the mean of the data. It is the step of DDIM.
-
-    Args:
-        sde: Process.
-        times: Times of the process, shape (N + 1,).
-        steps: Plan between times that all have α > 0.
+    The state at α = 0 is independent of the data: it is the noise of the state at s for any method
+    that continues from there, and D is the mean of the data.
 
     Reference: Lin et al. 2024, arXiv:2305.08891 (section 3.3); Song, Meng & Ermon 2021,
     arXiv:2010.02502 (eq. 12).

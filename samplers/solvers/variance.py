@@ -15,7 +15,7 @@ from .solver import Solver
 
 
 class NotFitted(ValueError):
-    """A variance that is fitted on data was asked for its values before."""
+    """An analytic variance was evaluated before it was fitted."""
 
 
 class AnalyticVariance:
@@ -23,8 +23,11 @@ class AnalyticVariance:
 
         Γ(t) = 1 − σ² E‖s‖²/D,   Var[x_0 | x_t] ≈ (σ/α)² Γ
 
-    Γ is the least loss, E‖z + σ s‖²/D, and is estimated as that: where noise is large, 1 and
-    σ² E‖s‖²/D are nearly equal, and their difference would lose digits.
+    Γ is estimated as the least loss, E‖z + σ s‖²/D, which is equal to it: at large noise the
+    difference of 1 and σ² E‖s‖²/D would lose digits.
+
+    Raises:
+        ValueError: Values before the fit, or a process that has a level with α = 0.
 
     Reference: Bao et al. 2022, arXiv:2201.06503 (eq. 7 and 8).
     """
@@ -36,17 +39,7 @@ class AnalyticVariance:
     def fit(
         cls, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
     ) -> Self:
-        """The variance of a process and a score, measured at 100 noise levels.
-
-        Args:
-            sde: Process.
-            score: s(x, t).
-            x0: Data, shape (B, *).
-            generator: Source of noise.
-
-        Raises:
-            ValueError: The process has a level with α = 0.
-        """
+        """The variance of a score at 100 noise levels of a process, from data x0, shape (B, *)."""
         variance = cls()
         variance.measure(sde, score, x0, generator)
         return variance
@@ -68,11 +61,7 @@ class AnalyticVariance:
         self._table = first, last, torch.tensor(losses, dtype=torch.float64).log()
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
-        """Γ at times t, shape of t, interpolated in (λ, log Γ).
-
-        Raises:
-            ValueError: It was not fitted, or the process has a level with α = 0.
-        """
+        """Γ at times t, shape of t, linear in (λ, log Γ) between the levels of the fit."""
         sde.check_signal("variance=analytic")
         if self._table is None:
             raise NotFitted(
@@ -93,14 +82,9 @@ def fit(
     x0: Tensor,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Fit the analytic variance within a sampler or a solver on data, where there is one.
+    """Fit the analytic variance of a sampler, where it has one, such as of `Ancestral("analytic")`.
 
-    Args:
-        sampler: Sampler, for example one from a configuration with variance=analytic.
-        sde: Process.
-        score: s(x, t).
-        x0: Data, shape (B, *).
-        generator: Source of noise.
+    The arguments are those of `AnalyticVariance.fit`.
     """
     for part in vars(sampler).values():
         if isinstance(part, AnalyticVariance):
