@@ -122,7 +122,7 @@ class AdaptiveSDE(Sampler):
         return x
 
     def _solve(self, flows: Parts[ReverseSDE], x: Tensor, stops: Tensor, run: Run) -> list[Tensor]:
-        """The states of all samples at the falling times `stops`."""
+        """The states of all samples at the falling times `stops`, which are to be passed."""
         T, eps = flows.whole.sde.T, stops[-1]
         states = x.repeat(len(stops), *[1] * x.ndim)
         way = _Way.start(flows.whole, x, self.h_init * T)

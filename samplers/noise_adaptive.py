@@ -131,7 +131,7 @@ class NoiseAdaptive(Sampler):
 
 
 class _Clock:
-    """A grid in λ, and a table of t(λ) on the device.
+    """A grid in λ, and t(λ) as a table that is looked up without waiting for the device.
 
     Args:
         sde: Process.

@@ -167,9 +167,9 @@ _SCHEMES: dict[int, tuple[tuple[float, tuple[int, ...]], ...]] = {
 class ExponentialSinglestep(Solver):
     """Exponential Runge–Kutta methods: one to three evaluations within each step, and no memory.
 
-        u = (α_m/α_s) x_s − σ_m (e^{h/2} − 1) ẑ(x_s, s),   x_t = (α_t/α_s) x_s − σ_t (e^h − 1) ẑ(u, m)
+        u = (α_m/α_s) x_s − σ_m (e^{h/2} − 1) ẑ(x_s),   x_t = (α_t/α_s) x_s − σ_t (e^h − 1) ẑ(u)
 
-    That is order 2 of noise predictions ẑ (DPM-Solver-2, eq. 3.3 of algorithm 1), h = λ_t − λ_s.
+    is order 2 of noise predictions ẑ (DPM-Solver-2, algorithm 1), m the middle, h = λ_t − λ_s.
     Stages lie at fixed parts r of a step in λ. With τ > 0 the state between them carries its share
     of the step's noise; order 2 with τ = 1 is the exponential midpoint method.
 
