@@ -1,9 +1,4 @@
-"""The reverse SDE with adaptive steps, different for every sample.
-
-New noise after each rejected step would prefer noise with small errors, which is not normal.
-Here the noise of the shorter step is conditioned on that of the longer one (a Brownian bridge) and
-the rest is kept for later steps, so that every sample follows one Wiener path.
-"""
+"""The reverse SDE with adaptive steps, different for every sample."""
 
 from dataclasses import dataclass
 
@@ -38,8 +33,9 @@ class AdaptiveSDE(Sampler):
     is at most 1, and repeated with the new h otherwise. The published algorithm then samples w
     anew, which is biased, since it discards the noise with large errors: on N(0, I) at the default
     tolerances the variance of samples is too large by 69 % (VP) and 165 % (VE) in two coordinates
-    and by 2 % in 64. Here the shorter w is conditioned on the longer one and the next steps use
-    its rest; the variance is then exact to 1 %, which includes the error of the measurement.
+    and by 2 % in 64. Here the shorter w is conditioned on the longer one (a Brownian bridge) and
+    the next steps use its rest, so that every sample follows one Wiener path; the variance is then
+    exact to 1 %, which includes the error of the measurement.
 
     A rejected step costs one evaluation, an accepted one two. A sample that has arrived leaves the
     batch. Where a trajectory is kept, steps end at its times.

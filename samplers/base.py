@@ -243,19 +243,18 @@ def draw(
     """
     size = check_steps(batch_size, "batch_size")
     generator = _sources(shape[0], generator, seeds)
-    parts: list[Samples] = []
-    whole = Evaluations(score, shape[0])
+    parts, whole = list[Samples](), Evaluations(score, shape[0])
     for numbers in torch.arange(shape[0]).split(size):
-        first, last = numbers[0], numbers[-1] + 1
+        own = generator
+        if isinstance(generator, Sequence):
+            own = generator[numbers[0] : numbers[-1] + 1]
         with silent() if parts else nullcontext():
             parts.append(
                 sampler(
                     sde,
                     rows(whole, numbers),
                     (len(numbers), *shape[1:]),
-                    generator=generator[first:last]
-                    if isinstance(generator, Sequence)
-                    else generator,
+                    generator=own,
                     progress=progress,
                     trajectory=0 if parts else trajectory,
                     device=device,

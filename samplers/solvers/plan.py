@@ -101,20 +101,17 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run in order, which two plans one after the other add up to."""
+    """The steps of a run in order; the sum of two plans is the first, then the second."""
 
     steps: tuple[Step, ...] = ()
 
     def __iter__(self) -> Iterator[Step]:
-        """The steps in order."""
         return iter(self.steps)
 
     def __len__(self) -> int:
-        """Number of steps."""
         return len(self.steps)
 
     def __add__(self, other: "Plan") -> "Plan":
-        """This plan, then the other."""
         return Plan(self.steps + other.steps)
 
     @property
