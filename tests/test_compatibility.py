@@ -14,6 +14,7 @@ from scoresde.samplers import (
     DDIM,
     SRA1,
     AdaptiveSDE,
+    AnalyticVariance,
     Ancestral,
     AnnealedLangevin,
     AnnealedLangevinStep,
@@ -236,6 +237,24 @@ def test_the_analytic_variance_is_exact_for_isotropic_gaussians(generator):
         errors[variance] = distance(sampler(sde, score, shape, generator=generator).x)
     assert errors["analytic"] < 0.01
     assert min(errors["posterior"], errors["forward"]) > 0.1
+
+
+def test_the_analytic_variance_within_a_sampler_is_fitted():
+    """Its numbers are those of a variance that was fitted before."""
+    sde, shape = SDES["vp"], (4, 2)
+    score = gaussian(sde, shape)
+
+    def generator():
+        return torch.Generator().manual_seed(0)
+
+    data = score.sample(20, generator())
+    variance = AnalyticVariance.fit(sde, score, data, generator())
+    for make in (lambda p: PredictorCorrector(p, steps=3), lambda p: NoiseAdaptive(p, steps=3)):
+        later = make(Ancestral("analytic"))
+        fit(later, sde, score, data, generator())
+        now = make(Ancestral(variance))
+        ends = [sampler(sde, score, shape, generator=generator()).x for sampler in (later, now)]
+        torch.testing.assert_close(*ends, rtol=0, atol=0)
 
 
 def test_an_analytic_variance_that_was_not_fitted_is_refused():
