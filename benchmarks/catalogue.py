@@ -21,7 +21,7 @@ from scoresde.samplers import (
     Solver,
     StochasticHeun,
 )
-from scoresde.samplers.optimized import MOST_STEPS
+from scoresde.samplers.grids.optimized import MOST_STEPS
 from scoresde.samplers.presets import PRESETS
 
 

@@ -11,7 +11,6 @@ import argparse
 if __name__ == "__main__":  # --help is answered before torch is imported
     argparse.ArgumentParser(description=__doc__).parse_args()
 
-from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -19,9 +18,10 @@ from torch import Tensor
 
 from benchmarks.measure import median_seconds
 from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
-from scoresde.samplers.folding import fold, merge
 from scoresde.samplers.presets import PRESETS
-from scoresde.samplers.solver import advance, depth
+from scoresde.samplers.run import Run
+from scoresde.samplers.solvers.folding import fold, merge
+from scoresde.samplers.solvers.plan import State
 from scoresde.sde import VP
 
 STEPS, ROUNDS = 200, 11
@@ -38,13 +38,12 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
     """All steps of a solver from x, whose plan is not timed."""
     sde, s = VP(), torch.randn_like(x)
-    steps = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
+    plan = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
 
     def take() -> None:
-        y, memory, spare = x, deque[Tensor](maxlen=depth(steps)), None
-        for step in steps:
-            y, mean = advance(step, lambda y, t: s, y, memory, torch.randn_like, spare)
-            spare = mean if mean is not y else None
+        state = State(plan, lambda y, t: s, x, Run())
+        for step in plan:
+            state.predict(step)
 
     return take
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde.data.base import stream
 from scoresde.evaluation import log_likelihood, plots
 from scoresde.models import ScoreModel
-from scoresde.samplers import ProbabilityFlowODE, Samples, draw
+from scoresde.samplers import ProbabilityFlowODE, Samples, draw, fit
 from scoresde.sde.cautions import silent
 from scoresde.sde.checks import check_count
 
@@ -68,7 +68,7 @@ def generate(
     assert sampler is not None
     print(f"drawing {cfg.count} samples", flush=True)
     begun = time.perf_counter()
-    _calibrate(parts, model)
+    _fit_sampler(parts, model)
     states = sampler.states(parts.sde)
     labels = labels_to_draw(parts.cfg.condition, model, cfg.count)
     samples = draw(
@@ -100,7 +100,7 @@ def generate(
     return samples
 
 
-def _calibrate(parts: "Parts[Any]", model: ScoreModel) -> None:
+def _fit_sampler(parts: "Parts[Any]", model: ScoreModel) -> None:
     """Let the sampler measure on training data what it needs, if anything and if there are any."""
     if len(parts.data.train) == 0:
         return
@@ -110,7 +110,7 @@ def _calibrate(parts: "Parts[Any]", model: ScoreModel) -> None:
     score = given(model, torch.cat(labels) if labels else None)
     x0 = torch.cat([one.x for one in batches])
     assert parts.sampler is not None
-    parts.sampler.calibrate(parts.sde, score, x0, parts.generator("calibration"))
+    fit(parts.sampler, parts.sde, score, x0, parts.generator("calibration"))
 
 
 def _save_pictures(

@@ -1,18 +1,19 @@
 """Samplers: everything that turns a process and a score into samples."""
 
 from .adaptive import AdaptiveSDE
+from .annealed import AnnealedLangevin
 from .base import Sampler, Samples, draw
-from .correctors import AnnealedLangevinStep, Corrector, Langevin
-from .exponential import ExponentialMultistep, ExponentialSinglestep
-from .grid import FixedGrid, Grid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from .grids.grid import FixedGrid, Grid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from .grids.optimized import OptimizedGrid
+from .langevin import AnnealedLangevinStep, Corrector, Langevin
 from .latent import interpolate
 from .noise_adaptive import NoiseAdaptive
 from .ode import ProbabilityFlowODE
-from .optimized import OptimizedGrid
 from .parallel import ParallelPicard
-from .pc import AnnealedLangevin, PredictorCorrector
-from .pndm import PNDM
-from .predictors import (
+from .pc import PredictorCorrector
+from .solvers.exponential import ExponentialMultistep, ExponentialSinglestep
+from .solvers.pndm import PNDM
+from .solvers.predictors import (
     DDIM,
     Ancestral,
     EulerMaruyama,
@@ -21,10 +22,11 @@ from .predictors import (
     Rescale,
     ReverseDiffusion,
 )
-from .restart import Restart
-from .runge_kutta import EDMHeun, RungeKutta
-from .solver import Solver
-from .stochastic import SRA1, StochasticHeun
+from .solvers.restart import Restart
+from .solvers.runge_kutta import EDMHeun, RungeKutta
+from .solvers.solver import Solver
+from .solvers.stochastic import SRA1, StochasticHeun
+from .solvers.variance import AnalyticVariance, fit
 from .torchsde import TorchSDE
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "PNDM",
     "SRA1",
     "AdaptiveSDE",
+    "AnalyticVariance",
     "Ancestral",
     "AnnealedLangevin",
     "AnnealedLangevinStep",
@@ -64,5 +67,6 @@ __all__ = [
     "TorchSDE",
     "UniformGrid",
     "draw",
+    "fit",
     "interpolate",
 ]

@@ -1,10 +1,4 @@
-"""The reverse SDE with adaptive steps, for every sample its own.
-
-A step that is not accepted has already shown a piece of the noise. Drawing another piece in its
-place prefers noise that gives small errors, which is not normal noise. Here nothing is thrown away:
-the shorter step is drawn given the longer one (a Brownian bridge), and what remains waits for the
-steps after it, so that every sample follows one Wiener path whatever its controller does.
-"""
+"""The reverse SDE with adaptive steps, different for every sample."""
 
 from dataclasses import dataclass
 
@@ -20,12 +14,12 @@ from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite
 
 from .base import Sampler
-from .grid import BELOW_TOP, last_time
+from .grids.grid import BELOW_TOP, last_time
 from .run import Run
 from .wiener import WienerPaths
 
 SHORTEST = 1e-10
-"""Shortest step, as a part of T, below which a score is taken not to be smooth."""
+"""Shortest step, as a part of T; a score that needs a shorter one is not smooth."""
 
 
 class AdaptiveSDE(Sampler):
@@ -35,13 +29,13 @@ class AdaptiveSDE(Sampler):
         x′ = ½ (y + x − h a(y, t − h) + g(t − h) w)
         E  = rms((y − x′) / max(atol, rtol max(|y|, |y_before|))),   h ← min(t − eps, θ h E^{−r})
 
-    The step of Heun's method, x′, is taken where its distance E from that of Euler and Maruyama, y,
-    is at most 1, and tried again with the new h elsewhere. The published algorithm then draws w
-    anew, which is biased: it discards the noise that gives large errors. Here the shorter w is
-    drawn given the longer one, and the next steps use up its rest. Measured on N(0, I) at the
-    default tolerances, new draws make the variance of samples too large by 69 % (VP) and 165 % (VE)
-    in two coordinates and by 2 % in 64; with these it is right to 1 %, the error of the measurement
-    included.
+    The step of Heun's method, x′, is accepted where its distance E from that of Euler–Maruyama, y,
+    is at most 1, and repeated with the new h otherwise. The published algorithm then samples w
+    anew, which is biased, since it discards the noise with large errors: on N(0, I) at the default
+    tolerances the variance of samples is too large by 69 % (VP) and 165 % (VE) in two coordinates
+    and by 2 % in 64. Here the shorter w is conditioned on the longer one (a Brownian bridge) and
+    the next steps use its rest, so that every sample follows one Wiener path; the variance is then
+    exact to 1 %, which includes the error of the measurement.
 
     A rejected step costs one evaluation, an accepted one two. A sample that has arrived leaves the
     batch. Where a trajectory is kept, steps end at its times.
@@ -58,9 +52,9 @@ class AdaptiveSDE(Sampler):
 
     Raises:
         ValueError: A setting out of its range, a tolerance finer than the state's type resolves,
-            eps outside (0, T), or a constraint, `noise=` or `encode`, which adaptive steps with
-            noise cannot obey.
-        RuntimeError: The steps ran out, or fell below what the time can resolve.
+            eps outside (0, T), or a constraint, `noise=` or `encode`, which need fixed or
+            deterministic steps.
+        RuntimeError: max_steps were not enough, or steps became too short.
 
     Reference: Jolicoeur-Martineau et al. 2021, arXiv:2105.14080 (algorithm 1); Rackauckas & Nie
     2017, Discrete and Continuous Dynamical Systems B 22(7) (rejection sampling with memory).
@@ -144,7 +138,7 @@ class AdaptiveSDE(Sampler):
                 return list(states)
             if run.progress:  # it waits for the device
                 run.advance(float(((T - way.t) / (T - eps)).min()))
-            if bool(accepted.any()):  # where x has moved; a step tried again begins where it did
+            if bool(accepted.any()):  # only where x has moved
                 flow = flows.make(rows(flows.score, way.index[accepted]))
                 way.slope[accepted] = flow.drift(way.x[accepted], way.t[accepted])
         raise RuntimeError(
@@ -154,7 +148,7 @@ class AdaptiveSDE(Sampler):
         )
 
     def _step(self, way: "_Way", flow: ReverseSDE, stop: Tensor, run: Run) -> Tensor:
-        """Try one step of each sample, no longer than to its stop; return who took it."""
+        """Try one step of each sample, at most to its stop; return which were accepted."""
         slack = 1e-12 * flow.sde.T  # rounding of sums of times
         known = way.path.known()
         h = torch.minimum(torch.minimum(way.h, way.t - stop), known)
@@ -168,9 +162,9 @@ class AdaptiveSDE(Sampler):
         row = accepted.reshape(-1, *[1] * (x.ndim - 1))
         way.x, way.before = torch.where(row, x, way.x), torch.where(row, y, way.before)
         way.t = torch.where(accepted, t, way.t)
-        # A step that is not a number makes the next a tenth of it.
+        # The clamp makes the step after one that is not finite a tenth as long.
         h_next = h * (self.safety * error ** (-self.r)).clamp(min=0.1)
-        # A step cut short says little of longer ones.
+        # The error of a step cut short says little about longer steps.
         cut = accepted & (h < way.h)
         way.h = torch.where(cut, torch.minimum(way.h, h_next), h_next)
         return accepted
@@ -187,7 +181,7 @@ class AdaptiveSDE(Sampler):
         lost = way.h < SHORTEST * flow.sde.T
         if bool(lost.any()):
             row, why = int(lost.nonzero()[0]), None
-            # At the last point or just after it, where the last steps were tried.
+            # The last point, or just after it, where the last steps were tried.
             for ahead in (0.0, 1e-9):
                 t = (way.t - ahead * flow.sde.T).clamp(min=0.0)
                 why = why or not_finite(way.x[row], flow.score(way.x, t)[row])
@@ -205,17 +199,13 @@ def _trial(way: "_Way", flow: ReverseSDE, t: Tensor, h: Tensor, w: Tensor) -> tu
 
 
 def _refuse(run: Run) -> None:
-    """Raise ValueError for what no adaptive step with noise can do."""
+    """Raise ValueError for what adaptive steps with noise cannot do."""
     if run.encode:
         raise ValueError(
             "encoding follows a deterministic path, and this sampler draws noise; "
             "use ProbabilityFlowODE"
         )
-    if run.constraint is not None:
-        raise ValueError(
-            "an adaptive solver takes no constraint; "
-            "use PredictorCorrector(EulerMaruyama()), which has fixed steps"
-        )
+    run.refuse_constraint("an adaptive solver")
     if run.source is not None:
         raise ValueError(
             "an adaptive solver takes no noise=, since its steps are not those of another run; "
@@ -225,17 +215,17 @@ def _refuse(run: Run) -> None:
 
 @dataclass
 class _Way:
-    """The samples under way, A of them.
+    """The A samples that have not arrived.
 
     Attributes:
         index: Their numbers in the batch.
-        leg: Number of the stop each is going to.
+        leg: Number of the next stop of each.
         t: Times.
-        h: Steps that their controllers want.
+        h: Steps of their controllers.
         x: States.
         slope: a(x, t).
         before: y of the last step taken.
-        path: Their noise from t on, as far as it is known.
+        path: Their Wiener paths beyond t.
     """
 
     index: Tensor

@@ -1,4 +1,4 @@
-"""What all samplers share: how they are called, what they return, how they draw and report."""
+"""The interface of all samplers: how they are called and what they return."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -17,9 +17,8 @@ from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.prior import Randomness
 from scoresde.sde.stopping import first_not_finite
 
-from .carrying import AskedIn, obeyed_in, told_in
-from .run import Callback, Constraint, Run
-from .solver import Noise
+from .cast import CastScore
+from .run import Callback, Constraint, Noise, Run
 
 
 @dataclass(frozen=True)
@@ -49,20 +48,8 @@ class Sampler(ABC):
         """Carry x from time T to the end; count evaluations and report steps to `run`."""
 
     def states(self, sde: SDE) -> int | None:
-        """How many states a run passes through; None where any number can be kept of its way."""
+        """Number of states of a run; None where a trajectory may have any number."""
         return None
-
-    def calibrate(  # noqa: B027 — most samplers have nothing to measure
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Measure on data what the sampler needs to know beside the process, if anything.
-
-        Args:
-            sde: Process.
-            score: s(x, t).
-            x0: Data, shape (B, *).
-            generator: Source of noise.
-        """
 
     def __call__(
         self,
@@ -83,44 +70,43 @@ class Sampler(ABC):
         dtype: torch.dtype | None = None,
         differentiable: bool = False,
     ) -> Samples:
-        """Draw samples.
+        """Generate samples.
 
         Args:
             sde: Process whose reverse is followed.
             score: s(x, t) ≈ ∇ log p_t(x), for conditions `model.given(condition)`.
             shape: Shape (B, *) of the samples, B ≥ 1.
-            x_init: State at time T in place of a draw from the prior, shape (B, *).
-            generator: Source of all noise, for repeatable runs; torch's global one by default. With
-                B of them, in the order of the samples, each sample has noise of its own.
-            seeds: Seeds of B generators on the CPU, in their place: what a sample becomes depends
-                on its seed, and not on the number or the order of the samples next to it.
-            constraint: constraint(x, t) → x, applied after every update.
+            x_init: State at time T, shape (B, *); a sample of the prior where not given.
+            generator: Source of all noise, torch's global one by default; or B of them, one for
+                each sample.
+            seeds: Seeds of B generators on the CPU: each sample depends on its own seed, and not on
+                the number or the order of the samples next to it.
+            constraint: constraint(x, t, noise) → x, applied after every update, by samplers with
+                fixed steps; noise(x) is the run's own noise of x's shape (B, *), for each sample
+                from its own generator or seed.
             progress: Show a bar on a terminal.
             callback: callback(step, t, x), called after every step; by solvers with adaptive
                 steps at each kept state.
             trajectory: How many states to keep, evenly spaced from x_T to the end, at least 2 and,
                 with fixed steps, at most one more than there are steps; 0 for none.
-            noise: noise(x) → z, standard normal and of x's shape, in place of the generator's
-                draws after the first state, so that runs can share their noise.
+            noise: noise(x) → z, standard normal and of x's shape, for all noise after the first
+                state, so that runs can share it; the generator's where not given.
             temperature: Factor ≥ 0 of the standard deviation of all noise, that of the prior
                 included; below 1 for likelier, less diverse samples.
-            device: Where the state lives, if not where the generator does.
-            dtype: Type of the state, if not torch's default. Half precision is what the score sees;
-                between evaluations the state is carried in float32.
-            differentiable: Keep the graph, so that samples can be differentiated in x_init and in
-                what the score depends on, at steps that are taken as they are: for small problems,
-                as every step stays in memory. Without it x_init is taken as numbers alone.
+            device: Device of the state; the generator's where not given.
+            dtype: Type of the state, torch's default where not given. In half precision the score
+                receives that type, and the state is carried in float32 between evaluations.
+            differentiable: Keep the graph of every step in memory, so that samples can be
+                differentiated in x_init and in what the score depends on, at fixed step sizes.
 
         Raises:
-            ValueError: x_init is not of the shape, type or device asked for, or contains NaN or
-                Inf; an empty shape; a trajectory of one state, or of more than there are; a
-                temperature below 0; not one generator or seed for each sample; a score, noise or
-                constraint of another shape; a type that cannot hold the states of the process;
-                what the sampler cannot do on this process.
+            ValueError: An argument outside its range, of another shape, type or device than the
+                state, or not finite; a type that cannot hold the states of the process; what the
+                sampler cannot do on this process.
             TypeError: x_init is not floating point, or generator is neither one nor a list of them.
 
         Warns:
-            UserWarning: Samples hold NaN or Inf, which fixed steps carry to the end.
+            UserWarning: Samples contain NaN or Inf.
         """
         if len(shape) < 2 or min(shape) < 1:
             raise ValueError(
@@ -169,26 +155,22 @@ class Sampler(ABC):
         trajectory: int = 0,
         differentiable: bool = False,
     ) -> Samples:
-        """Carry data to latents at T, by the deterministic path on which sampling returns.
+        """Carry data to latents at T along the deterministic path of the sampler.
 
-        The data are taken to be states at the last time of the sampler's grid that carries noise.
-        With `DDIM()` this is DDIM inversion.
+        The data stand for states at the last time of the grid that has noise. With `DDIM()` this is
+        DDIM inversion.
 
         Args:
             sde: Process.
             score: s(x, t).
             x0: Data, shape (B, *), floating point.
-            progress: Show a bar on a terminal.
-            callback: callback(step, t, x), called after every step.
-            trajectory: How many states to keep, evenly spaced from the data to x_T.
-            differentiable: Keep the graph, as in sampling.
+            progress, callback, trajectory, differentiable: As in sampling.
 
         Returns:
-            Latents, to be given back as `x_init`.
+            Latents, the `x_init` from which the sampler returns to the data.
 
         Raises:
-            ValueError: The sampler draws noise, so that no latent belongs to a datum; x0's type
-                cannot hold the states of the process.
+            ValueError: The sampler draws noise, or x0's type cannot hold the states of the process.
 
         Reference: Song, Meng & Ermon 2021, arXiv:2010.02502 (section 4.3); Song et al. 2021,
         arXiv:2011.13456 (appendix D.3).
@@ -209,9 +191,9 @@ class Sampler(ABC):
         check_graph(start, x, run.differentiable, "samplers drop", "sample")
         run.dtype = computing_dtype(score, x)
         if widened(x) is not x:
-            score = AskedIn(score, dtype)
-            run.constraint = obeyed_in(run.constraint, dtype)
-            run.callback = told_in(run.callback, dtype)
+            score, constraint, callback = CastScore(score, dtype), run.constraint, run.callback
+            run.constraint = constraint and (lambda x, t, noise: constraint(x.to(dtype), t, noise))
+            run.callback = callback and (lambda step, t, x: callback(step, t, x.to(dtype)))
         evaluations = Evaluations(score, len(x))
         try:
             with torch.set_grad_enabled(run.differentiable):
@@ -244,7 +226,7 @@ def draw(
     trajectory: int = 0,
     device: torch.device | str | None = None,
 ) -> Samples:
-    """Draw many samples in batches; the trajectory is that of the first batch.
+    """Generate many samples in batches; the trajectory is that of the first batch.
 
     Args:
         sampler: Sampler.
@@ -253,31 +235,26 @@ def draw(
         shape: Shape (N, *) of all samples.
         batch_size: Most samples at once, ≥ 1.
         generator: Source of all noise, or N of them, each for one sample.
-        seeds: N seeds in their place; with these, or N generators, samples do not depend on
-            batch_size.
-        progress: Show a bar on a terminal for each batch.
-        trajectory: How many states of the first batch to keep.
-        device: Where the states live, if not where the generator does.
+        seeds: Seeds of N generators. With one for each sample, samples do not depend on batch_size.
+        progress, trajectory, device: As for the sampler.
 
     Raises:
-        ValueError: batch_size is not an integer ≥ 1, not one generator or seed for each sample, or
-            as the sampler.
+        ValueError: batch_size is not an integer ≥ 1, or as for the sampler.
     """
     size = check_steps(batch_size, "batch_size")
     generator = _sources(shape[0], generator, seeds)
-    parts: list[Samples] = []
-    whole = Evaluations(score, shape[0])
+    parts, whole = list[Samples](), Evaluations(score, shape[0])
     for numbers in torch.arange(shape[0]).split(size):
-        first, last = numbers[0], numbers[-1] + 1
+        own = generator
+        if isinstance(generator, Sequence):
+            own = generator[numbers[0] : numbers[-1] + 1]
         with silent() if parts else nullcontext():
             parts.append(
                 sampler(
                     sde,
                     rows(whole, numbers),
                     (len(numbers), *shape[1:]),
-                    generator=generator[first:last]
-                    if isinstance(generator, Sequence)
-                    else generator,
+                    generator=own,
                     progress=progress,
                     trajectory=0 if parts else trajectory,
                     device=device,
@@ -288,11 +265,11 @@ def draw(
 
 
 def _sources(count: int, generator: Randomness, seeds: Sequence[int] | None) -> Randomness:
-    """The sources of noise of so many samples: those given, or a generator for each seed."""
+    """The sources of noise of `count` samples: those given, or a generator for each seed."""
     if seeds is None:
         given = "generators"
     elif generator is not None:
-        raise ValueError("got both generator and seeds, which each say where noise is from")
+        raise ValueError("got both generator and seeds, which both are sources of noise; give one")
     else:
         given = "seeds"
         generator = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -308,7 +285,7 @@ def _sources(count: int, generator: Randomness, seeds: Sequence[int] | None) -> 
 
 
 def _check_same(name: str, asked: object, given: object) -> None:
-    """Refuse a type or device next to an x_init that has another."""
+    """Refuse a type or device other than that of x_init."""
     if asked is not None and asked != given:
         raise ValueError(f"x_init has {name} {given}, and {name}={asked} is asked for; convert it")
 

@@ -1,4 +1,4 @@
-"""Brownian paths for torchsde, of which each sample can have its own."""
+"""Brownian paths for torchsde, one of its own for each sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class BrownianPaths:
-    """The paths of a batch, one object of torchsde for each sample, as torchsde asks for them.
+    """The paths of a batch, one object of torchsde for each sample.
 
-    torchsde seeds all paths of a batch with one number, so that a path depends on the batch that it
-    is in. Here each sample has the path of its own seed.
+    torchsde seeds all paths of a batch with one number, so that a path depends on the batch. Here
+    each sample has the path of its own seed.
 
     Args:
         paths: Brownian intervals for states (1, D), one for each of the B samples.
@@ -25,7 +25,7 @@ class BrownianPaths:
         self.levy_area_approximation = first.levy_area_approximation
 
     def __call__(self, ta: Any, tb: Any = None, **options: bool) -> Tensor | tuple[Any, ...]:
-        """Increments between two times, shape (B, D), and the integrals that torchsde asks for."""
+        """Increments between two times, shape (B, D), and the integrals named in the options."""
         pieces = [path(ta, tb, **options) for path in self.paths]
         if isinstance(pieces[0], Tensor):
             return torch.cat(pieces)

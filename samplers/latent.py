@@ -1,4 +1,4 @@
-"""Paths between latents, along which a deterministic sampler draws a gradual change."""
+"""Paths between latents, from which a deterministic sampler generates a gradual change."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:
 
         z(u) = sin((1 − u) φ)/sin φ a + sin(u φ)/sin φ b,   cos φ = ⟨a, b⟩/(‖a‖ ‖b‖)
 
-    Between two draws of a Gaussian a straight line passes where no draw ever lies; on the circle
-    between latents of equal norm every z(u) has that norm.
+    A straight line between two samples of a Gaussian leaves the sphere near which samples lie; on
+    the circle between latents of equal norm every z(u) has that norm.
 
     Args:
         a: Latents at u = 0, shape (B, *), such as `sampler.encode` returns.
@@ -20,7 +20,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:
         steps: Number of equal steps of u ≥ 1.
 
     Returns:
-        Latents, shape (steps + 1, B, *), to be given to a sampler as `x_init`.
+        Latents, shape (steps + 1, B, *), each a possible `x_init` of a sampler.
 
     Raises:
         ValueError: Other shapes, steps not an integer ≥ 1, or latents in opposite directions,
@@ -38,7 +38,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int) -> Tensor:
     flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1, 1)
     if (cosine < -1 + 1e-12).any():
-        raise ValueError("a and b lie in opposite directions, between which no circle is the one")
+        raise ValueError("a and b have opposite directions, so that the circle is not unique")
     angle = cosine.acos().reshape(1, -1, *[1] * (a.ndim - 1))
     # sin(u φ)/sin φ is u where φ is 0; sinc keeps the quotient exact there.
     unit = torch.sinc(angle / torch.pi)

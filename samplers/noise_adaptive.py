@@ -1,4 +1,4 @@
-"""Schedules that look at the state: how noisy it is decides which steps are left to take."""
+"""Schedules that follow the estimated noise level of each sample."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,20 +11,20 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.checks import check_steps, check_switch
 
 from .base import Sampler
-from .grid import Grid, UniformGrid
-from .predictors import Predictor
+from .grids.grid import Grid, UniformGrid
 from .run import Run
-from .solver import NotCalibrated, draws_noise
+from .solvers.predictors import Predictor
+from .solvers.variance import NotFitted
 from .stability import check_plan
 
 Estimator = Callable[[Tensor], Tensor]
 """estimator(x) → λ̂, half the log signal-to-noise ratio of each state, shape (B,)."""
 
-KNOTS = 1024  # of the table t(λ), beside the times of the grid
+KNOTS = 1024  # of the table t(λ), in addition to the times of the grid
 
 
 class NoiseAdaptive(Sampler):
-    """A predictor whose remaining steps are planned anew from the estimated noise of each sample.
+    """A predictor whose remaining steps follow the estimated noise level of each sample.
 
         λ_i ← clamp(λ̂(x), max(λ_{i−1}, G_{i−1}), G_{i+1}),
         λ_{i+1} = clamp(λ_i + (Λ_N − λ_i) (Λ_{i+1} − Λ_i)/(Λ_N − Λ_i), G_i, G_{i+2})
@@ -33,17 +33,15 @@ class NoiseAdaptive(Sampler):
     predictor then steps from t(λ_i) to t(λ_{i+1}), each sample by its own times. A perfect
     estimator reproduces the grid.
 
-    What is clamped, and why: the first estimate may lie anywhere on the grid, [Λ_0, Λ_N], since
-    nothing was done yet that could speak against it; the grid laid over [λ_0, Λ_N] is the sample's
-    own, G. Every later estimate, and every plan, stays between the neighbours G_{i−1} and G_{i+1},
-    so that no errors of the estimator, however many, put a sample off by more than one step; and
-    no estimate comes before the λ_{i−1} from which the last step began, so that the times from
-    which steps begin only fall. The last step ends where the grid ends. Data at time 0 have λ = ∞:
-    there Λ_N is the last time with noise, and the step to the data starts from wherever the sample
-    is. On a chain times are those of levels.
+    The first estimate may lie anywhere on the grid, [Λ_0, Λ_N]; the grid laid over [λ_0, Λ_N] is
+    G, that of the sample. Every later estimate and plan stays between the neighbours G_{i−1} and
+    G_{i+1}, so that errors of the estimator shift a sample by at most one step; and no estimate
+    lies before the beginning λ_{i−1} of the last step, so that times only fall. The last step ends
+    where the grid ends. Data at time 0 have λ = ∞: there Λ_N is the last time with noise, and the
+    last step goes from any λ to the data. On a chain times are those of levels.
 
-    Of D coordinates λ cannot be known better than to about 1/√(2D): in the plane, estimates do
-    harm. Evaluations of the estimator are not counted as evaluations of the score.
+    From D coordinates λ is known to about 1/√(2D) at best: in the plane, estimates do harm.
+    Evaluations of the estimator do not count as evaluations of the score.
 
     Args:
         predictor: Predictor, whose step needs one evaluation.
@@ -80,21 +78,15 @@ class NoiseAdaptive(Sampler):
         self.steps, self.every = check_steps(steps), check_steps(every, "every")
         self.grid, self.denoise = grid or UniformGrid(), check_switch(denoise, "denoise")
 
-    def calibrate(
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Let the predictor measure what it needs; see `Sampler.calibrate`."""
-        self.predictor.calibrate(sde, score, x0, generator)
-
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process, or the predictor not on it."""
+        """Raise ValueError if the grid does not fit the process, or the predictor does not."""
         sde.check_signal("a schedule that follows an estimate of the noise")
         times = self.grid(sde, self.steps)
-        with suppress(NotCalibrated):
+        with suppress(NotFitted):
             check_plan(sde, self.predictor.plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int:
-        """How many states a run passes through: one more than its steps."""
+        """Number of states of a run, one more than its steps."""
         return self.steps + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
@@ -106,9 +98,8 @@ class NoiseAdaptive(Sampler):
             )
         sde.check_signal("a schedule that follows an estimate of the noise")
         times = self.grid(sde, self.steps)
-        steps = self.predictor.plan(sde, times)
-        check_plan(sde, steps, x.dtype)
-        noisy = draws_noise(steps)
+        plan = self.predictor.plan(sde, times)
+        check_plan(sde, plan, x.dtype)
         clock = _AdaptedGrid(sde, times, x.device)
         lam = torch.full((len(x),), clock.first, dtype=torch.float64, device=x.device)
         own, began, mean, t_next = lam, lam, x, lam
@@ -122,7 +113,7 @@ class NoiseAdaptive(Sampler):
             began, lam = lam, clock.advance(lam, own, i)
             t, t_next = clock.step(began, lam, i)
             mean, std = self.predictor.transition(sde, score, x, t, t_next)
-            x = torch.addcmul(mean, expand(std, x), run.noise(x)) if noisy else mean
+            x = torch.addcmul(mean, expand(std, x), run.noise(x)) if plan.draws_noise else mean
             x = run.constrain(x, t_next)
             run.visit(i + 1, t_next, x)
         return run.constrain(mean, t_next) if self.denoise else x
@@ -145,7 +136,7 @@ class _AdaptedGrid:
     Args:
         sde: Process.
         times: Times of the grid, shape (N + 1,).
-        device: Where the states live.
+        device: Device of the states.
     """
 
     def __init__(self, sde: SDE, times: Tensor, device: torch.device) -> None:
@@ -154,12 +145,12 @@ class _AdaptedGrid:
         self.first, self.last = grid[0].item(), grid[-1].item()
         left = (self.last - grid).tolist()
         left += [0.0] * (len(times) - len(grid))
-        # The part of what is left that each step takes, and the share of all that is then done.
+        # Each step as a part of what is left, and the share of the whole before it.
         self._parts = [1 - after / before if before else 0.0 for before, after in pairwise(left)]
         self._shares = [1 - rest / left[0] if left[0] else 0.0 for rest in left]
         self._to_data = len(times) - 1 if len(grid) < len(times) else None
         dense = torch.linspace(self.first, self.last, KNOTS, dtype=torch.float64)
-        # With the grid's own times among them, a perfect estimate gives these and no neighbours.
+        # The table contains the grid, so that a perfect estimate gives its times exactly.
         knots = torch.cat([grid, dense[1:-1]]).unique()
         self._knots, self._times = knots.to(device), sde.time_of_log_snr(knots).to(device)
 
@@ -178,7 +169,7 @@ class _AdaptedGrid:
         if i + 1 == self._to_data:
             return t, self.end.expand(len(t))
         t_next = self.time(lam_next)
-        # A sample that is at the end already stays there: a step of rounding size has no sign.
+        # A step of rounding size, at the end, has no sign: the sample stays there.
         return t, torch.where(t - t_next > 1e-12 * self.sde.T, t_next, t)
 
     def time(self, lam: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from scoresde.sde.stopping import not_finite, refuse_not_finite
 from scoresde.sde.tableau import PAIRS
 
 from .base import Sampler
-from .grid import last_time
+from .grids.grid import last_time
 from .run import Run
 
 Ends = tuple[float, float]
@@ -25,7 +25,7 @@ Ends = tuple[float, float]
 IMPLICIT = ("Radau", "BDF", "LSODA")
 METHODS = (*PAIRS, "RK23", "RK45", "DOP853", *IMPLICIT)
 
-MAX_STEPS = 10_000  # of SciPy's methods, as of ours, before they are given up
+MAX_STEPS = 10_000  # of SciPy's methods; ours have the same limit
 MOST_STAGES = 12  # evaluations of a step, those of DOP853; a Jacobian costs as many as coordinates
 
 JACOBIAN_LIMIT = 4096**2  # entries; 128 MiB, and as much again for each of its factors
@@ -49,12 +49,12 @@ class ProbabilityFlowODE(Sampler):
         eps: Last time; the process's `sampling_eps` where not given.
         norm: What a sample's tolerances bound at each step of `bosh3`, `dopri5` and `dop853`: the
             `mean` of its coordinates' errors (root mean square), or their `sum`, as in likelihoods,
-            with which encoding and decoding lead back to within some rtol of the sample.
+            with which encoding and decoding return to within a few rtol of the sample.
 
     Raises:
         ValueError: Unknown method or norm, tolerances not > 0 or finer than the state's type
-            resolves, eps outside (0, T), a constraint, which an adaptive step cannot obey, or a
-            batch whose Jacobian is too large for an implicit method.
+            resolves, eps outside (0, T), a constraint, or a batch whose Jacobian is too large for
+            an implicit method.
         RuntimeError: The solver did not reach the end.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 13, section 4.3).
@@ -83,15 +83,11 @@ class ProbabilityFlowODE(Sampler):
         check_resolution(self.rtol, dtype)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x from T to eps, or back where latents are asked for."""
+        """Carry x from T to eps, or from eps to T (`encode`)."""
         self.check(sde, run.dtype or x.dtype)
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
-        if run.constraint is not None:
-            raise ValueError(
-                "an adaptive solver takes no constraint; "
-                "use PredictorCorrector(RungeKutta()), which has fixed steps"
-            )
+        run.refuse_constraint("an adaptive solver")
         if run.differentiable and self.method not in PAIRS:
             raise ValueError(
                 f"method {self.method} is SciPy's, which keeps no graph; "
@@ -154,7 +150,7 @@ class ProbabilityFlowODE(Sampler):
             state = torch.from_numpy(y).to(x).reshape(x.shape)
             time = torch.tensor(t, dtype=torch.float64)
             slope = flow.drift(state, time)
-            refuse_not_finite(state, slope, t)  # SciPy would shorten its steps for ever
+            refuse_not_finite(state, slope, t)  # SciPy would shorten its steps without end
             return slope.double().reshape(-1).cpu().numpy()
 
         solution = solve_ivp(
@@ -174,10 +170,10 @@ class ProbabilityFlowODE(Sampler):
 
 
 def _jacobian_of(x: Tensor, method: str) -> dict[str, Any]:
-    """Where the Jacobian of a batch can differ from 0, as SciPy's methods are told it.
+    """Where the Jacobian of a batch can differ from 0, as options of SciPy's methods.
 
-    Samples do not act on each other, so it is one block of D × D for each: D differences give all
-    of it, not B D.
+    Samples do not act on each other, so that it is block diagonal, and D differences give all of
+    its B blocks of D × D.
 
     Raises:
         ValueError: An implicit method, and blocks with more entries than fit.

@@ -1,6 +1,5 @@
-"""Predictor-corrector sampling, of which all samplers with fixed steps are a case."""
+"""Predictor-corrector sampling, the loop of all samplers with fixed steps."""
 
-from collections import deque
 from contextlib import suppress
 
 import torch
@@ -10,50 +9,37 @@ from scoresde.sde import SDE, Score
 from scoresde.sde.checks import check_choice, check_steps, check_switch
 
 from .base import Sampler
-from .correctors import AnnealedLangevinStep, Corrector, Level
-from .folding import fold, merge
-from .grid import Grid, UniformGrid
-from .predictors import Rescale
+from .grids.grid import Grid, UniformGrid
+from .langevin import Corrector
 from .run import Run
-from .solver import (
-    NotCalibrated,
-    Solver,
-    Step,
-    advance,
-    depth,
-    draws_noise,
-    from_noise_alone,
-    is_multistep,
-    tabulate,
-)
+from .solvers.folding import fold, merge
+from .solvers.plan import Plan, State, Step, tabulate
+from .solvers.solver import Solver, from_noise_alone
+from .solvers.variance import NotFitted
 from .stability import check_plan
-
-_Levels = list[Level | None]
 
 
 class PredictorCorrector(Sampler):
-    """A predictor that moves between times, a corrector that works at each, or either alone.
+    """Predictor steps between times, corrector steps at each time, or either alone.
 
-    The predictor is any solver with fixed steps, of any order; the whole table of its weights is
-    computed before the first evaluation.
+        for i = 0 … N − 1:   x ← Predictor(x, t_i → t_{i+1});   x ← Corrector(x, t_{i+1})
 
-    With `order="corrector-first"`, as in the reference implementation, each step from t_i to
-    t_{i+1} corrects at t_i and then predicts; with `predictor-first`, as in the paper's algorithm
-    1, it predicts and then corrects at t_{i+1}, except at the data, which have no score.
+    That is `order="predictor-first"`, the paper's algorithm 1; noiseless data have no score and are
+    not corrected. With `corrector-first`, as in the reference implementation, each step corrects at
+    t_i and then predicts. Any solver with fixed steps is a predictor, of any order.
 
     Args:
-        predictor: Solver, or None for a corrector alone, which works at every time but the
-            last and leaves x where it is between them.
-        corrector: Corrector, or None for a predictor alone. Beside a multistep solver it is
-            refused: it leaves the path on which the solver's memory lies.
-        steps: Number of steps ≥ 1; not a property of the process.
+        predictor: Solver; None for a corrector alone, at every time except the last.
+        corrector: Corrector; None for a predictor alone. A multistep solver takes none, since the
+            evaluations that it remembers would not lie on the corrected path.
+        steps: Number of steps ≥ 1.
         grid: Rule for the times; `UniformGrid()` where not given.
         order: `corrector-first` or `predictor-first`.
         denoise: Return the mean of the last update, without its noise.
 
     Raises:
         ValueError: Neither predictor nor corrector, steps not an integer ≥ 1, or another order.
-        TypeError: A corrector in the predictor's place, or the reverse.
+        TypeError: The predictor is not a Solver, or the corrector not a Corrector.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (algorithms 1 to 3).
     """
@@ -79,95 +65,77 @@ class PredictorCorrector(Sampler):
         self.steps, self.grid = check_steps(steps), grid or UniformGrid()
         self.order, self.denoise = order, check_switch(denoise, "denoise")
 
-    @torch.no_grad()
-    def calibrate(
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Let the predictor measure what it needs; see `Sampler.calibrate`."""
-        if self.predictor is not None:
-            self.predictor.calibrate(sde, score, x0, generator)
+    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+        """Carry x from T to the end of the grid (algorithm 1), or from data to T (`encode`)."""
+        plan = self._prepare(sde, x.dtype, run)
+        state = State(plan, score, x, run)
+        for step in plan:
+            state.correct(self.corrector, step.before)
+            state.predict(step)
+            state.correct(self.corrector, step.after)
+            state.arrive(step)
+        return run.constrain(state.mean, step.t_next) if self.denoise else state.x
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process, or the solver not on it."""
+        """Raise ValueError if the grid does not fit the process, or the solver does not."""
         times = self.grid(sde, self.steps)
-        with suppress(NotCalibrated):  # what it misses it gets from data, before the run
-            self._check_steps(sde, self._plan(sde, times), dtype)
+        with suppress(NotFitted):  # it is fitted on data before the run
+            check_plan(sde, self._plan(sde, times), dtype, self.corrector)
 
     def states(self, sde: SDE) -> int:
-        """How many states a run passes through: one more than the steps of the plan."""
+        """Number of states of a run, one more than its steps."""
         return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x from T to the end of the grid, or back where latents are asked for."""
+    def _prepare(self, sde: SDE, dtype: torch.dtype, run: Run) -> Plan:
+        """The steps of a run, in as few operations as possible.
+
+        Raises:
+            ValueError: States would grow or be lost to rounding; the prior does not fit the grid.
+        """
         times = self.grid(sde, self.steps)
         if run.drawn:
             _check_prior(sde, times[0])
-        steps = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
-        before, after = self._check_steps(sde, steps, x.dtype)
-        steps = fold(steps if run.watched else merge(steps))
-        memory, mean, spare = deque[Tensor](maxlen=depth(steps)), x, None
-        run.begin(len(steps), x)
-        for i, step in enumerate(steps):
-            if self.corrector is not None and (level := before[i]):
-                x, mean = self.corrector.step(level, score, x, run.noise)
-                x = run.constrain(x, step.t)
-            if step.rows:
-                x, mean = advance(step, score, x, memory, run.noise, spare)
-                spare = mean if mean is not x else None  # nobody else has seen a mean beside noise
-                x = run.constrain(x, step.t_next)
-            if self.corrector is not None and (level := after[i]):
-                x, mean = self.corrector.step(level, score, x, run.noise)
-                x = run.constrain(x, step.t_next)
-            run.visit(i + 1, step.t_next, x)
-        return run.constrain(mean, steps[-1].t_next) if self.denoise else x
+        plan = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
+        check_plan(sde, plan, dtype, self.corrector)
+        return fold(plan if run.watched else merge(plan))
 
-    def _check_steps(
-        self, sde: SDE, steps: list[Step], dtype: torch.dtype
-    ) -> tuple[_Levels, _Levels]:
-        """Where the corrector works; ValueError if a state would not survive these steps."""
-        before, after = self._levels(sde, steps)
-        check_plan(
-            sde, steps, dtype, self.corrector, [b or a for b, a in zip(before, after, strict=True)]
-        )
-        return before, after
-
-    def _plan(self, sde: SDE, times: Tensor) -> list[Step]:
-        """The predictor's steps, or empty ones."""
+    def _plan(self, sde: SDE, times: Tensor) -> Plan:
+        """The predictor's steps, or empty ones, with the levels at which the corrector works."""
         if self.predictor is None:
-            return tabulate(times)
-        steps = from_noise_alone(sde, times, self.predictor.plan)
-        if self.corrector is not None and is_multistep(steps):
+            plan = tabulate(times)
+        else:
+            plan = from_noise_alone(sde, times, self.predictor.plan)
+        return plan if self.corrector is None else self._place(self.corrector, sde, plan)
+
+    def _place(self, corrector: Corrector, sde: SDE, plan: Plan) -> Plan:
+        """The plan with the levels at which a corrector works before or after each step."""
+        if plan.is_multistep:
             raise ValueError(
                 "a corrector moves the state off the path on which a multistep solver's memory "
-                "lies; use a single-step predictor beside it, or sampler/corrector=none"
+                "lies; use a single-step predictor next to it, or sampler/corrector=none"
             )
-        return steps
-
-    def _levels(self, sde: SDE, steps: list[Step]) -> tuple[_Levels, _Levels]:
-        """Where the corrector works before and after each step; nowhere on noiseless data."""
-        nowhere: _Levels = [None] * len(steps)
-        if self.corrector is None:
-            return nowhere, nowhere
-        starts, ends = (
-            torch.stack(times) for times in zip(*(step[:2] for step in steps), strict=True)
-        )
-        if self.order == "corrector-first":
-            levels = self.corrector.levels(sde, starts, ends)
-            signal = (sde.alpha(starts) > 0).tolist()
-            return [a if b else None for a, b in zip(levels, signal, strict=True)], nowhere
-        below = torch.cat([ends[1:], ends[-1:]])  # the last time has none below it but itself
-        levels = self.corrector.levels(sde, ends, below)
-        return nowhere, [level if level.sigma > 0 else None for level in levels]
+        times, first = plan.times, self.order == "corrector-first"
+        start, end = times[:-1], times[1:]
+        if first:
+            levels, works = corrector.levels(sde, start, end), sde.alpha(start) > 0
+        else:  # the last time has none below it but itself
+            below = torch.cat([end[1:], end[-1:]])
+            levels, works = corrector.levels(sde, end, below), sde.sigma(end) > 0
+        steps = list[Step]()
+        for step, level, work in zip(plan, levels, works.tolist(), strict=True):
+            here = level if work else None  # neither noise alone nor noiseless data is corrected
+            steps.append(step._replace(before=here) if first else step._replace(after=here))
+        return Plan(tuple(steps))
 
     def _towards_noise(self, sde: SDE, times: Tensor) -> Tensor:
-        """The grid run backwards, from its lowest time with noise.
+        """The grid in rising order, from its lowest time with noise.
 
         Raises:
-            ValueError: A corrector, or steps that draw noise, which no latent could undo.
+            ValueError: A corrector, or steps that draw noise.
         """
         if not sde.alpha(times[0]) > 0:
             sde.check_signal("encoding")
-        if self.corrector is not None or draws_noise(self._plan(sde, times)):
+        if self.corrector is not None or self._plan(sde, times).draws_noise:
             raise ValueError(
                 "encoding follows a deterministic path, and this sampler draws noise; use "
                 "ProbabilityFlowODE, or PredictorCorrector(DDIM()) without a corrector"
@@ -182,10 +150,7 @@ class PredictorCorrector(Sampler):
 
 
 def _check_prior(sde: SDE, t: Tensor) -> None:
-    """Refuse to start a draw from the prior at a time where states are not as wide.
-
-    Where α² + σ² = 1 throughout, any time will do.
-    """
+    """Refuse to start from the prior at a time at which states have another width."""
     here, top = (
         (sde.alpha(s).square() + sde.sigma(s).square()).sqrt().item()
         for s in (t, torch.as_tensor(sde.T, dtype=t.dtype))
@@ -195,82 +160,3 @@ def _check_prior(sde: SDE, t: Tensor) -> None:
             f"the grid begins at t={t.item():g}, below T={sde.T:g}, where states are not as wide "
             "as the prior; begin at T, or give a state at that time as x_init"
         )
-
-
-class AnnealedLangevin(Sampler):
-    """Annealed Langevin dynamics: Langevin steps at one noise level after another.
-
-    On `VE.discretize(N)` this is the sampler of NCSN. On any other process it does to x/α what
-    NCSN does to x: between levels x/α stays, and Langevin steps do all the rest. It ends with the
-    posterior mean at the lowest level, (x + σ² s)/α.
-
-    Args:
-        steps: Steps of the grid ≥ 1; its times, but for the data at time 0, are the levels.
-        snr: r > 0 of `AnnealedLangevinStep`.
-        n_steps: Langevin steps at each level ≥ 1.
-        grid: Rule for the times; `UniformGrid()` where not given.
-        denoise: Return the posterior mean, at the cost of one evaluation.
-
-    Raises:
-        ValueError: A constant out of its range.
-
-    Reference: Song & Ermon 2019, arXiv:1907.05600 (algorithm 1); Jolicoeur-Martineau et al. 2021,
-    arXiv:2009.05475 (section 3) for the last step.
-    """
-
-    def __init__(
-        self,
-        steps: int = 100,
-        snr: float = 0.16,
-        n_steps: int = 5,
-        *,
-        grid: Grid | None = None,
-        denoise: bool = True,
-    ) -> None:
-        self.corrector = AnnealedLangevinStep(snr, n_steps)
-        self.levels = PredictorCorrector(Rescale(), self.corrector, steps, grid=grid, denoise=False)
-        self.denoise = check_switch(denoise, "denoise")
-
-    def check(self, sde: SDE, dtype: torch.dtype) -> None:
-        """Raise ValueError if the grid does not fit on the process."""
-        self.levels.check(sde, dtype)
-        self._lowest(sde)
-
-    def states(self, sde: SDE) -> int:
-        """How many states a run passes through, those of its levels."""
-        return self.levels.states(sde)
-
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x through the levels."""
-        if run.encode:
-            raise ValueError("annealed Langevin dynamics cannot encode; use ProbabilityFlowODE")
-        lowest, end = self._lowest(sde)
-        (alpha, alpha_end), (sigma, _) = (
-            c(torch.stack([lowest, end])).tolist() for c in (sde.alpha, sde.sigma)
-        )
-        x = self.levels.run(sde, score, x, run)
-        if end > 0:  # a level like the others, at which the loop has not yet corrected
-            (level,) = self.corrector.levels(sde, end[None], end[None])
-            x, _ = self.corrector.step(level, score, x, run.noise)
-            x = run.constrain(x, end)
-            lowest, alpha, sigma = end, alpha_end, level.sigma
-        if not self.denoise:
-            return x
-        # On a chain the loop has carried x/α to the data: back to the level it was corrected at.
-        x = x * (alpha / alpha_end)
-        mean = torch.add(x, score(x, lowest), alpha=sigma**2) / alpha
-        return run.constrain(mean, end)
-
-    def _lowest(self, sde: SDE) -> tuple[Tensor, Tensor]:
-        """The last two times of the grid.
-
-        Raises:
-            ValueError: The first of them is noise alone, where Langevin steps do nothing.
-        """
-        lowest, end = self.levels.grid(sde, self.levels.steps)[-2:]
-        if not sde.alpha(lowest) > 0:
-            raise ValueError(
-                "the only level of this grid is noise alone, alpha = 0, where Langevin dynamics "
-                f"finds nothing of the data; use more steps than {self.levels.steps}"
-            )
-        return lowest, end

@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 from scoresde.sde.checks import is_integer
 
-from .exponential import ExponentialMultistep, ExponentialSinglestep
-from .pndm import PNDM
-from .predictors import DDIM
-from .solver import Solver
+from .solvers.exponential import ExponentialMultistep, ExponentialSinglestep
+from .solvers.pndm import PNDM
+from .solvers.predictors import DDIM
+from .solvers.solver import Solver
 
 _ALWAYS = 1_000_000  # steps: longer than any run
 

@@ -1,4 +1,4 @@
-"""One call of a sampler: its noise, its constraint, and what is kept and shown of its way."""
+"""One call of a sampler: its noise, its constraint, its trajectory and its progress bar."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,13 @@ from tqdm import tqdm
 from scoresde.sde.prior import Randomness, standard_normal
 from scoresde.sde.score import like
 
-from .solver import Noise
+Noise = Callable[[Tensor], Tensor]
+"""noise(x): standard normal noise of x's shape."""
 
-Constraint = Callable[[Tensor, Tensor], Tensor]
-"""constraint(x, t) -> x, applied after every update: how inpainting and its kin act."""
+Constraint = Callable[[Tensor, Tensor, Noise], Tensor]
+"""constraint(x, t, noise) -> x, applied after every update, as in inpainting.
+
+noise(x) is the run's own: of x's shape, from the generator of each sample, at its temperature."""
 
 Callback = Callable[[int, Tensor, Tensor], None]
 """callback(step, t, x), called after every step of a grid."""
@@ -21,7 +24,7 @@ Callback = Callable[[int, Tensor, Tensor], None]
 
 @dataclass
 class Run:
-    """One call of a sampler: its noise, its constraint, and those who watch it."""
+    """One call of a sampler; see `Sampler.__call__` for the arguments."""
 
     generator: Randomness = None
     constraint: Constraint | None = None
@@ -31,7 +34,7 @@ class Run:
     source: Noise | None = None
     temperature: float = 1.0
     encode: bool = False
-    drawn: bool = False  # whether the first state was drawn from the prior
+    drawn: bool = False  # whether the first state is a sample of the prior
     differentiable: bool = False
     dtype: torch.dtype | None = None  # in which the score computes, where it is known
     frames: list[Tensor] = field(default_factory=list)
@@ -39,14 +42,14 @@ class Run:
     _kept: set[int] = field(default_factory=set)
 
     def noise(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """A normal draw of x's shape, whose standard deviation is the temperature.
+        """Normal noise of x's shape, whose standard deviation is the temperature.
 
         Args:
             x: State, shape (A, *).
-            index: Numbers of its samples in the batch, shape (A,), where some have left it.
+            index: Numbers of its samples in the batch, shape (A,), where it is a part of it.
         """
         if self.source is not None:
-            z = like(x, self.source(x), "noise").clone()  # the caller may keep theirs
+            z = like(x, self.source(x), "noise").clone()  # x + std z overwrites z
         else:
             generator = self.generator
             if index is not None and isinstance(generator, Sequence):
@@ -56,11 +59,11 @@ class Run:
 
     @property
     def watched(self) -> bool:
-        """Whether anyone sees the states between the first and the last, or changes them."""
+        """Whether the states between the first and the last are used outside of the solver."""
         return bool(self.keep) or self.callback is not None or self.constraint is not None
 
     def begin(self, steps: int | None, x: Tensor) -> None:
-        """Announce a loop of `steps` steps from state x, or steps that find their own number.
+        """Begin a loop of `steps` steps from state x; None for adaptive steps.
 
         Raises:
             ValueError: More states are to be kept than there are.
@@ -71,14 +74,14 @@ class Run:
                 f"steps have; keep {steps + 1} at most, or take more steps"
             )
         steps = 100 if steps is None else steps
-        # disable=None: no bar where no terminal shows it.
+        # disable=None: no bar without a terminal.
         self._bar = tqdm(total=steps, disable=None, leave=False) if self.progress else None
         if self.keep:
             self._kept = set(torch.linspace(0, steps, self.keep).round().int().tolist())
             self.frames.append(x.clone())
 
     def visit(self, step: int, t: Tensor, x: Tensor) -> None:
-        """Report that step number `step` ≥ 1 has led to state x at time t."""
+        """Keep and report the state x at time t, after step number `step` ≥ 1."""
         if self._bar is not None:
             self._bar.update()
         if step in self._kept:
@@ -98,4 +101,14 @@ class Run:
 
     def constrain(self, x: Tensor, t: Tensor) -> Tensor:
         """Apply the constraint, if there is one."""
-        return x if self.constraint is None else like(x, self.constraint(x, t), "the constraint")
+        if self.constraint is None:
+            return x
+        return like(x, self.constraint(x, t, self.noise), "the constraint")
+
+    def refuse_constraint(self, sampler: str) -> None:
+        """Raise ValueError if there is a constraint, for a sampler whose steps cannot obey it."""
+        if self.constraint is not None:
+            raise ValueError(
+                f"{sampler} takes no constraint; use PredictorCorrector, AnnealedLangevin or "
+                "NoiseAdaptive, which have fixed steps"
+            )

@@ -1,55 +1,49 @@
-"""Plans that cannot be carried out: steps that blow noise up, or whose terms cancel in rounding.
+"""Unstable plans: steps that amplify noise, or whose terms cancel in rounding.
 
-A step is linear in the state and the scores, and on data N(0, I) the score is −x/(α² + σ²): what a
-plan does to a state is then known, in plain numbers, before the first evaluation.
+A step is linear in the state and the scores, and on data N(0, I) the score is −x/(α² + σ²), so
+that the factor of each step is known before the first evaluation.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
 
-from .correctors import Corrector, Level
-from .grid import BELOW_TOP
-from .solver import Step, depth
+from .grids.grid import BELOW_TOP
+from .langevin import Corrector
+from .solvers.plan import Plan, Step
 
 MOST_GROWTH = 1e3
-"""Widest state, in widths of the process, that a plan may lead through.
+"""Largest width of a state of a plan, in widths of the process.
 
-The coarsest plans of methods in use, of one to five steps, reach 150; those whose steps are too
-long for a process multiply states by more than 1 in every step, and pass any bound."""
+The coarsest plans in use, of one to five steps, reach 150; where steps are too long for a process,
+each multiplies states by more than 1, and they exceed any bound."""
 
 MOST_ROUNDING = 0.01
-"""Largest error of rounding, in widths of the process, that the terms of a step may leave."""
+"""Largest rounding error of the terms of a step, in widths of the process."""
 
 
 def check_plan(
-    sde: SDE,
-    steps: Sequence[Step],
-    dtype: torch.dtype,
-    corrector: Corrector | None = None,
-    levels: Sequence[Level | None] = (),
+    sde: SDE, plan: Plan, dtype: torch.dtype, corrector: Corrector | None = None
 ) -> None:
-    """Refuse a plan that no state would survive.
+    """Refuse a plan that is unstable on data N(0, I).
 
     Args:
         sde: Process.
-        steps: Plan.
+        plan: Plan.
         dtype: Type of the states.
-        corrector: Corrector that works between the steps.
-        levels: Where it works, one for each step.
+        corrector: Corrector that works before or after the steps of the plan.
 
     Raises:
-        ValueError: A step leads to states far wider than the process has, or multiplies rounding
-            errors until nothing else is left.
+        ValueError: A step leads to states far wider than those of the process, or amplifies
+            rounding errors.
     """
-    # Where states are coarser than float32, their own rounding is what was asked for.
+    # The rounding of types coarser than float32 is the caller's choice.
     rounding = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-    factors = _contractions(sde, corrector, levels) if corrector else [1.0] * len(steps)
-    for step, (width, terms) in zip(steps, _widths(sde, steps, factors), strict=True):
+    for step, (width, terms) in zip(plan, _widths(sde, plan, corrector), strict=True):
         if width <= MOST_GROWTH and terms * rounding <= MOST_ROUNDING:
             continue
         way = f"the step from t={step.t.item():g} to t={step.t_next.item():g}"
@@ -66,23 +60,22 @@ def check_plan(
 
 
 def _instead(sde: SDE, step: Step) -> str:
-    """What can be done about a step."""
-    # Only where next to nothing is left of the data does a grid lose by beginning at T.
+    """What to use where a step is refused."""
+    # A grid may begin below T only where almost nothing of the data is left.
     if sde.log_snr(step.t).item() < -10:
         return f"use {BELOW_TOP}"
     return "use more steps, or DDIM() (sampler/predictor=ddim), whose steps may be long"
 
 
-def _widths(
-    sde: SDE, steps: Sequence[Step], factors: Sequence[float]
-) -> Iterator[tuple[float, float]]:
-    """Widths of the state after each step, and of all its terms without their signs."""
-    evaluated = [row.t for step in steps for row in step.rows if row.t is not None]
-    spreads = iter(_spread(sde, evaluated).tolist() if evaluated else [])
-    ends = _spread(sde, [steps[0].t, *(step.t_next for step in steps)]).sqrt()
+def _widths(sde: SDE, plan: Plan, corrector: Corrector | None) -> Iterator[tuple[float, float]]:
+    """Width of the state after each step, and the sum of its terms' absolute values."""
+    factors = _contractions(sde, plan, corrector)
+    evaluated = [row.t for step in plan for row in step.rows if row.t is not None]
+    spreads = iter(_spread(sde, torch.stack(evaluated)).tolist() if evaluated else [])
+    ends = _spread(sde, plan.times).sqrt()
     y, scale = ends[0].item(), ends.max().item()
-    memory = deque[tuple[float, float]](maxlen=depth(steps))
-    for step, factor in zip(steps, factors, strict=True):
+    memory = deque[tuple[float, float]](maxlen=plan.depth)
+    for step, factor in zip(plan, factors, strict=True):
         x = y = y * factor
         terms = abs(y)
         for row in step.rows:
@@ -94,28 +87,25 @@ def _widths(
         yield abs(y) / scale, terms / scale
 
 
-def _spread(sde: SDE, times: Sequence[Tensor]) -> Tensor:
-    """α² + σ², the variance of data N(0, I)."""
-    t = torch.stack(list(times))
+def _spread(sde: SDE, t: Tensor) -> Tensor:
+    """α² + σ², the variance of data N(0, I) at times t."""
     return sde.alpha(t).square() + sde.sigma(t).square()
 
 
-def _contractions(sde: SDE, corrector: Corrector, levels: Sequence[Level | None]) -> list[float]:
-    """(1 − δ/(α² + σ²))ⁿ of each level, by which n Langevin steps multiply a state.
+def _contractions(sde: SDE, plan: Plan, corrector: Corrector | None) -> list[float]:
+    """Factor of the corrector at each step, 1 where it does not act.
 
     Raises:
-        ValueError: It is a growth, as a r > 1 where α grows with time.
+        ValueError: A factor above 1, as with a r > 1 where α grows with time.
     """
-    if corrector.snr is None or not any(levels):
-        return [1.0] * len(levels)
+    levels, factors = [step.before or step.after for step in plan], list[float]()
     times = [level.t.cpu() for level in levels if level]
-    spreads, factors = iter(_spread(sde, times).tolist()), list[float]()
+    if corrector is None or not times:
+        return [1.0] * len(levels)
+    variances = iter(_spread(sde, torch.stack(times)).tolist())
     for level in levels:
-        if level is None:
-            factors.append(1.0)
-            continue
-        factor = 1 - 2 * (level.a * corrector.snr * level.sigma) ** 2 / next(spreads)
-        if abs(factor) > 1:
+        factor = corrector.contraction(level, next(variances)) if level else 1.0
+        if level and abs(factor) > 1:
             raise ValueError(
                 f"a Langevin step at t={level.t.item():g} multiplies an error by {abs(factor):.3g} "
                 f"on {type(sde).__name__}; use snr < {1 / level.a:.3g}"

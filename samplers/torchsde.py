@@ -20,16 +20,16 @@ from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
 from .brownian import BrownianPaths
-from .grid import last_time
-from .predictors import EulerMaruyama
+from .grids.grid import last_time
 from .run import Run
+from .solvers.predictors import EulerMaruyama
 from .stability import check_plan
 
-# Whether a solver is one for Itô's calculus or Stratonovich's, which agree where the diffusion does
-# not depend on the state. There log_ode is midpoint with an area of (B, D, D) numbers multiplied
-# by 0. reversible_heun is left out: it keeps a second state whose distance from the first nothing
-# damps, and the flow is stiff near the data. With 200 steps on VP it gives data of standard
-# deviation 0.20 one of 0.34, and with 50 steps one of 19.
+# The calculus of each solver, Itô's or Stratonovich's, which agree where the diffusion does not
+# depend on the state. There log_ode is midpoint with (B, D, D) areas multiplied by 0. There is no
+# reversible_heun: it has a second state, nothing damps its distance from the first, and the flow is
+# stiff near the data. On VP, data of standard deviation 0.20 become samples of 0.34 with 200 steps
+# and of 19 with 50.
 CALCULUS = {
     "euler": "ito",
     "milstein": "ito",
@@ -48,26 +48,26 @@ class TorchSDE(Sampler):
 
     `srk` (Rößler's SRA1, 2 evaluations a step) has strong order 1.5, `heun` and `midpoint` (2),
     `euler`, `milstein` and `euler_heun` (1) have order 1, as the diffusion does not depend on the
-    state. Sampling ends at eps, with the noise that is left there: no last step denoises. The
-    package draws its own noise, from one number that the generator gives it. With a generator for
-    each sample, adaptive steps are those of each sample alone, one sample after another.
+    state. Sampling ends at eps, without a denoising step. The package draws its own noise, seeded
+    by the generator. With a generator for each sample, adaptive steps solve one sample after
+    another.
 
     Args:
         method: `euler`, `milstein`, `srk`, `heun`, `midpoint` or `euler_heun`.
-        steps: Number of equal steps N ≥ 1; with adaptive steps, the first alone is so long.
+        steps: Number of equal steps N ≥ 1; with adaptive steps, the first has this length.
         adaptive: Choose steps, one for the whole batch, by comparing each with two of half its
             length; kept states are then interpolated linearly between them.
         rtol: Relative tolerance > 0 of an adaptive step.
         atol: Absolute tolerance > 0 of an adaptive step.
         eta: Stochasticity η ≥ 0.
-        variable: What the steps divide: `log_snr` (λ), by which few steps do on any process, or
-            `time`, which costs no inversion of λ but needs many where σ(t) is large, as EDM's is.
+        variable: In what the steps are equal: `log_snr` (λ), with which few steps suffice on any
+            process, or `time`, which needs no inversion of λ but many steps where σ(t) is large.
         eps: Last time; the process's `sampling_eps` where not given.
 
     Raises:
         ValueError: Unknown method or variable, steps not an integer ≥ 1, tolerances not > 0 or
-            finer than the state's type resolves, eta < 0, eps outside (0, T), or what the package
-            cannot do: a constraint, noise that is shared, latents of data with η > 0.
+            finer than the state's type resolves, eta < 0, eps outside (0, T), a constraint, or
+            `noise=` or `encode` with η > 0.
         ImportError: torchsde is not installed.
         RuntimeError: Adaptive steps became too short, or not a number.
 
@@ -104,7 +104,7 @@ class TorchSDE(Sampler):
         if self.adaptive:
             check_resolution(self.rtol, dtype)
             return
-        # Its methods are stable about as far as Euler's, whose steps in t these are in λ too.
+        # Its methods are about as stable as Euler's steps between the same times.
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
         first, last = (sde.log_snr(ends) if self.variable == "log_snr" else ends).tolist()
         times = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
@@ -112,11 +112,11 @@ class TorchSDE(Sampler):
         check_plan(sde, EulerMaruyama().plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int | None:
-        """How many states a run passes through; any number can be kept of adaptive steps."""
+        """Number of states of a run; None with adaptive steps."""
         return None if self.adaptive else self.steps + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
-        """Carry x from T to eps, or back where latents are asked for."""
+        """Carry x from T to eps, or from eps to T (`encode`)."""
         self.check(sde, run.dtype or x.dtype)
         self._refuse(run)
         ends = (sde.T, last_time(sde, self.eps))
@@ -139,10 +139,7 @@ class TorchSDE(Sampler):
                 "torchsde keeps no graph here; use PredictorCorrector(SRA1()), or "
                 "ProbabilityFlowODE() for the flow, with differentiable=True"
             )
-        if run.constraint is not None:
-            raise ValueError(
-                "torchsde takes no constraint; use PredictorCorrector, which obeys it at each step"
-            )
+        run.refuse_constraint("torchsde")
         if run.encode and self.eta > 0:
             raise ValueError("a solver that draws noise cannot encode; use TorchSDE(eta=0)")
         if run.source is not None and self.eta > 0:
@@ -154,7 +151,7 @@ class TorchSDE(Sampler):
     def _clock(self, equation: "_Equation", keep: int) -> Tensor:
         """Times τ of the kept states, of which the first and the last are the ends."""
         share = torch.linspace(0, 1, max(keep, 2), dtype=torch.float64)
-        if not self.adaptive:  # a path cut between two steps would be smoother than the law
+        if not self.adaptive:  # interpolated states between two steps would be too smooth
             share = (share * self.steps).round().unique() / self.steps
         start, end = equation.clock()
         return start + (end - start) * share
@@ -164,7 +161,7 @@ class TorchSDE(Sampler):
         source = run.generator
         if not (self.adaptive and isinstance(source, Sequence)):
             return self._solve(equation, clock, x, source)
-        # One step for a whole batch would make a sample depend on those next to it.
+        # A step size shared by the batch would make a sample depend on the others.
         alone = []
         for number, own in enumerate(source):
             equation.select(torch.tensor([number]))
@@ -191,13 +188,13 @@ class TorchSDE(Sampler):
     def _solve(self, equation: "_Equation", clock: Tensor, x: Tensor, source: Randomness) -> Tensor:
         """States at some times τ of samples that share their steps, shape (K, B, *)."""
         torchsde = _package()
-        # Longer by so little that N rounded steps do not fall short, which would cost one more.
+        # A little longer, so that the sum of N rounded steps reaches the end.
         dt = float(clock[-1] - clock[0]) / self.steps * (1 + 1e-9)
         y = x.flatten(1)
         equation.begin(x)
         try:
             with warnings.catch_warnings():
-                # torchsde would accept the step, whatever its error.
+                # torchsde would accept the step with any error.
                 warnings.filterwarnings("error", message="Hitting minimum allowed step size")
                 states: Tensor = torchsde.sdeint(
                     equation,
@@ -219,13 +216,12 @@ class TorchSDE(Sampler):
 
 
 class _Equation:
-    """A reverse process as torchsde asks for one: a time τ that rises, states of shape (B, D).
+    """A reverse process in the form of torchsde: a rising time τ, states of shape (B, D).
 
         dx/dτ = ± v drift,   noise √v η g,   v = |dt/dτ|
 
-    τ = −t on the way to the data and τ = t on the way back, or else τ = ± λ(t). The noise is
-    additive and given by its product, so that srk needs neither other stages nor a (B, D, D)
-    diffusion.
+    τ = −t towards the data and τ = t towards the noise, or else τ = ± λ(t). The noise is additive
+    and given by its product, so that srk needs no (B, D, D) diffusion.
     """
 
     noise_type = "additive"
@@ -245,18 +241,18 @@ class _Equation:
         self._reverse, self._ends, self._run = self._parts.whole, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._warp = self._warped() if variable == "log_snr" else None
-        # torchsde evaluates the start once to see its shape, srk evaluates its first stage twice,
-        # and an adaptive step begins where its first half begins.
+        # torchsde evaluates the start to find its shape, srk its first stage twice, and an
+        # adaptive step and its first half begin at the same state.
         self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=2)
-        self.first = 0  # number of the first sample that is under way
+        self.first = 0  # number of the first sample of the current solution
 
     def select(self, numbers: Tensor) -> None:
-        """Go on with these samples of the batch, shape (A,), alone."""
+        """Continue with these samples of the batch alone, shape (A,)."""
         self.first = int(numbers[0])
         self._reverse = self._parts(numbers)
 
     def begin(self, x: Tensor) -> None:
-        """Be told the states with which a solution begins, and forget those of another."""
+        """Begin a solution from states x, without the evaluations of the last one."""
         self._shape = x.shape
         self._seen.clear()
 
@@ -281,14 +277,14 @@ class _Equation:
         self._run.advance(float((t - start) / (end - start)))
         state = y.reshape(self._shape)
         drift = self._reverse.drift(state, t)
-        refuse_not_finite(state, drift, float(t), self.first)  # torchsde would not say where
+        refuse_not_finite(state, drift, float(t), self.first)  # torchsde would not name the sample
         drift = drift.flatten(1)
         slope = expand(self._sign * self._rate(tau), drift) * drift
         self._seen.append((tau, y, slope))
         return slope
 
     def g_prod(self, tau: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Diffusion, as hot as the run asks for, times increments v of the Brownian path."""
+        """Diffusion at the run's temperature, times increments v of the Brownian path."""
         t = self.time(tau)
         scale = self._run.temperature * self._rate(tau).sqrt() * self._reverse.diffusion(t)
         return expand(scale, v) * v
@@ -300,9 +296,9 @@ class _Equation:
         return torch.tensor(abs(float(self._warp(float(tau), 1))), dtype=torch.float64)
 
     def _warped(self) -> PchipInterpolator:
-        """t(τ) by a monotone interpolant, since to invert λ at each stage takes milliseconds.
+        """t(τ) by a monotone interpolant, since an inversion of λ at each stage takes milliseconds.
 
-        The process is none the less exact, as v is the interpolant's own derivative.
+        The process stays exact, as v is the derivative of the interpolant.
         """
         t = torch.tensor(self._ends, dtype=torch.float64)
         first, last = (-self._sign * self._sde.log_snr(t)).tolist()

@@ -1,8 +1,4 @@
-"""Wiener paths that are drawn piece by piece, and never twice.
-
-An adaptive solver looks ahead, and where it then steps back, what it saw of its noise must stay
-true: the shorter increment is drawn given the longer one (a Brownian bridge).
-"""
+"""Wiener paths that are sampled piece by piece, each increment given those known (a bridge)."""
 
 from dataclasses import dataclass
 
@@ -16,8 +12,8 @@ from scoresde.sde.broadcast import expand
 class WienerPaths:
     """What is known of the Wiener paths of A samples beyond their times.
 
-    Each path is a stack of intervals, the nearest on top, with the increment over each. At the
-    bottom lies the future, of which nothing is known: an interval of length ∞ and increment 0.
+    Each path is a stack of intervals, the nearest on top, with the increment over each. The lowest
+    is the unknown future: an interval of length ∞ and increment 0.
 
     Attributes:
         length: Lengths, shape (K, A).
@@ -31,7 +27,7 @@ class WienerPaths:
 
     @classmethod
     def start(cls, x: Tensor) -> "WienerPaths":
-        """Paths of which nothing is known, for states x (A, *)."""
+        """Unknown paths, for states x (A, *)."""
         length = torch.full((1, len(x)), torch.inf, dtype=torch.float64, device=x.device)
         return cls(length, torch.zeros_like(x)[None], torch.zeros_like(length[0], dtype=torch.long))
 
@@ -43,13 +39,13 @@ class WienerPaths:
         return self.length[self._nearest()]
 
     def take(self, h: Tensor, z: Tensor) -> Tensor:
-        """Cut off and return the increments over the next h, drawn given what is known.
+        """Sample the increments over the next h given the known ones, and remove them.
 
             w | W_L ~ N((h/L) W_L, h (1 − h/L) I)
 
         Args:
             h: Lengths ≤ `known()`, shape (A,).
-            z: Standard normal draw, shape (A, *).
+            z: Standard normal noise, shape (A, *).
         """
         here = self._nearest()
         length, whole = self.length[here], self.increment[here]
@@ -61,7 +57,7 @@ class WienerPaths:
         return w
 
     def put_back(self, mask: Tensor, h: Tensor, w: Tensor) -> None:
-        """Lay the increments w over h of the samples of a mask on their stacks again."""
+        """Return the increments w over h of the samples of a mask to their stacks."""
         if not bool(mask.any()):
             return
         self.top = self.top + mask.long()

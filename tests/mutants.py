@@ -32,38 +32,40 @@ PLANS = [
 ]
 # Functions that hold coefficients, and the tests that must notice a change in them.
 TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
-    "samplers/prediction.py": (("evaluation", "weight", "decay", "variance"), PLANS),
-    "samplers/segment.py": (
+    "samplers/solvers/prediction.py": (("evaluation", "weight", "decay", "variance"), PLANS),
+    "samplers/solvers/segment.py": (
         (
             *("factor", "std", "weights", "_integrand", "_quadrature", "lagrange", "adams"),
             *("dpm_weights", "_rule", "_variable"),
         ),
         PLANS,
     ),
-    "samplers/exponential.py": (
+    "samplers/solvers/exponential.py": (
         ("_steps", "_columns", "_weights", "_SCHEMES", "choose_tau"),
         PLANS,
     ),
-    "samplers/runge_kutta.py": (
+    "samplers/solvers/runge_kutta.py": (
         ("TABLEAUS", "_in_time", "plan", "sigma_stages", "_between", "_after"),
         PLANS,
     ),
-    "samplers/stochastic.py": (("_steps",), PLANS),
-    "samplers/pndm.py": (("_steps", "_start", "_transfer"), PLANS),
-    "samplers/restart.py": (("plan",), PLANS),
-    "samplers/predictors.py": (
-        ("coefficients", "_loss", "calibrate", "transition", "step"),
+    "samplers/solvers/stochastic.py": (("_steps",), PLANS),
+    "samplers/solvers/pndm.py": (("_steps", "_start", "_transfer"), PLANS),
+    "samplers/solvers/restart.py": (("plan",), PLANS),
+    "samplers/solvers/predictors.py": (
+        ("coefficients", "transition", "step"),
         [*PLANS, "tests/samplers/test_samplers.py", "tests/samplers/test_golden_samplers.py"],
     ),
-    "samplers/solver.py": (
-        ("advance", "denoising_step", "from_noise_alone"),
+    "samplers/solvers/variance.py": (("measure", "__call__"), PLANS),
+    "samplers/solvers/plan.py": (("evaluate", "combine", "predict"), PLANS),
+    "samplers/solvers/solver.py": (
+        ("denoising_step", "from_noise_alone"),
         [*PLANS, "tests/samplers/test_noise_alone.py"],
     ),
-    "samplers/folding.py": (
+    "samplers/solvers/folding.py": (
         ("fold", "merge", "_combine", "_sum"),
         [*PLANS, "tests/samplers/test_noise_alone.py"],
     ),
-    "samplers/correctors.py": (
+    "samplers/langevin.py": (
         ("step", "step_size", "levels"),
         [
             "tests/samplers/test_published_steps.py",
@@ -84,67 +86,67 @@ _UNSCALED = ("tabulate", "up_to_data", "torch.zeros_like")
 # Changes of a line that change no number, and why.
 EQUIVALENT = {
     (
-        "samplers/segment.py",
+        "samplers/solvers/segment.py",
         "return 0.5 * (start + end)[:, None] + half * _NODES, half * _WEIGHTS",
         "the sign of «0.5 * (start + end)[:, None] + half * _NODES»",
     ): "the nodes of a Gauss rule lie symmetrically about 0, with equal weights",
     (
-        "samplers/segment.py",
+        "samplers/solvers/segment.py",
         "return t",
         "«t» × 1.01",
     ): "a polynomial through nodes is the same in any unit of its variable",
     (
-        "samplers/exponential.py",
+        "samplers/solvers/exponential.py",
         "if r == 1:",
         "1 × 1.01",
     ): "the end of a step found by inverting λ is that end, to rounding",
     (
-        "samplers/runge_kutta.py",
+        "samplers/solvers/runge_kutta.py",
         "if part == 1:",
         "1 × 1.01",
     ): "the same",
     (
-        "samplers/runge_kutta.py",
+        "samplers/solvers/runge_kutta.py",
         "stage.x * churn.x, stage.k, [stage.x * d for d in churn.z], stage.t, stage.p, stage.q",
         "«stage.p» × 1.01",
     ): "p is 0: methods in σ evaluate the noise alone",
     (
-        "samplers/pndm.py",
+        "samplers/solvers/pndm.py",
         "return steps + tabulate(rest, Stage(factor, columns, (), rest[:-1], p, q))",
         "«p» × 1.01",
     ): "p is 0: PNDM evaluates the noise alone",
     (
-        "samplers/pndm.py",
+        "samplers/solvers/pndm.py",
         "stages.append(Stage(factor, weights, (), at, p, q))",
         "«p» × 1.01",
     ): "p is 0: PNDM evaluates the noise alone",
     (
-        "samplers/restart.py",
+        "samplers/solvers/restart.py",
         "return steps + self.solver.plan(sde, rest) if len(rest) > 1 else steps",
         "1 × 1.01",
     ): "no number of times lies between",
     (
-        "samplers/solver.py",
-        "k = torch.add(y if row.p == 1 else y * row.p, k, alpha=row.q)",
+        "samplers/solvers/plan.py",
+        "return torch.add(y if self.p == 1 else y * self.p, s, alpha=self.q)",
         "1 × 1.01",
     ): "a product with 1 that is left out",
     (
-        "samplers/solver.py",
-        "elif row.q != 1:",
+        "samplers/solvers/plan.py",
+        "return s if self.q == 1 else s * self.q",
         "1 × 1.01",
     ): "a product with 1 that is left out",
     (
-        "samplers/solver.py",
+        "samplers/solvers/plan.py",
         "if terms and terms[0][1] == 1:",
         "1 × 1.01",
     ): "two operations in place of one",
     (
-        "samplers/folding.py",
-        "divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1",
+        "samplers/solvers/folding.py",
+        "divisors, folded, forgets = list[float](), list[Step](), plan.depth == 1",
         "1 × 1.01",
     ): "another scale of the evaluations, which their weights undo",
     (
-        "samplers/folding.py",
+        "samplers/solvers/folding.py",
         "own = next((weight for lag, weight in k if lag == 0), 1.0)",
         "1.0 × 1.01",
     ): "the same",

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 
 import pytest
 
@@ -58,5 +59,9 @@ def test_nothing_asks_which_process_it_was_given(path):
 
 
 @pytest.mark.parametrize("package", ALLOWED)
-def test_packages_are_typed(package):
-    assert (ROOT / package / "py.typed").exists()
+def test_packages_are_typed_and_installed(package):
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for path in (ROOT / package).rglob("__init__.py"):
+        folder = path.parent.relative_to(ROOT)
+        assert (ROOT / folder / "py.typed").exists()
+        assert ".".join(["scoresde", *folder.parts]) in installed["packages"]

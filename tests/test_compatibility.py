@@ -14,6 +14,7 @@ from scoresde.samplers import (
     DDIM,
     SRA1,
     AdaptiveSDE,
+    AnalyticVariance,
     Ancestral,
     AnnealedLangevin,
     AnnealedLangevinStep,
@@ -35,6 +36,7 @@ from scoresde.samplers import (
     RungeKutta,
     StochasticHeun,
     TorchSDE,
+    fit,
 )
 from scoresde.samplers.presets import PRESETS
 from scoresde.sde import EDM, VE, VP, CosineSchedule, SubVP
@@ -133,7 +135,7 @@ def test_every_predictor_on_every_process(process, name, shape, generator):
     stiff = name in STIFF and process in ("ve", "ncsn", "edm")
     sampler = PredictorCorrector(PREDICTORS[name], steps=200 if stiff else 100, grid=LogSNRGrid())
     data = score.sample(2000, generator).reshape(2000, *shape[1:])
-    sampler.calibrate(sde, score, data, generator)
+    fit(sampler, sde, score, data, generator)
     samples = sampler(sde, score, shape, generator=generator)
     assert samples.x.shape == shape and samples.x.isfinite().all()
     assert distance(samples.x) < (0.2 if stiff else 0.06)
@@ -193,7 +195,7 @@ def test_one_step_and_two_are_finite_or_a_sentence(process, name, steps):
     data = score.sample(8)
     for grid in (LogSNRGrid(), FixedGrid(times)):
         sampler = PredictorCorrector(PREDICTORS[name], steps=steps, grid=grid)
-        sampler.calibrate(sde, score, data)
+        fit(sampler, sde, score, data)
         try:
             samples = sampler(sde, score, shape)
         except ValueError as error:
@@ -219,7 +221,7 @@ def test_reported_evaluations_are_the_calls(name, shape):
         sampler = samplers(sde)[name]
     else:
         sampler = PredictorCorrector(PREDICTORS[name], steps=7, grid=LogSNRGrid())
-        sampler.calibrate(sde, exact, exact.sample(8).reshape(8, *shape[1:]))
+        fit(sampler, sde, exact, exact.sample(8).reshape(8, *shape[1:]))
     samples = sampler(sde, counting, shape)
     assert samples.nfe == pytest.approx(sum(seen) / shape[0], rel=1e-12)
     assert samples.nfe > 0
@@ -231,14 +233,32 @@ def test_the_analytic_variance_is_exact_for_isotropic_gaussians(generator):
     score, errors = gaussian(sde, shape), {}
     for variance in ("posterior", "forward", "analytic"):
         sampler = PredictorCorrector(Ancestral(variance), steps=5, grid=LogSNRGrid(), denoise=False)
-        sampler.calibrate(sde, score, score.sample(20_000, generator), generator)
+        fit(sampler, sde, score, score.sample(20_000, generator), generator)
         errors[variance] = distance(sampler(sde, score, shape, generator=generator).x)
     assert errors["analytic"] < 0.01
     assert min(errors["posterior"], errors["forward"]) > 0.1
 
 
-def test_an_analytic_variance_that_was_not_calibrated_is_refused():
+def test_the_analytic_variance_within_a_sampler_is_fitted():
+    """Its numbers are those of a variance that was fitted before."""
+    sde, shape = SDES["vp"], (4, 2)
+    score = gaussian(sde, shape)
+
+    def generator():
+        return torch.Generator().manual_seed(0)
+
+    data = score.sample(20, generator())
+    variance = AnalyticVariance.fit(sde, score, data, generator())
+    for make in (lambda p: PredictorCorrector(p, steps=3), lambda p: NoiseAdaptive(p, steps=3)):
+        later = make(Ancestral("analytic"))
+        fit(later, sde, score, data, generator())
+        now = make(Ancestral(variance))
+        ends = [sampler(sde, score, shape, generator=generator()).x for sampler in (later, now)]
+        torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_an_analytic_variance_that_was_not_fitted_is_refused():
     sde, shape = SDES["vp"], (4, 2)
     sampler = PredictorCorrector(Ancestral("analytic"), steps=3)
-    with pytest.raises(ValueError, match=r"call sampler\.calibrate\(sde, score, x0\)"):
+    with pytest.raises(ValueError, match=r"AnalyticVariance\.fit\(sde, score, x0\)"):
         sampler(sde, gaussian(sde, shape), shape)

@@ -251,7 +251,7 @@ def test_samples_do_not_see_each_other(some, generator):
 
 def test_a_constraint_holds_at_the_end(some):
     sampler = NoiseAdaptive(Ancestral(), from_norm(some), 5)
-    fix = lambda x, t: torch.cat([torch.ones_like(x[:, :1]), x[:, 1:]], 1)  # noqa: E731
+    fix = lambda x, t, noise: torch.cat([torch.ones_like(x[:, :1]), x[:, 1:]], 1)  # noqa: E731
     x = sampler(some, gaussian(some), (4, DIM), constraint=fix).x
     assert (x[:, 0] == 1).all() and x.isfinite().all()
 

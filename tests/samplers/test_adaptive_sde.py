@@ -7,7 +7,7 @@ import torch
 
 from scoresde.models import GaussianScore
 from scoresde.samplers import AdaptiveSDE
-from scoresde.samplers.base import Run
+from scoresde.samplers.run import Run
 from scoresde.samplers.wiener import WienerPaths
 from scoresde.sde import EDM, VE, VP, SubVP
 
@@ -233,7 +233,7 @@ def sample(sampler=None, score=never, **options):
         (lambda: AdaptiveSDE(max_steps=0), ValueError, "max_steps must be an integer ≥ 1, got 0"),
         (lambda: sample(AdaptiveSDE(1e-9)), ValueError, "below float32 resolution"),
         (lambda: sample(AdaptiveSDE(eps=2.0)), ValueError, r"eps must be in \(0, T=1\.0\), got 2"),
-        (lambda: sample(constraint=lambda x, t: x), ValueError, "takes no constraint; use"),
+        (lambda: sample(constraint=lambda x, t, noise: x), ValueError, "takes no constraint; use"),
         (lambda: sample(noise=torch.randn_like), ValueError, "takes no noise=, since its steps"),
         (lambda: AdaptiveSDE().encode(VP(), never, torch.ones(3, 2)), ValueError, "draws noise"),
         (lambda: sample(score=stubborn), RuntimeError, r"step below minimum at t=1, sample 0"),

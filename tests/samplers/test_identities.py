@@ -23,9 +23,8 @@ from scoresde.samplers import (
     UniformGrid,
     interpolate,
 )
-from scoresde.samplers.folding import merge
 from scoresde.samplers.presets import PRESETS
-from scoresde.samplers.solver import depth
+from scoresde.samplers.solvers.folding import merge
 from scoresde.sde import VP
 from tests.conftest import CHAINS
 
@@ -128,7 +127,7 @@ def test_a_merged_plan_has_one_combination_a_step_or_is_the_same(name, sde):
     merged = merge(steps)
     if name.startswith("unipc"):
         assert [len(step.rows) for step in merged] == [1] * 8
-        assert depth(merged) <= 4
+        assert merged.depth <= 4
     else:
         assert merged == steps
 
@@ -333,5 +332,5 @@ def test_the_mean_keeps_noise_that_was_evaluated(solver):
 
 def test_a_corrector_beside_a_multistep_solver_is_refused():
     sampler = PredictorCorrector(PRESETS["dpmpp_2m"](), Langevin(), steps=5)
-    with pytest.raises(ValueError, match="use a single-step predictor beside it"):
+    with pytest.raises(ValueError, match="use a single-step predictor next to it"):
         sampler(PROCESSES["vp"], gaussian(PROCESSES["vp"]), (3, 2))

@@ -19,6 +19,7 @@ from scoresde.models.parameterization import BLIND, PARAMETERIZATIONS
 from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
+    AnalyticVariance,
     Ancestral,
     AnnealedLangevin,
     KarrasGrid,
@@ -614,7 +615,7 @@ def test_ddim_of_diffusers_is_ours():
             "variance=analytic follows",
         ),
         (
-            lambda: Ancestral("analytic").calibrate(CHAIN, EXACT, torch.zeros(4, 2)),
+            lambda: AnalyticVariance.fit(CHAIN, EXACT, torch.zeros(4, 2)),
             "variance=analytic follows",
         ),
         (

@@ -17,7 +17,7 @@ from scoresde.samplers import (
     RungeKutta,
     UniformGrid,
 )
-from scoresde.samplers.predictors import Rescale
+from scoresde.samplers.solvers.predictors import Rescale
 from scoresde.sde import EDM, VE, VP
 
 DOUBLE = {"dtype": torch.float64}
@@ -176,7 +176,7 @@ def sample(sampler, **options):
             r"this predictor draws noise; use DDIM\(\)",
         ),
         (
-            lambda: sample(ParallelPicard(DDIM()), constraint=lambda x, t: x),
+            lambda: sample(ParallelPicard(DDIM()), constraint=lambda x, t, noise: x),
             ValueError,
             "a parallel solver takes no constraint; use PredictorCorrector",
         ),

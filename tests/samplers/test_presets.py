@@ -24,8 +24,7 @@ from scoresde.samplers import (
     UniformGrid,
 )
 from scoresde.samplers.presets import PRESETS, deis, dpm_solver_pp, unipc
-from scoresde.samplers.segment import adams
-from scoresde.samplers.solver import draws_noise, is_multistep
+from scoresde.samplers.solvers.segment import adams
 from scoresde.sde import VE, VP
 
 EXACT = {
@@ -214,7 +213,7 @@ def test_a_plan_goes_through_every_time_of_its_grid(name, steps):
 
 def test_pndm_starts_with_runge_kutta_and_remembers_its_path(problem):
     """Three steps of four evaluations, then Adams–Bashforth over the evaluations on the path."""
-    plan = PRESETS["pndm"]().plan(problem.sde, LogSNRGrid()(problem.sde, 6))
+    plan = PRESETS["pndm"]().plan(problem.sde, LogSNRGrid()(problem.sde, 6)).steps
     assert [len(step.rows) for step in plan] == [4, 4, 4, 1, 1, 1]
     assert [[lag for lag, _ in step.rows[0].k] for step in plan[3:]] == [
         [0, 4, 8, 12],
@@ -229,7 +228,7 @@ def test_pndm_starts_with_runge_kutta_and_remembers_its_path(problem):
 
 def test_restart_goes_up_and_down_again():
     sde, solver = VP(), Restart(DDIM(), restarts=2, sigma_min=0.1, sigma_max=1.0)
-    plan = solver.plan(sde, LogSNRGrid()(sde, 20))
+    plan = solver.plan(sde, LogSNRGrid()(sde, 20)).steps
     times = [plan[0].t.item(), *(step.t_next.item() for step in plan)]
     rises = [i for i, (a, b) in enumerate(pairwise(times)) if b > a]
     assert len(rises) == 2
@@ -259,9 +258,9 @@ def test_restarts_mend_the_errors_of_few_steps(problem):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_say_what_they_are(name):
     plan = PRESETS[name]().plan(VP(), LogSNRGrid()(VP(), 30))
-    assert draws_noise(plan) == (name.startswith("sde_") or name == "sa_solver")
+    assert plan.draws_noise == (name.startswith("sde_") or name == "sa_solver")
     single = {"ddim", "dpm_solver_1", "dpm_solver_2", "dpm_solver_3", "dpmpp_2s"}
-    assert is_multistep(plan) == (name not in {*single, "sde_dpmpp_1"})
+    assert plan.is_multistep == (name not in {*single, "sde_dpmpp_1"})
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])

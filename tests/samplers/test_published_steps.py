@@ -9,6 +9,7 @@ from benchmarks.convergence import PROCESSES, gaussian
 from scoresde.samplers import (
     DDIM,
     SRA1,
+    AnalyticVariance,
     Ancestral,
     EDMHeun,
     EulerMaruyama,
@@ -208,9 +209,10 @@ def test_one_step_of_a_predictor_is_its_formula(sde, predictor):
 
 def test_the_analytic_variance_is_the_loss_that_was_measured():
     """At the 100 λ where it is measured, between two of them, and below the last (Bao et al.)."""
-    sde, predictor, n = VP(), Ancestral("analytic"), 100
+    sde, n = VP(), 100
     x0 = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
-    predictor.calibrate(sde, gaussian(sde), x0, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    predictor = Ancestral(AnalyticVariance.fit(sde, gaussian(sde), x0, generator))
     ends = sde.log_snr(torch.tensor([sde.T, sde.sampling_eps], **DOUBLE))
     nodes = sde.time_of_log_snr(torch.linspace(*ends.tolist(), n, **DOUBLE))
     generator, losses = torch.Generator().manual_seed(0), []

@@ -1,6 +1,7 @@
 """Predictors, correctors and grids against published formulas, and what samplers refuse."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from scoresde.samplers import (
     FixedGrid,
     Langevin,
     LogSNRGrid,
+    NoiseAdaptive,
     PredictorCorrector,
     ProbabilityFlowEuler,
     ProbabilityFlowODE,
@@ -23,7 +25,7 @@ from scoresde.samplers import (
     UniformGrid,
     draw,
 )
-from scoresde.sde import VE, VP
+from scoresde.sde import VE, VP, expand
 
 DOUBLE = {"dtype": torch.float64}
 MEAN, STD = 0.3, 0.6
@@ -221,7 +223,7 @@ def test_constraint_acts_after_every_update():
     """A constraint that sets a coordinate sees every time of the grid, and its value stays."""
     times = []
 
-    def hold(x, t):
+    def hold(x, t, noise):
         times.append(float(t))
         x = x.clone()
         x[:, 0] = 0.25
@@ -232,8 +234,41 @@ def test_constraint_acts_after_every_update():
     torch.testing.assert_close(samples.x[:, 0], torch.full((3,), 0.25), rtol=0, atol=0)
     grid = UniformGrid()(VP(), 4).tolist()
     assert sorted(set(times), reverse=True) == grid
-    with pytest.raises(ValueError, match="an adaptive solver takes no constraint; use"):
+    refused = "an adaptive solver takes no constraint; use PredictorCorrector, AnnealedLangevin or"
+    with pytest.raises(ValueError, match=refused):
         ProbabilityFlowODE()(VP(), gaussian(VP(), 2), (3, 2), constraint=hold)
+
+
+def inpaint(x, t, noise):
+    """The first coordinate is known to be 0.25: it follows its marginal at each time."""
+    alpha, sigma = (expand(c(t), x) for c in (VP().alpha, VP().sigma))
+    known = alpha * 0.25 + sigma * noise(x)[:, :1]
+    return torch.cat([known.to(x.dtype), x[:, 1:]], 1)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        PredictorCorrector(ReverseDiffusion(), Langevin(), steps=3),
+        PredictorCorrector(DDIM(), steps=3),
+        AnnealedLangevin(3, n_steps=1),
+        NoiseAdaptive(DDIM(), steps=3),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_a_constraint_draws_from_the_noise_of_its_run(sampler):
+    """Seeds give each sample its own, alone as in a batch; the temperature scales it."""
+    run = partial(sampler, VP(), gaussian(VP(), 2), constraint=inpaint)
+    x = run((3, 2), seeds=[4, 5, 6]).x
+    alone = torch.cat([run((1, 2), seeds=[seed]).x for seed in (4, 5, 6)])
+    torch.testing.assert_close(x, alone, rtol=1e-5, atol=1e-6)
+    cold = run((3, 2), seeds=[4, 5, 6], temperature=0.0).x
+    end = VP().alpha(torch.tensor(VP().sampling_eps)).item()
+    torch.testing.assert_close(cold[:, 0], torch.full((3,), 0.25 * end), rtol=1e-5, atol=1e-6)
+    scripted = run((3, 2), noise=torch.ones_like, dtype=torch.float16).x
+    sigma = VP().sigma(torch.tensor(VP().sampling_eps)).item()
+    known = torch.full((3,), 0.25 * end + sigma).half()
+    torch.testing.assert_close(scripted[:, 0], known, rtol=1e-3, atol=0)
 
 
 def test_grids_end_where_they_should(process):

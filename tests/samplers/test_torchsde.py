@@ -188,7 +188,7 @@ X = torch.zeros(3, 2)
             "rtol 1e-09 is below float32 resolution",
         ),
         (
-            lambda: TorchSDE()(VP(), None, (3, 2), constraint=lambda x, t: x),
+            lambda: TorchSDE()(VP(), None, (3, 2), constraint=lambda x, t, noise: x),
             "torchsde takes no constraint; use PredictorCorrector",
         ),
         (

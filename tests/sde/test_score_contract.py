@@ -8,6 +8,7 @@ from scoresde.models import GaussianScore, NoiseLevelEstimator, ScoreModel
 from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
+    AnalyticVariance,
     Ancestral,
     AnnealedLangevin,
     EDMHeun,
@@ -91,7 +92,7 @@ def test_whatever_evaluates_a_score_checks_it():
         "vlb": lambda score: variational_bound(SDE, score, k, cells, steps=3),
         "loss": lambda score: loss(score, x),
         "encode": lambda score: ProbabilityFlowODE().encode(SDE, score, x),
-        "calibrate": lambda score: Ancestral("analytic").calibrate(SDE, score, x),
+        "variance": lambda score: AnalyticVariance.fit(SDE, score, x),
         "reverse": lambda score: SDE.reverse(score).drift(x, torch.tensor(0.5)),
     }
     for name, call in calls.items():
@@ -108,8 +109,8 @@ def test_other_functions_of_a_state_are_checked_too():
     with pytest.raises(ValueError, match=r"noise must have shape \(3, 2\), got \(3, 1\)"):
         run(sampler, EXACT, noise=lambda x: torch.randn(3, 1))
     with pytest.raises(ValueError, match=r"the constraint must have shape \(3, 2\), got \(2,\)"):
-        run(sampler, EXACT, constraint=lambda x, t: x[0])
-    kept = run(sampler, EXACT, noise=torch.randn_like, constraint=lambda x, t: x.double())
+        run(sampler, EXACT, constraint=lambda x, t, noise: x[0])
+    kept = run(sampler, EXACT, noise=torch.randn_like, constraint=lambda x, t, noise: x.double())
     assert kept.x.dtype == torch.float32
     with pytest.raises(ValueError, match=r"the field must have shape \(3, 2\), got \(3, 1\)"):
         integrate(lambda t, y, index: y[:, :1], torch.ones(3, 2), 0.0, 1.0)

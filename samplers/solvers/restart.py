@@ -1,28 +1,28 @@
-"""Restart sampling: a solver that goes back up and down again over part of its way."""
+"""Restart sampling: a solver that repeats a part of its path after noise is added."""
 
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Score
+from scoresde.sde import SDE
 from scoresde.sde.checks import check_steps
 
-from .solver import Solver, Stage, Step, draws_noise, tabulate
+from .plan import Plan, Stage, tabulate
+from .solver import Solver
 
 
 class Restart(Solver):
-    """A solver that, having reached σ_min, adds noise up to σ_max and comes down again, K times.
+    """A solver that adds noise at σ_min up to σ_max and returns to σ_min, K times.
 
-        x_{t_max} = a x_{t_min} + b z,   then the solver from t_max to t_min
+        x_{t_max} = a x_{t_min} + b z,   then the solver from t_max to t_min   (algorithm 1)
 
-    The noise contracts the errors that a deterministic solver gathers, which adds few of its own.
-    σ stands for σ/α. t_min and t_max are the times of the grid nearest to them; the way down is
-    the grid's own.
+    The noise contracts the errors of the earlier steps, to which a deterministic solver adds few.
+    σ stands for σ/α. t_min and t_max are the times of the grid nearest to σ_min and σ_max.
 
     Args:
-        solver: Deterministic solver of the way down, restarted too.
+        solver: Deterministic solver.
         restarts: K ≥ 1.
-        sigma_min: Where the restarts begin.
-        sigma_max: Where they lead to, > sigma_min.
+        sigma_min: σ/α before the noise is added.
+        sigma_max: σ/α after it, > sigma_min.
 
     Raises:
         ValueError: A constant out of its range, a solver that draws noise itself, or a grid
@@ -48,20 +48,14 @@ class Restart(Solver):
         self.solver, self.restarts = solver, check_steps(restarts, "restarts")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
-    def calibrate(
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Let the solver measure what it needs; see `Solver.calibrate`."""
-        self.solver.calibrate(sde, score, x0, generator)
-
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps of the grid, with those of the restarts; see `Solver.plan`."""
         top, bottom = self._interval(sde, times)
         again = times[top : bottom + 1]
         a, b = sde.transition(times[bottom], times[top])
         up = tabulate(again[[-1, 0]], Stage(a, (), [b]))
         steps = self.solver.plan(sde, times[: bottom + 1])
-        if draws_noise(steps):
+        if steps.draws_noise:
             raise ValueError(
                 "restarts are the noise of a deterministic solver, and this one draws its own; "
                 "use Restart(EDMHeun()), or the solver without restarts"

@@ -14,7 +14,7 @@ BELOW_TOP = (
     "a grid that begins where the data can be seen, such as KarrasGrid(sigma_max=1000) "
     "(sampler/grid=karras sampler.grid.sigma_max=1000)"
 )
-"""What to use where α(T) is so small that steps from T cannot be told apart or computed."""
+"""What to use where α(T) is so small that steps from T coincide or cannot be computed."""
 
 
 class Grid(ABC):
@@ -86,7 +86,7 @@ class LogSNRGrid(Grid):
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
         first, last = sde.log_snr(ends).tolist()
         times = sde.time_of_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
-        times[0], times[-1] = ends  # not a rounding away from them
+        times[0], times[-1] = ends  # exactly
         return sde.to_grid(times)
 
 
@@ -112,16 +112,16 @@ class KarrasGrid(Grid):
 
         (σ/α)_i = (σ_max^{1/ρ} + (σ_min^{1/ρ} − σ_max^{1/ρ}) i/M)^ρ,   i = 0 … M
 
-    M = N, or M = N − 1 and a last step to the data at time 0. That step ends without noise where
-    the process has σ(0) = 0; where it has not, it only goes from `sampling_eps` to 0.
+    M = N, or M = N − 1 and a last step from `sampling_eps` to the data at time 0, which removes all
+    noise where σ(0) = 0.
 
     Args:
         rho: ρ > 0.
         sigma_min: σ/α at which the M steps end; that of eps where not given.
         sigma_max: σ/α at which they begin; that of T where not given. Below that, the prior fits
             where α² + σ² = 1; on other processes give a state of this noise as `x_init`.
-        eps: Time at which the M steps end, in place of sigma_min; the process's own
-            `sampling_eps` where neither is given.
+        eps: Time at which the M steps end; the process's own `sampling_eps` where neither this
+            nor sigma_min is given.
         to_data: Whether the last of the N steps leads to time 0.
 
     Raises:
@@ -160,7 +160,7 @@ class KarrasGrid(Grid):
         top, bottom = torch.exp(-sde.log_snr(ends) / self.rho).tolist()
         roots = torch.linspace(top, bottom, steps + 1 - self.to_data, dtype=torch.float64)
         times = sde.time_of_log_snr(-self.rho * roots.log())
-        # The ends, not a rounding away from them; one step to the data begins at the first.
+        # The exact ends; a single step to the data begins at the first.
         times[-1] = last
         times[0] = first
         return sde.to_grid(torch.cat([times, times.new_zeros(int(self.to_data))]))
@@ -207,10 +207,10 @@ class FixedGrid(Grid):
 
 
 def check_log_snr(sde: SDE, name: str) -> None:
-    """Refuse a chain that begins at λ = −∞, for a grid that begins at a number of λ.
+    """Refuse a chain whose last level has λ = −∞, for a grid in λ.
 
     Raises:
-        ValueError: It does.
+        ValueError: The chain has such a level.
     """
     if sde.zero_terminal_snr:
         raise ValueError(

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .plan import Plan, Stage, tabulate
+from .solver import Solver, up_to_data
 
 
 class StochasticHeun(Solver):
@@ -22,11 +23,11 @@ class StochasticHeun(Solver):
     arXiv:2105.14080.
     """
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         t, t_next, h = times[:-1], times[1:], times.diff()
         g2, g2_next = sde.g(t).square(), sde.g(t_next).square()
         one, std = torch.ones_like(t), (0.5 * h.abs() * (g2 + g2_next)).sqrt()
@@ -50,11 +51,11 @@ class SRA1(Solver):
     Reference: Rößler 2010, SIAM Journal on Numerical Analysis 48(3) (table 6.2).
     """
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         t, h = times[:-1], times.diff()
         later, root = t + 3 / 4 * h, h.abs().sqrt()
         g, g_next = sde.g(t), sde.g(times[1:])

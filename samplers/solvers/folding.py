@@ -1,23 +1,20 @@
-"""Plans rewritten for speed: the same states, up to rounding, from fewer operations."""
+"""Plans with fewer operations, whose states are the same up to rounding."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
-from .solver import Row, Step, depth, draws_noise
+from .plan import Plan, Row, Step
 
 
-def fold(steps: Sequence[Step]) -> list[Step]:
+def fold(plan: Plan) -> Plan:
     """The same plan at fewer operations: evaluations are scaled, and all their weights with them.
 
-    k/p = y + (q/p) s costs one operation instead of two. Where p = 0 and no evaluation is
-    remembered, k/q = s costs none; elsewhere k is scaled to enter its own row with weight 1, for
-    the product is the copy that memory needs: a score may give back the same tensor every time.
-
-    Args:
-        steps: Whole plan, from its first step on.
+    k/p = y + (q/p) s takes one operation instead of two. Where p = 0 and no evaluation is
+    remembered, k/q = s takes none; elsewhere k is scaled to have weight 1 in its own row, and the
+    product is the copy that memory needs, since a score may return the same tensor every time.
     """
-    divisors, folded, forgets = list[float](), list[Step](), depth(steps) == 1
-    for step in steps:
+    divisors, folded, forgets = list[float](), list[Step](), plan.depth == 1
+    for step in plan:
         rows = []
         for t, p, q, x, k, z, data in step.rows:
             if data:
@@ -28,27 +25,26 @@ def fold(steps: Sequence[Step]) -> list[Step]:
                 p, q = (1.0, q / p) if p else (0.0, 1.0 if forgets else q * own)
             k = tuple((lag, weight / divisors[-1 - lag]) for lag, weight in k)
             rows.append(Row(t, p, q, x, k, z, data))
-        folded.append(Step(step.t, step.t_next, tuple(rows)))
-    return folded
+        folded.append(step._replace(rows=tuple(rows)))
+    return Plan(tuple(folded))
 
 
-def merge(steps: Sequence[Step]) -> list[Step]:
+def merge(plan: Plan) -> Plan:
     """A plan of predictions y and corrections x with one combination a step instead of two.
 
         y = B x + Σ b k,   x′ = C x + Σ c k,   y′ = B′ x′ + Σ b′ k
 
     of two steps give y′ = B′ [(C/B) (y − Σ b k) + Σ c k] + Σ b′ k, and x is never made. The states
-    between steps are then predictions, so this is for runs in which nobody looks at them.
-
-    Args:
-        steps: Whole plan; one that is not of this form is returned as it is.
+    between steps are then predictions, so this is for runs that use none of them (`Run.watched`).
+    A plan that is not of this form is returned unchanged.
     """
+    steps = plan.steps
     corrected = [len(step.rows) == 2 and step.rows[1].t is not None for step in steps]
-    if not any(corrected) or corrected[-1] or draws_noise(steps):
-        return list(steps)
+    if not any(corrected) or corrected[-1] or plan.draws_noise:
+        return plan
     for here, (step, following) in zip(corrected, pairwise(steps), strict=False):
         if here and (following.rows[0].t is not None or step.rows[0].x == 0):
-            return list(steps)
+            return plan
     merged = [
         step._replace(rows=step.rows[:1] if c else step.rows)
         for step, c in zip(steps, corrected, strict=True)
@@ -58,7 +54,7 @@ def merge(steps: Sequence[Step]) -> list[Step]:
             predict, correct = steps[i - 1].rows
             row = _combine(predict, correct, steps[i].rows[0])
             merged[i] = steps[i]._replace(rows=(row,))
-    return merged
+    return Plan(tuple(merged))
 
 
 def _combine(predict: Row, correct: Row, following: Row) -> Row:
@@ -70,7 +66,7 @@ def _combine(predict: Row, correct: Row, following: Row) -> Row:
 
 
 def _sum(*terms: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """Weights of the same evaluations added up; lags in order."""
+    """The sum of weights of the same evaluations, lags in order."""
     total: dict[int, float] = {}
     for lag, weight in (pair for weights in terms for pair in weights):
         total[lag] = total.get(lag, 0.0) + weight

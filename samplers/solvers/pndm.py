@@ -5,10 +5,11 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
+from .plan import Plan, Stage, tabulate
 from .prediction import NoisePrediction
 from .runge_kutta import TABLEAUS
 from .segment import Nodes, Segment, adams
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .solver import Solver, up_to_data
 
 _KIND = NoisePrediction()
 
@@ -17,21 +18,22 @@ class PNDM(Solver):
     """Pseudo numerical methods: classical weights around the transfer of DDIM.
 
         x_t = (α_t/α_s) x_s + W k,   W = −σ_t (e^{λ_t − λ_s} − 1)
+        k = (k_1 + 2 k_2 + 2 k_3 + k_4)/6                         in the first three steps,
+        k = (55 k_n − 59 k_{n−1} + 37 k_{n−2} − 9 k_{n−3})/24     in the others
 
-    k is a mean of noise predictions: in the first three steps with the weights of the classical
-    Runge–Kutta method (four evaluations each, at the middle of the step in t), from then on with
-    those of Adams–Bashforth of order 4 for equal steps.
+    k_1 … k_4 are the noise predictions of a classical Runge–Kutta step, k_2 and k_3 at the middle
+    of the step in t; k_n is that at the beginning of step n.
 
     Reference: Liu et al. 2022, arXiv:2202.09778 (algorithm 2).
     """
 
     _START = 3
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         first = times[: self._START + 1]
         steps = self._start(sde, first)
         rest = times[self._START :]
@@ -46,7 +48,7 @@ class PNDM(Solver):
                 columns[lag][n] = whole[n] * share
         return steps + tabulate(rest, Stage(factor, columns, (), rest[:-1], p, q))
 
-    def _start(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _start(self, sde: SDE, times: Tensor) -> Plan:
         t, t_next = times[:-1], times[1:]
         tableau = TABLEAUS["rk4"]
         rows, stages = [*tableau.a[1:], tableau.b], list[Stage]()

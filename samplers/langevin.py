@@ -1,4 +1,4 @@
-"""Correctors: Langevin steps that leave p_t where it is and mend what a predictor missed."""
+"""Correctors: Langevin steps, whose stationary distribution is p_t."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,14 +11,14 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice, check_steps
 
-from .solver import Noise
+from .run import Noise
 
 VANISHING = 1e10
-"""Most that ‖z‖²/(σ ‖s‖)² means anything in: a score 10⁵ times smaller than that of noise."""
+"""Bound of ‖z‖²/(σ ‖s‖)²: the score is then 10⁵ times smaller than that of noise."""
 
 
 class Level(NamedTuple):
-    """A time at which a corrector works.
+    """A noise level at which a corrector works.
 
     Attributes:
         t: Time, shape ().
@@ -32,10 +32,12 @@ class Level(NamedTuple):
 
 
 class Corrector(ABC):
-    """Unadjusted Langevin dynamics at a time t, x ← x + δ s(x, t) + √(2δ) z, with a rule for δ.
+    """Unadjusted Langevin dynamics at a time t, with a rule for the step size δ.
+
+        x ← x + δ s(x, t) + √(2δ) z
 
     Attributes:
-        snr: r of a rule by which δ = 2 (a r σ)² on noise alone, where s = −z/σ; None for others.
+        snr: r of a rule with δ = 2 (a r σ)² on noise alone, where s = −z/σ; None for other rules.
 
     Args:
         n_steps: Langevin steps at each time, ≥ 1.
@@ -50,7 +52,7 @@ class Corrector(ABC):
         self.n_steps = check_steps(n_steps, "n_steps")
 
     def levels(self, sde: SDE, t: Tensor, t_next: Tensor) -> list[Level]:
-        """What the steps at some times need to know of the process, computed before the loop.
+        """The noise levels of some times, computed before the loop.
 
         Args:
             sde: Process.
@@ -70,14 +72,20 @@ class Corrector(ABC):
             z: Noise of the step, shape (B, *).
         """
 
+    def contraction(self, level: Level, variance: float) -> float:
+        """1 − δ/(α² + σ²), the factor of a step on data N(0, I), whose variance is α² + σ²."""
+        if self.snr is None:
+            return 1.0
+        return 1 - 2 * (level.a * self.snr * level.sigma) ** 2 / variance
+
     def step(self, level: Level, score: Score, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Take the Langevin steps at one time.
+        """Take n_steps Langevin steps at one noise level.
 
         Args:
             level: Time of the steps.
             score: s(x, t).
             x: State at that time, shape (B, *).
-            noise: Draws z of x's shape.
+            noise: noise(x) → z, of x's shape.
 
         Returns:
             The state after the steps, and the mean of the last one (without its noise).
@@ -102,18 +110,18 @@ class Langevin(Corrector):
 
         δ = 2 a² (r ‖z‖/‖s‖)²
 
-    On noise alone, s = −x/σ², a step multiplies an error by 1 − 2 a² r², so that r < 1. A sample's
-    own norms keep it independent of its neighbours, but make δ depend on the state,
-    which inflates the variance of the law by about 4/D in D coordinates, whatever r is: nothing
-    for images, too much for points. With `sample`, the ratio q = ‖z‖²/(σ ‖s‖)² therefore stays in
-    [1/w, w] with w = 1 + (D/32)²: for points δ is 2 (a r σ)², for images the window is wide open.
+    On noise alone, s = −x/σ², a step multiplies an error by 1 − 2 a² r², so that r < 1. With its
+    own norms a sample does not depend on the others, but δ depends on the state, which inflates
+    the variance of the distribution by about 4/D in D coordinates for every r: nothing for images,
+    too much for points. With `sample`, the ratio q = ‖z‖²/(σ ‖s‖)² is therefore clamped to [1/w, w]
+    with w = 1 + (D/32)²: for points δ is 2 (a r σ)², and for images the clamp does not act.
 
     Args:
         snr: r in (0, 1); 0.16 on CIFAR-10.
         n_steps: Langevin steps at each time, ≥ 1.
-        norm: `sample` takes each sample's own norms; `batch` their means over the batch and no
-            window, as the published numbers were made, which ties a sample to its neighbours. Only
-            where the score vanishes, so that no size follows from it, is q = w here too.
+        norm: `sample` takes the norms of each sample; `batch` their means over the batch without a
+            clamp, as in the published numbers, so that samples depend on each other. Only where
+            the score vanishes is q = w here too.
 
     Raises:
         ValueError: snr is not in (0, 1), n_steps is not an integer ≥ 1, or another norm.
@@ -137,13 +145,13 @@ class Langevin(Corrector):
             delta = scale * (size.mean() / pull.mean()).square()
             unit = scale * level.sigma**2
             return torch.where(delta <= VANISHING * unit, delta, window * unit)
-        # 0/0 of a score and a noise that are both 0, as at temperature 0, is no ratio.
+        # 0/0, of a score and a noise that are both 0 (temperature 0), becomes 1.
         ratio = (size / (level.sigma * pull)).square().nan_to_num(1.0)
         return scale * level.sigma**2 * ratio.clamp(1 / window, window)
 
 
 class AnnealedLangevinStep(Corrector):
-    """Langevin steps whose size follows the noise level, as annealed Langevin dynamics has it.
+    """Langevin steps whose size follows the noise level, as in annealed Langevin dynamics.
 
         δ = 2 a² (r σ(t))²
 

@@ -1,6 +1,4 @@
-"""Steps chosen for a solver: the grid on which it carries Gaussian data best."""
-
-from collections import deque
+"""The grid that minimizes the error of a solver on Gaussian data."""
 
 import numpy as np
 import torch
@@ -9,34 +7,37 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
-from .folding import fold
+from ..run import Run
+from ..solvers.folding import fold
+from ..solvers.plan import State
+from ..solvers.solver import Solver
+from ..solvers.variance import NotFitted
 from .grid import Grid, check_log_snr, last_time
-from .solver import NotCalibrated, Solver, advance, depth, draws_noise
 
 MOST_STEPS = 64
 
 
 class OptimizedGrid(Grid):
-    """The N steps that make a solver's error on Gaussian data least.
+    """The N steps that minimize a solver's error on Gaussian data.
 
         min over λ_1 … λ_{N−1} of Σ_ℓ (x_N(ℓ) − √(α² ℓ + σ²))²
 
-    x_N(ℓ) is where the solver carries one standard deviation of data N(0, ℓ), whose probability
-    flow is known exactly, for 24 variances ℓ. Nothing but the process, the solver and the number
-    of steps enters, so the grid is found once, in about a second, before the first evaluation.
+    x_N(ℓ) is the end of the solver's path from one standard deviation of data N(0, ℓ), whose
+    probability flow is known exactly, for 24 variances ℓ. The grid depends only on the process, the
+    solver and the number of steps, and is computed once, in about a second.
 
     Args:
         solver: Deterministic solver that will run on the grid.
-        smallest: Smallest ℓ > 0: that of the details of the data.
-        largest: Largest ℓ: that of the data as a whole.
+        smallest: Smallest ℓ > 0, the variance of the details of the data.
+        largest: Largest ℓ, the variance of the data as a whole.
         eps: Last time in (0, T); the process's own `sampling_eps` where not given.
 
     Raises:
         ValueError: A solver that draws noise, more than 64 steps, or not 0 < smallest < largest.
         TypeError: solver is not a Solver.
 
-    Reference: Xue et al. 2024, arXiv:2402.17376, minimize a bound of the error in this way; the
-    Gaussian law in its place makes the error exact.
+    Reference: Xue et al. 2024, arXiv:2402.17376, minimize a bound of the error; for Gaussian data
+    the error itself is known.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class OptimizedGrid(Grid):
 
     def _is_random(self, sde: SDE, times: Tensor) -> bool:
         try:
-            return draws_noise(self.solver.plan(sde, times))
-        except NotCalibrated:  # what it would measure is the variance of its noise
+            return self.solver.plan(sde, times).draws_noise
+        except NotFitted:  # what is not fitted is the variance of its noise
             return True
 
     def _errors(self, sde: SDE, times: Tensor) -> np.ndarray:
-        """Where the solver ends beside where the flow does, for each ℓ."""
+        """The difference of the ends of the solver and of the flow, for each ℓ."""
 
         def spread(t: Tensor) -> Tensor:
             return (sde.alpha(t).square() * self.variances + sde.sigma(t).square())[:, None]
@@ -103,8 +104,8 @@ class OptimizedGrid(Grid):
         def score(x: Tensor, t: Tensor) -> Tensor:
             return -x / spread(t)
 
-        steps = fold(self.solver.plan(sde, times))
-        x, memory = spread(times[0]).sqrt(), deque[Tensor](maxlen=depth(steps))
-        for step in steps:
-            x, _ = advance(step, score, x, memory, torch.zeros_like)
-        return (x - spread(times[-1]).sqrt()).flatten().numpy()
+        plan = fold(self.solver.plan(sde, times))
+        state = State(plan, score, spread(times[0]).sqrt(), Run())
+        for step in plan:
+            state.predict(step)
+        return (state.x - spread(times[-1]).sqrt()).flatten().numpy()

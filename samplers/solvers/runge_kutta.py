@@ -8,8 +8,9 @@ from torch import Tensor
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_choice
 
+from .plan import Plan, Stage, tabulate
 from .segment import Nodes
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .solver import Solver, up_to_data
 
 
 class Tableau(NamedTuple):
@@ -38,6 +39,7 @@ class RungeKutta(Solver):
     """A classical Runge–Kutta method on the probability flow.
 
         in t:  dx/dt = f x − ½ g² s        in σ:  d(x/α)/d(σ/α) = ẑ = −σ s
+        k_j = F(x + h Σ_i a_{ji} k_i, t + c_j h),   x′ = x + h Σ_j b_j k_j
 
     A last step to noiseless data, where the score does not exist, is the posterior mean.
 
@@ -57,11 +59,11 @@ class RungeKutta(Solver):
         check_choice("variable", variable, "time", "sigma")
         self.tableau, self.variable = TABLEAUS[method], variable
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._in_time if self.variable == "time" else self._in_sigma)
 
-    def _in_time(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _in_time(self, sde: SDE, times: Tensor) -> Plan:
         t, h = times[:-1], times.diff()
         rows, stages = [*self.tableau.a[1:], self.tableau.b], list[Stage]()
         for here, row in zip(self.tableau.a, rows, strict=True):
@@ -72,7 +74,7 @@ class RungeKutta(Solver):
             )
         return tabulate(times, *stages)
 
-    def _in_sigma(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _in_sigma(self, sde: SDE, times: Tensor) -> Plan:
         start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
         return tabulate(times, *sigma_stages(sde, self.tableau, start, end))
 
@@ -83,9 +85,9 @@ class EDMHeun(Solver):
         σ̂ = (1 + γ) σ,   γ = min(churn/N, √2 − 1) where s_min ≤ σ ≤ s_max,
         x̂ = x + √(σ̂² − σ²) s_noise z,   then Heun from σ̂ to the next σ
 
-    σ and x stand for σ/α and x/α, so that the method runs on every process. No step leaves the
-    process: where σ̂ would lie above σ(T), γ is smaller. With churn 0 it is the deterministic
-    sampler of the paper. A last step to noiseless data is the posterior mean.
+    σ and x stand for σ/α and x/α, so that the method runs on every process. γ is smaller where σ̂
+    would lie above σ(T). With churn 0 it is the paper's algorithm 1. A last step to noiseless data
+    is the posterior mean.
 
     Args:
         churn: S_churn ≥ 0.
@@ -114,11 +116,11 @@ class EDMHeun(Solver):
             raise ValueError(f"s_noise must be finite and ≥ 0, got {s_noise}")
         self.churn, self.s_min, self.s_max, self.s_noise = churn, s_min, s_max, s_noise
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         gamma = min(self.churn / (len(times) - 1), 2**0.5 - 1)
 
-        def steps(sde: SDE, times: Tensor) -> list[Step]:
+        def steps(sde: SDE, times: Tensor) -> Plan:
             start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
             if gamma == 0:
                 return tabulate(times, *sigma_stages(sde, TABLEAUS["heun"], start, end))
@@ -161,7 +163,7 @@ def sigma_stages(sde: SDE, tableau: Tableau, start: Nodes, end: Nodes) -> list[S
 
 
 def _between(sde: SDE, start: Nodes, end: Nodes, part: float) -> Nodes:
-    """Where σ/α has gone a part of the way."""
+    """The nodes at which σ/α has covered a part of the step."""
     if part == 1:
         return end
     sigma = torch.lerp(torch.exp(-start.lam), torch.exp(-end.lam), part)

@@ -12,13 +12,21 @@ from torch import Tensor
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_choice, check_count, check_switch, is_integer
 
+from .plan import Plan, Stage, tabulate
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights
-from .solver import Solver, Stage, Step, tabulate, up_to_data
+from .solver import Solver, up_to_data
 
 
 class ExponentialMultistep(Solver):
     """Exponential Adams methods: one evaluation a step, and those of the steps before.
+
+        x_t = e^{A_s − A_t} (m_t/m_s) x_s + Σ_j W_j k_j + std z          (`segment.py`)
+
+    Of data predictions k with `weights="dpmpp"`, order 2 is DPM-Solver++ 2M (algorithm 2):
+
+        x_t = (σ_t/σ_s) x_s − α_t (e^{−h} − 1) [(1 + 1/2r) k_0 − 1/2r k_1],   h = λ_t − λ_s,
+        r = (λ_s − λ_{s−1})/h, where k_1 is the evaluation of the step before.
 
     The predictor extrapolates the prediction through its last `order` evaluations. The corrector
     repeats the step with the evaluation at its end, which the next step uses anyway, and so adds
@@ -71,11 +79,11 @@ class ExponentialMultistep(Solver):
         self.variable, self.weights = variable, weights
         self.settle_below = check_count("settle_below", settle_below, 0)
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         nodes, n = Nodes.at(sde, times), len(times) - 1
         start, end = nodes.part(slice(None, -1)), nodes.part(slice(1, None))
         tau = choose_tau(self.tau, self.tau_range, start, end)
@@ -87,7 +95,7 @@ class ExponentialMultistep(Solver):
             return tabulate(times, Stage(factor, predict, [std], t=times[:-1], p=p[:-1], q=q[:-1]))
         correct = self._columns(sde, nodes, tau, ahead=1)
 
-        def steps(part: slice, *, begins: bool, corrects: bool) -> list[Step]:
+        def steps(part: slice, *, begins: bool, corrects: bool) -> Plan:
             """Steps that evaluate at their beginning, at their end, or both."""
             here = slice(part.start, part.stop + 1)
             stages = [Stage(factor[part], [w[part] for w in predict], [std[part]])]
@@ -103,11 +111,9 @@ class ExponentialMultistep(Solver):
                 )
             return tabulate(times[here], *stages)
 
-        return [
-            *steps(slice(0, 1), begins=True, corrects=True),
-            *steps(slice(1, n - 1), begins=False, corrects=True),
-            *steps(slice(n - 1, n), begins=False, corrects=False),
-        ]
+        first = steps(slice(0, 1), begins=True, corrects=True)
+        inner = steps(slice(1, n - 1), begins=False, corrects=True)
+        return first + inner + steps(slice(n - 1, n), begins=False, corrects=False)
 
     def _columns(self, sde: SDE, nodes: Nodes, tau: Tensor, ahead: int) -> list[Tensor]:
         """Weights of each step, newest evaluation first, (N,) each; `ahead` 1 for the corrector."""
@@ -157,6 +163,9 @@ _SCHEMES: dict[int, tuple[tuple[float, tuple[int, ...]], ...]] = {
 class ExponentialSinglestep(Solver):
     """Exponential Runge–Kutta methods: one to three evaluations within each step, and no memory.
 
+        u = (α_m/α_s) x_s − σ_m (e^{h/2} − 1) ẑ(x_s),   x_t = (α_t/α_s) x_s − σ_t (e^h − 1) ẑ(u)
+
+    is order 2 of noise predictions ẑ (DPM-Solver-2, algorithm 1), m the middle, h = λ_t − λ_s.
     Stages lie at fixed parts r of a step in λ. With τ > 0 the state between them carries its share
     of the step's noise; order 2 with τ = 1 is the exponential midpoint method.
 
@@ -185,11 +194,11 @@ class ExponentialSinglestep(Solver):
         self.order, self.kind = int(order), choose_prediction(prediction)
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         return up_to_data(sde, times, self._steps)
 
-    def _steps(self, sde: SDE, times: Tensor) -> list[Step]:
+    def _steps(self, sde: SDE, times: Tensor) -> Plan:
         start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
         tau = choose_tau(self.tau, self.tau_range, start, end)
         known, stages = [start], list[Stage]()

@@ -1,7 +1,7 @@
 """Predictors: Gaussian transitions from a time to an earlier one, with one evaluation each.
 
-With the transition of the process between the two times, x_t = a x_s + b z, each classical
-predictor is one formula for every process and every chain.
+(a, b) is the transition of the process between the two times, x_t = a x_s + b z, so that each
+classical predictor is one formula for every process and every chain.
 """
 
 from abc import abstractmethod
@@ -12,10 +12,11 @@ from torch import Tensor
 from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice
-from scoresde.sde.prior import standard_normal
-from scoresde.sde.score import like
 
-from .solver import Noise, NotCalibrated, Solver, Stage, Step, tabulate
+from ..run import Noise
+from .plan import Plan, Stage, tabulate
+from .solver import Solver
+from .variance import AnalyticVariance
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
 """(c, w, std) of the step x_next ~ N(c x + w s(x, t), std² I)."""
@@ -37,18 +38,7 @@ class Predictor(Solver):
     def transition(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the step.
-
-        Args:
-            sde: Process.
-            score: s(x, t).
-            x: State at time t, shape (B, *).
-            t: Time, shape () or (B,).
-            t_next: Next time, 0 ≤ t_next < t, shape of t.
-
-        Returns:
-            Mean, shape of x, and standard deviation, shape of t; 0 for a deterministic step.
-        """
+        """Mean c x + w s(x, t), shape (B, *), and standard deviation, shape of t, of the step."""
         c, w, std = self.coefficients(sde, t, t_next)
         s = widened(score(x, t))
         return (expand(c, x) * x + expand(w, s) * s).to(x.dtype), std
@@ -56,11 +46,11 @@ class Predictor(Solver):
     def step(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, t_next: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Take the step: the state at t_next and its mean (the state without the new noise)."""
+        """The state at t_next, and its mean (the state without the new noise)."""
         mean, std = self.transition(sde, score, x, t, t_next)
         return mean + expand(std, x) * noise(x), mean
 
-    def plan(self, sde: SDE, times: Tensor) -> list[Step]:
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
         t = times[:-1]
         c, w, std = self.coefficients(sde, t, times[1:])
@@ -100,70 +90,39 @@ class Ancestral(Predictor):
 
         mean = (x + b² s)/a,
         std² = b²  (forward),   b² σ_s²/σ_t²  (posterior),
-               b² σ_s²/σ_t² + (b²/(a σ_t))² (1 − σ_t² E‖s‖²/D)  (analytic)
+               b² σ_s²/σ_t² + (b²/(a σ_t))² Γ(t)  (analytic)
 
     s is t_next. `forward` is DDPM's σ² = β; `posterior` is DDPM's β̃ and the ancestral sampler of
-    the VE process; `analytic` adds the variance that x_0 has beside its mean, which is the best
-    isotropic variance there is, and exact for isotropic Gaussian data whatever the steps.
+    the VE process. `AnalyticVariance` adds the variance Γ that x_0 has around its mean: the best
+    isotropic variance, and exact for isotropic Gaussian data whatever the steps.
 
     Args:
-        variance: `posterior`, `forward` or `analytic`; the last needs `calibrate` before it runs.
+        variance: `posterior`, `forward`, or `AnalyticVariance.fit(sde, score, x0)`; `analytic`
+            for one that `fit(sampler, sde, score, x0)` fits before sampling.
 
     Raises:
-        ValueError: Another variance, or an analytic one that was not calibrated.
+        ValueError: Another variance, or an analytic one that was not fitted.
 
     Reference: Ho et al. 2020, arXiv:2006.11239 (section 3.2); Song et al. 2021, arXiv:2011.13456
     (eq. 47 and appendix F); Bao et al. 2022, arXiv:2201.06503 (eq. 7, 8) for `analytic`.
     """
 
-    def __init__(self, variance: str = "posterior") -> None:
-        self.variance = check_choice("variance", variance, "posterior", "forward", "analytic")
-        self._table: tuple[float, float, Tensor] | None = None
-
-    def calibrate(
-        self, sde: SDE, score: Score, x0: Tensor, generator: torch.Generator | None = None
-    ) -> None:
-        """Estimate 1 − σ² E‖s‖²/D at 100 times from data; see `Solver.calibrate`.
-
-        It is the least loss, E‖z + σ s‖²/D, which estimates it without a difference of two numbers
-        that both are nearly 1 where noise is large.
-        """
-        if self.variance != "analytic":
-            return
-        sde.check_signal("variance=analytic")
-        ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
-        first, last = sde.log_snr(ends).tolist()
-        lam = torch.linspace(first, last, 100, dtype=torch.float64)
-        losses, data = [], widened(x0)
-        for t in sde.time_of_log_snr(lam):
-            z = standard_normal(tuple(x0.shape), generator, data.dtype, x0.device)
-            s = like(z, score(sde.perturb(data, t, z).to(x0.dtype), t))
-            losses.append((z + expand(sde.sigma(t), s) * s).double().square().mean().item())
-        self._table = first, last, torch.tensor(losses, dtype=torch.float64).log()
+    def __init__(self, variance: str | AnalyticVariance = "posterior") -> None:
+        if variance == "analytic":
+            variance = AnalyticVariance()
+        if not isinstance(variance, AnalyticVariance):
+            check_choice("variance", variance, "posterior", "forward", "analytic")
+        self.variance = variance
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
         """c, w and std of the step; see `Predictor.coefficients`."""
         a, b = sde.transition(t_next, t)
         sigma = sde.sigma(t)
         std = b if self.variance == "forward" else b * sde.sigma(t_next) / sigma
-        if self.variance == "analytic":
-            sde.check_signal("variance=analytic")
+        if isinstance(self.variance, AnalyticVariance):
             spread = b.square() / (a * sigma)
-            std = (std.square() + spread.square() * self._loss(sde, t)).sqrt()
+            std = (std.square() + spread.square() * self.variance(sde, t)).sqrt()
         return 1 / a, b.square() / a, std
-
-    def _loss(self, sde: SDE, t: Tensor) -> Tensor:
-        """1 − σ² E‖s‖²/D at times t."""
-        if self._table is None:
-            raise NotCalibrated(
-                "variance=analytic needs the norm of the score: call "
-                "sampler.calibrate(sde, score, x0) with data x0 first, or use variance=posterior"
-            )
-        first, last, table = self._table
-        lam, table = sde.log_snr(t), table.to(t.device)
-        place = ((lam - first) / (last - first)).clamp(0, 1) * (len(table) - 1)
-        below = place.floor().clamp(max=len(table) - 2).long()
-        return torch.lerp(table[below], table[below + 1], place.double() - below).exp().to(lam)
 
 
 class DDIM(Predictor):
@@ -192,22 +151,22 @@ class DDIM(Predictor):
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
         """c, w and std of the step; see `Predictor.coefficients`."""
         sigma, sigma_next = sde.sigma(t), sde.sigma(t_next)
-        if self.eta == 0:  # also towards the noise, where the process has no transition back
+        if self.eta == 0:  # also towards the noise, as in encoding
             a, std = sde.alpha(t) / sde.alpha(t_next), torch.zeros_like(t)
         else:
             a, b = sde.transition(t_next, t)
             std = self.eta * b * sigma_next / sigma
-        # Gathered by x and s, so that two large terms do not cancel in the state's precision.
+        # In terms of x and s, so that no large terms cancel in the precision of the state.
         pull = sigma.square() / a - sigma * (sigma_next.square() - std.square()).sqrt()
         return 1 / a, pull, std
 
 
 class Rescale(Predictor):
-    """The step that keeps x/α where it is, for correctors that do all the work themselves.
+    """The step that keeps x/α, for correctors without a predictor.
 
         mean = (α_s/α_t) x,   std = 0
 
-    s is t_next. Where α = 1, as in NCSN, nothing moves.
+    s is t_next. Where α = 1, as in NCSN, x stays.
     """
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:

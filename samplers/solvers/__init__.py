@@ -1,0 +1,1 @@
+"""Solvers with fixed steps: predictors, exponential, Runge–Kutta and stochastic methods."""
