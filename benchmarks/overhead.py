@@ -28,7 +28,7 @@ STEPS, ROUNDS = 200, 11
 SOLVERS: dict[str, Callable[[], Solver]] = {
     "DPM-Solver++ 2M": PRESETS["dpmpp_2m"],
     "DPM-Solver++ 3M": PRESETS["dpmpp_3m"],
-    "DEIS 3": PRESETS["deis_3"],
+    "DEIS-tAB 3": PRESETS["deis_3"],
     "iPNDM 4": PRESETS["ipndm_4"],
     "UniPC-3": PRESETS["unipc_3"],
     "reverse diffusion": ReverseDiffusion,

@@ -7,12 +7,18 @@
 | SDE-DPM-Solver++     | data, τ = 1 | λ            | 1 or 2 |
 | UniPC-1, 2, 3        | data       | λ             | 1, 2, 3 and the corrected end |
 | SA-Solver            | data, τ within limits | λ  | 3 and the corrected end |
-| DEIS-tAB             | noise      | t             | 1 to 4 |
+| DEIS-tAB, DEIS-ρAB   | noise      | t, σ/α        | 1 to 4 |
 | iPNDM                | noise      | step number   | 1 to 4 |
 | LMS                  | noise      | σ/α           | 4 |
+
+Each is the method of its paper on every grid, and where the authors' code lets the order fall at
+the end of a run, so does the preset. What is ours has a name of its own: `dpmpp_3m_corrected`,
+and the bound `max_extrapolation`, which no method of a paper has.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 from scoresde.sde.checks import is_integer
 
@@ -21,7 +27,12 @@ from .solvers.pndm import PNDM
 from .solvers.predictors import DDIM
 from .solvers.solver import Solver
 
-_ALWAYS = 1_000_000  # steps: longer than any run
+_EVERY_RUN = 1_000_000  # steps: longer than any run
+
+
+def _published(order: int, prediction: str, **settings: Any) -> Solver:
+    """A multistep method of a paper, which extrapolates however far a step goes."""
+    return ExponentialMultistep(order, prediction, max_extrapolation=math.inf, **settings)
 
 
 def ddim(eta: float = 0.0) -> Solver:
@@ -39,62 +50,94 @@ def dpm_solver_pp_2s() -> Solver:
     return ExponentialSinglestep(2, "data")
 
 
-def dpm_solver_pp(order: int = 3, as_published: bool = False) -> Solver:
-    """DPM-Solver++ 2M or 3M (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+def dpm_solver_pp(order: int = 3, lower_order_final_below: int = 15) -> Solver:
+    """DPM-Solver++ 2M (Lu et al. 2022, arXiv:2211.01095, algorithm 2), or 3M of the authors' code.
+
+    3M has half of its second difference only, and therefore order 2.
 
     Args:
         order: 2 or 3.
-        as_published: Give 3M the published weights, which other libraries ship, and which miss
-            its third order.
+        lower_order_final_below: See `ExponentialMultistep`. The authors' code documents its
+            `lower_order_final` for runs of fewer than 15 steps; algorithm 2 has 0.
     """
     _check_order(order, (2, 3))
-    weights = "dpmpp-published" if as_published else "dpmpp"
-    # Where 3M has its third order, letting it fall at the end pays only in the shortest runs.
-    settle = 8 if order == 3 and not as_published else 15
-    return ExponentialMultistep(order, "data", weights=weights, settle_below=settle)
+    return _published(
+        order, "data", weights="dpmpp", lower_order_final_below=lower_order_final_below
+    )
 
 
-def sde_dpm_solver_pp(order: int = 2) -> Solver:
-    """SDE-DPM-Solver++ of order 1 or 2 (Lu et al. 2022, arXiv:2211.01095, section 5)."""
+def dpm_solver_pp_3m_corrected() -> Solver:
+    """DPM-Solver++ 3M with the whole of its second difference, and therefore order 3: ours.
+
+    Its weights are those of UniPC-3 without the corrector. With its third order, letting the order
+    fall at the end pays only in runs of fewer than 8 steps.
+    """
+    return ExponentialMultistep(3, "data", weights="bh2", lower_order_final_below=8)
+
+
+def sde_dpm_solver_pp(order: int = 2, lower_order_final_below: int = 15) -> Solver:
+    """SDE-DPM-Solver++ of order 1 or 2 (Lu et al. 2022, arXiv:2211.01095, section 5).
+
+    Args:
+        order: 1 or 2.
+        lower_order_final_below: See `dpm_solver_pp`.
+    """
     _check_order(order, (1, 2))
-    return ExponentialMultistep(order, "data", tau=1.0, weights="dpmpp", settle_below=15)
+    return _published(
+        order, "data", tau=1.0, weights="dpmpp", lower_order_final_below=lower_order_final_below
+    )
 
 
-def unipc(order: int = 3) -> Solver:
+def unipc(
+    order: int = 3, variant: str = "bh2", lower_order_final_below: int = _EVERY_RUN
+) -> Solver:
     """UniPC of order 1, 2 or 3 (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2).
 
-    With its corrector order p converges like h^{p+1}. Other libraries let the order fall at the end
-    of every run, which is free for p = 2, but limits p = 3 to order 2: here only short runs do.
+    With its corrector, order p converges like h^{p+1} where the order does not fall at the end.
+
+    Args:
+        order: 1, 2 or 3.
+        variant: `bh1` for B_1(h) = h, `bh2` for B_2(h) = e^h − 1.
+        lower_order_final_below: See `ExponentialMultistep`. The authors' code lets the order of
+            every run fall, which limits p = 3 to order 2; the algorithms have 0.
     """
     _check_order(order, (1, 2, 3))
-    weights, settle = {1: ("exact", 0), 2: ("dpmpp", _ALWAYS), 3: ("dpmpp", 25)}[order]
-    return ExponentialMultistep(order, "data", corrector=True, weights=weights, settle_below=settle)
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"unknown variant '{variant}'. Available: bh1, bh2")
+    return _published(
+        order,
+        "data",
+        corrector=True,
+        weights=variant,
+        lower_order_final_below=lower_order_final_below,
+    )
 
 
 def sa_solver(tau: float = 1.0, low: float = 0.05, high: float = 1.0) -> Solver:
     """SA-Solver with noise where σ/α lies in [low, high] (Xue et al. 2023, arXiv:2309.05019)."""
-    return ExponentialMultistep(3, "data", corrector=True, tau=tau, tau_range=(low, high))
+    return _published(3, "data", corrector=True, tau=tau, tau_range=(low, high))
 
 
-def deis(order: int = 3, variable: str = "lambda") -> Solver:
+def deis(order: int = 3, variable: str = "time") -> Solver:
     """DEIS (Zhang & Chen 2022, arXiv:2204.13902).
 
     Args:
-        order: Evaluations of the polynomial, 1 to 4: the paper's degree and one.
-        variable: `lambda` for log ρ, as other libraries have it; `time` for the paper's tAB.
+        order: Evaluations of the polynomial, 1 to 4: one more than the paper's degree.
+        variable: `time` for the paper's tAB, `rho` for its ρAB; `lambda` is log ρ, which is not in
+            the paper but in diffusers, with a falling order in runs of fewer than 15 steps.
     """
-    settle = 15 if variable == "lambda" else 0
-    return ExponentialMultistep(order, "noise", variable=variable, settle_below=settle)
+    final = 15 if variable == "lambda" else 0
+    return _published(order, "noise", variable=variable, lower_order_final_below=final)
 
 
 def ipndm(order: int = 4) -> Solver:
     """Improved PNDM without a start-up (Zhang & Chen 2022, arXiv:2204.13902, appendix H)."""
-    return ExponentialMultistep(order, "noise", variable="index")
+    return _published(order, "noise", variable="index")
 
 
 def lms(order: int = 4) -> Solver:
-    """Linear multistep in σ/α (Karras et al. 2022's flow with Adams–Bashforth of any steps)."""
-    return ExponentialMultistep(order, "noise", variable="rho")
+    """Linear multistep in σ/α: Adams–Bashforth on the flow of Karras et al. 2022, as ρAB is."""
+    return deis(order, "rho")
 
 
 def pndm() -> Solver:
@@ -115,7 +158,7 @@ PRESETS: dict[str, Callable[[], Solver]] = {
     "dpmpp_2s": dpm_solver_pp_2s,
     "dpmpp_2m": lambda: dpm_solver_pp(2),
     "dpmpp_3m": lambda: dpm_solver_pp(3),
-    "dpmpp_3m_published": lambda: dpm_solver_pp(3, True),
+    "dpmpp_3m_corrected": dpm_solver_pp_3m_corrected,
     "sde_dpmpp_1": lambda: sde_dpm_solver_pp(1),
     "sde_dpmpp_2m": lambda: sde_dpm_solver_pp(2),
     "unipc_1": lambda: unipc(1),
@@ -125,7 +168,8 @@ PRESETS: dict[str, Callable[[], Solver]] = {
     "deis_2": lambda: deis(2),
     "deis_3": lambda: deis(3),
     "deis_4": lambda: deis(4),
-    "deis_tab_3": lambda: deis(3, "time"),
+    "deis_log_rho_2": lambda: deis(2, "lambda"),
+    "deis_log_rho_3": lambda: deis(3, "lambda"),
     "ipndm_2": lambda: ipndm(2),
     "ipndm_3": lambda: ipndm(3),
     "ipndm_4": lambda: ipndm(4),

@@ -22,7 +22,7 @@ def module_of(score: Any) -> nn.Module | None:
         inner = score.func if isinstance(score, partial) else getattr(score, "__self__", None)
         # What wraps a score keeps it under one of these names.
         inner = inner or getattr(score, "score", None) or getattr(score, "model", None)
-        if inner is None or inner is score:
+        if inner is None or inner is score or getattr(inner, "__self__", None) is score:
             return None
         score = inner
     return score

@@ -14,7 +14,7 @@ from scoresde.sde.checks import check_choice, check_count, check_switch, is_inte
 
 from .plan import Plan, Stage, tabulate
 from .prediction import PREDICTIONS, Prediction
-from .segment import VARIABLES, Nodes, Segment, adams, dpm_weights
+from .segment import VARIABLES, Nodes, Segment, adams, halved_difference, third_order_of_dpm
 from .solver import Solver, up_to_data
 
 
@@ -41,12 +41,17 @@ class ExponentialMultistep(Solver):
         tau_range: Interval of σ/α within which τ acts; everywhere where not given.
         variable: In what the prediction is a polynomial: `lambda`, `rho` (σ/α), `time`, or
             `index`, which takes the evaluations to be equally spaced.
-        weights: `exact` for the integrals of the polynomials; `dpmpp` for those of DPM-Solver++ 2M
-            in steps of order 2, W (k_0 + ½ D), and of the trapezoid in the first correction, which
-            have smaller errors on data predictions; `dpmpp-published` for those of its 3M too, as
-            other libraries ship them, which miss half of the second difference and so an order.
-        settle_below: Runs of fewer steps than this end with steps of falling order, whose last
-            takes the prediction as it stands; 0 for none.
+        weights: `exact` for the integrals of the polynomials; `bh2` and `bh1` for those of UniPC,
+            which has W k_0 + ½ B D in steps of order 2 and in the first correction, with B = W and
+            with B = h times the integrand at the end, and exact ones elsewhere; `dpmpp` for those
+            of DPM-Solver++, which is `bh2` but for 3M, which has half of the second difference and
+            therefore order 2.
+        lower_order_final_below: Runs of fewer steps than this end with steps of falling order, the
+            last of which has order 1; 0 for none.
+        max_extrapolation: Largest Σ|W_j|/|Σ W_j| of a step, in units of that of small equal steps.
+            Beyond it the step is long compared with those before it, extrapolation multiplies
+            errors, and the order of the step falls. None takes the prediction's own bound, 1.5 of
+            data and 4 of noise and v; infinity takes every step at its full order.
 
     Raises:
         ValueError: A setting out of its range.
@@ -65,19 +70,26 @@ class ExponentialMultistep(Solver):
         tau_range: tuple[float, float] | None = None,
         variable: str = "lambda",
         weights: str = "exact",
-        settle_below: int = 0,
+        lower_order_final_below: int = 0,
+        max_extrapolation: float | None = None,
     ) -> None:
         if not is_integer(order) or order not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {order!r}")
         check_choice("variable", variable, *VARIABLES)
-        check_choice("weights", weights, "exact", "dpmpp", "dpmpp-published")
+        check_choice("weights", weights, "exact", "dpmpp", "bh1", "bh2")
         if weights != "exact" and variable != "lambda":
             raise ValueError(f"weights={weights} needs variable=lambda, got variable={variable}")
         self.order, self.kind = int(order), choose_prediction(prediction)
         self.corrector = check_switch(corrector, "corrector")
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
         self.variable, self.weights = variable, weights
-        self.settle_below = check_count("settle_below", settle_below, 0)
+        self.lower_order_final_below = check_count(
+            "lower_order_final_below", lower_order_final_below, 0
+        )
+        own = self.kind.max_extrapolation
+        self.max_extrapolation = own if max_extrapolation is None else max_extrapolation
+        if not self.max_extrapolation >= 1:
+            raise ValueError(f"max_extrapolation must be ≥ 1, got {max_extrapolation}")
 
     def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The steps between the times of a grid; see `Solver.plan`."""
@@ -120,7 +132,7 @@ class ExponentialMultistep(Solver):
         n = len(nodes.t) - 1
         columns = torch.zeros(self.order + ahead, n, dtype=torch.float64)
         trusted, highest = torch.zeros(n), torch.full((n,), self.order)
-        if n < self.settle_below:
+        if n < self.lower_order_final_below:
             highest = torch.minimum(highest, torch.arange(n, 0, -1))
         for order in range(1, min(self.order, n) + 1):
             rows = slice(order - 1, n)  # the steps with so many evaluations behind them
@@ -133,7 +145,7 @@ class ExponentialMultistep(Solver):
             usual = sum(abs(w) for w in adams(order, ahead))
             # No order is taken over one that is not trusted.
             taken = (trusted[rows] == order - 1) & (highest[rows] >= order)
-            taken &= spread <= self.kind.reach * usual
+            taken &= spread <= self.max_extrapolation * usual
             for j, weight in enumerate(weights):
                 columns[j, rows] = torch.where(taken, weight, columns[j, rows])
             trusted[rows] += taken
@@ -141,15 +153,11 @@ class ExponentialMultistep(Solver):
 
     def _weights(self, segment: Segment, behind: list[Nodes], ahead: int) -> list[Tensor]:
         """Weights of steps of one order, newest evaluation first."""
-        if ahead:
-            if self.weights != "exact" and len(behind) == 1:
-                (whole,) = segment.weights(behind)
-                return [0.5 * whole, 0.5 * whole]
-            return segment.weights([segment.end, *behind], self.variable)
-        published = {"exact": (), "dpmpp": (2,), "dpmpp-published": (2, 3)}[self.weights]
-        if len(behind) in published:
-            return dpm_weights(segment, behind)
-        return segment.weights(behind, self.variable)
+        if self.weights != "exact" and len(behind) + ahead == 2:
+            return halved_difference(segment, behind, ahead, linear=self.weights == "bh1")
+        if self.weights == "dpmpp" and len(behind) == 3 and not ahead:
+            return third_order_of_dpm(segment, behind)
+        return segment.weights([segment.end, *behind] if ahead else behind, self.variable)
 
 
 _SCHEMES: dict[int, tuple[tuple[float, tuple[int, ...]], ...]] = {

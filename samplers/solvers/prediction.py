@@ -24,14 +24,13 @@ class Prediction(ABC):
     All arguments are float64 and of one shape, or broadcast to it.
 
     Attributes:
-        reach: A polynomial is trusted over a step while Σ|W_j|/|Σ W_j| is at most so many times
-            that of small equal steps. Beyond it the step is long beside those before it, and
-            extrapolation multiplies errors. On grids equal in λ this acts on no run of ten steps
-            or more; on grids equal in t it takes DPM-Solver++ 2M at 20 steps from an error of 0.125
-            to 0.047, since their last steps in λ are long (docs/solvers.md).
+        max_extrapolation: Our bound of `ExponentialMultistep.max_extrapolation`. On grids equal in
+            λ it acts on no run of ten steps or more; on grids equal in t it takes DPM-Solver++ 2M
+            at 20 steps from an error of 0.125 to 0.047, since their last steps in λ are long
+            (docs/solvers.md).
     """
 
-    reach: float = 4.0
+    max_extrapolation: float = 4.0
 
     @abstractmethod
     def evaluation(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +83,7 @@ class DataPrediction(Prediction):
     Its weight grows along the step, so that it extrapolates the farthest and is trusted less.
     """
 
-    reach = 1.5
+    max_extrapolation = 1.5
 
     def evaluation(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(1/α, σ²/α)."""

@@ -85,12 +85,12 @@ class Segment:
             return [whole * share for share in adams(len(nodes))]
         lam, measure = _rule(self.start.lam, self.end.lam)
         t = self.sde.time_of_log_snr(lam) if variable == "time" else lam  # t is read there alone
-        inner, u = measure * self._integrand(lam), _variable(variable, t, lam)
+        inner, u = measure * self.integrand(lam), _variable(variable, t, lam)
         known = [_variable(variable, node.t, node.lam)[:, None] for node in nodes]
         return [(inner * basis).sum(1) for basis in lagrange(known, u)]
 
-    def _integrand(self, lam: Tensor) -> Tensor:
-        """m_t w(λ) (1 + τ²) e^{A − A_t} at points (N, Q)."""
+    def integrand(self, lam: Tensor) -> Tensor:
+        """m_t w(λ) (1 + τ²) e^{A − A_t} at points λ, (N, Q)."""
         end, tau2 = self.end, self.tau.square()[:, None]
         grown = tau2 * (self.kind.decay(lam) - self.kind.decay(end.lam)[:, None])
         scale = self.kind.weight(lam, end.alpha[:, None], end.sigma[:, None])
@@ -128,25 +128,47 @@ def adams(order: int, ahead: int = 0) -> list[float]:
     return [(basis * measure).sum().item() for basis in lagrange(known, u)]
 
 
-def dpm_weights(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
-    """The weights of DPM-Solver++ 2M and 3M as published, of three libraries' code too.
+def halved_difference(
+    segment: Segment, behind: Sequence[Nodes], ahead: int, *, linear: bool
+) -> list[Tensor]:
+    """The weights of W k_0 + ½ B D, newest evaluation first, with which UniPC begins.
 
-        2M: W (k_0 + ½ D),   3M: W k_0 + W′ D_1 + ½ W″ D_2
+        D = (k_0 − k_1) (λ_t − λ_s)/(λ_0 − λ_1)  (predictor, as in 2M),   k_{t} − k_0  (corrector)
 
-    W, W′, W″ are the integrals of 1, u, u² with u the part of the step, D the first difference in
-    u, D_1 and D_2 the first and second divided differences at the start of the step.
+    Args:
+        segment: Steps from s to t.
+        behind: Nodes of k_0 and, for the predictor, of k_1.
+        ahead: 1 for the corrector.
+        linear: Whether B is (λ_t − λ_s) times the integrand at t; otherwise it is W.
+
+    Reference: Lu et al. 2022, arXiv:2211.01095 (algorithm 2); Zhao et al. 2023, arXiv:2302.04867
+    (section 3.2; B_1 is the linear one, B_2 the other).
+    """
+    (whole,) = segment.weights(behind[:1])
+    half, h = torch.full_like(whole, 0.5), segment.end.lam - segment.start.lam
+    if linear:
+        half = 0.5 * h * segment.integrand(segment.end.lam[:, None])[:, 0] / whole
+    if ahead:
+        return [whole * half, whole * (1 - half)]
+    ratio = (behind[0].lam - behind[1].lam) / h
+    return [whole * (1 + half / ratio), -whole * half / ratio]
+
+
+def third_order_of_dpm(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
+    """The weights W k_0 + W′ D_1 + ½ W″ D_2 of DPM-Solver++ 3M, newest evaluation first.
+
+    W, W′, W″ are the integrals of 1, u, u² with u the part of the step, D_1 and D_2 the first and
+    second divided differences in u at the start of the step. A parabola has the whole of W″ D_2.
 
     Args:
         segment: Steps.
-        nodes: Nodes of two or three evaluations, newest first.
+        nodes: Nodes of three evaluations, newest first.
 
-    Reference: Lu et al. 2022, arXiv:2211.01095 (algorithm 2).
+    Reference: the code of Lu et al. 2022, arXiv:2211.01095.
     """
     (whole,) = segment.weights(nodes[:1])
     h = segment.end.lam - segment.start.lam
     ratio = (nodes[0].lam - nodes[1].lam) / h
-    if len(nodes) == 2:
-        return [whole * (1 + 0.5 / ratio), -whole * 0.5 / ratio]
     older = (nodes[1].lam - nodes[2].lam) / h
     # Moments of u through the exact weights of a parabola: k = 1, u, u² at u = 0, −r, −r − r′.
     exact = segment.weights(nodes)

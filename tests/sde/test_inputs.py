@@ -37,7 +37,7 @@ def test_integers_of_numpy_are_integers():
     k = torch.zeros(3, 2, dtype=torch.long)
     assert pc(FIVE).steps == 5 and type(pc(FIVE).steps) is int
     assert Langevin(n_steps=FIVE).n_steps == 5
-    assert ExponentialMultistep(np.int32(2), settle_below=FIVE).order == 2
+    assert ExponentialMultistep(np.int32(2), lower_order_final_below=FIVE).order == 2
     assert deis(np.int64(2)).order == 2
     assert type(VE().discretize(FIVE).steps) is int
     assert Hutchinson(np.int64(2)).estimates == 2
