@@ -36,8 +36,8 @@ def fir_kernel(taps: Sequence[float]) -> Tensor:
             f"fir_kernel must hold numbers with a nonzero sum, got {list(taps)}; "
             "use [1, 3, 3, 1] for the published networks"
         )
-    # Numbers, not weights: they are there on the meta device too, so that a network that is built
-    # there and given its weights is whole.
+    # Constants, not weights: a network that is built on the meta device needs their values when it
+    # gets its weights.
     meta = torch.get_default_device().type == "meta"
     k = torch.tensor([float(tap) for tap in taps], device="cpu" if meta else None)
     k = F.pad(k / k.sum(), (len(taps) % 2, 0))
@@ -191,11 +191,7 @@ class DownsampleConv2d(nn.Module):
     kernel: Tensor | None
 
     def __init__(
-        self,
-        ch_in: int,
-        ch_out: int,
-        taps: Sequence[float] | None,
-        symmetric: bool = False,
+        self, ch_in: int, ch_out: int, taps: Sequence[float] | None, symmetric: bool = False
     ) -> None:
         super().__init__()
         kernel = None if taps is None else fir_kernel(taps)
@@ -219,8 +215,7 @@ class UpsampleConv2d(nn.Module):
     Args:
         ch_in: number of input channels.
         ch_out: number of output channels.
-        taps: the FIR filter in one dimension; None to double by
-            nearest neighbour before the convolution.
+        taps: the FIR filter in one dimension; None to double by nearest neighbour beforehand.
 
     Raises:
         ValueError: taps that sum to zero.

@@ -8,7 +8,7 @@ from torch import Tensor
 from .broadcast import expand, widened
 from .score import Score, like
 
-if TYPE_CHECKING:  # a process is reversed by its own method, which needs this module first
+if TYPE_CHECKING:  # base.py imports this module
     from .base import SDE
 
 
