@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 from scoresde.sde.checks import check_count
 
+Shape = tuple[int, int | None, int | None]
+"""(C, H, W) of images, with None for sizes that are not fixed."""
 
-def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], blocks: int) -> None:
-    """Refuse a U-Net that cannot be built.
+
+def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], blocks: int) -> Shape:
+    """Return the shape (C, H, W) of a network, refusing one that cannot be built.
 
     Raises:
         ValueError: A number is out of range, or a size does not divide.
@@ -29,6 +32,7 @@ def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], bl
                 f"image size {size} is not divisible by 2^{steps} ({steps} downsamplings); "
                 f"use {use}, or fewer levels"
             )
+    return shape[0], shape[1], shape[2]
 
 
 def check_classes(classes: int | None, noise_conditional: bool = True) -> None:
@@ -59,9 +63,7 @@ def check_told(embedding: nn.Module | None, condition: object) -> nn.Module:
     return embedding
 
 
-def check_input(
-    x: Tensor, c_noise: Tensor, shape: tuple[int, int | None, int | None], steps: int
-) -> None:
+def check_input(x: Tensor, c_noise: Tensor, shape: Shape, steps: int) -> None:
     """Refuse images and noise levels that do not have a network's shape.
 
     Args:

@@ -137,7 +137,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Sines and cosines of the values of noisy data, damped by their expected value under noise.
+    """Sines and cosines of the values of noisy data, damped as the noise damps their mean.
 
         E sin(ω (x + σ z)) = exp(−½ ω² σ²) sin(ω x),   likewise for the cosine,   ω = 2ⁿ π
 

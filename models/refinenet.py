@@ -41,8 +41,6 @@ class RefineNet(Described, nn.Module):
         ValueError: an unknown option, a number out of range, or a size that does not divide.
     """
 
-    shape: tuple[int, int | None, int | None]
-
     def __init__(
         self,
         shape: Sequence[int | None],
@@ -55,10 +53,8 @@ class RefineNet(Described, nn.Module):
         super().__init__()
         _check_levels(nf, widths, dilations)
         self.halvings = list(dilations[1:]).count(1)
-        check_sizes(shape, nf, [1] * (self.halvings + 1), 1)
-        image_ch, height, width = shape
-        assert image_ch is not None  # checked above
-        self.shape = (image_ch, height, width)
+        self.shape = check_sizes(shape, nf, [1] * (self.halvings + 1), 1)
+        image_ch = self.shape[0]
         self.num_levels = num_levels
         self.options = RefineOptions(num_levels, activation)
 

@@ -64,8 +64,6 @@ def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape (B, C, 2H, 2W).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     weight = _depthwise(4 * kernel, x)
     padding = kernel.shape[0] // 2 - 1
@@ -81,8 +79,6 @@ def fir_downsample(x: Tensor, kernel: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape (B, C, H/2, W/2).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     return _fir(x, kernel, padding=kernel.shape[0] // 2 - 1, stride=2)
 
@@ -98,8 +94,6 @@ def fir_downsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor 
 
     Returns:
         Tensor of shape (B, D, H/2, W/2).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     return F.conv2d(_fir(x, kernel, padding=kernel.shape[0] // 2), weight, bias, stride=2)
 
@@ -115,8 +109,6 @@ def fir_upsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | 
 
     Returns:
         Tensor of shape (B, D, 2H, 2W).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     # A transposed convolution stores (in, out) channels and, unlike conv2d, does not correlate.
     h = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)

@@ -128,8 +128,6 @@ class UNet(Described, nn.Module):
         ValueError: an unknown option, a number out of range, or a size that does not divide.
     """
 
-    shape: tuple[int, int | None, int | None]
-
     def __init__(
         self,
         shape: Sequence[int | None],
@@ -171,12 +169,10 @@ class UNet(Described, nn.Module):
         check_choice("progressive_combine", progressive_combine, "sum", "cat")
         check_choice("embedding_type", embedding_type, "positional", "fourier")
         check_choice("attn_up", attn_up, "last", "each")
-        check_sizes(shape, nf, ch_mult, num_res_blocks)
+        self.shape, self.classes = check_sizes(shape, nf, ch_mult, num_res_blocks), classes
         attn_levels = attended(shape, len(ch_mult), attn_resolutions, attn_levels)
 
-        image_ch, height, width = shape
-        assert image_ch is not None  # checked above
-        self.shape, self.classes = (image_ch, height, width), classes
+        image_ch = self.shape[0]
         self.out_channels = image_ch if out_channels is None else out_channels
         self.resblock_type, self.resamp_with_conv = resblock_type, resamp_with_conv
         self.widths = [nf * factor for factor in ch_mult]

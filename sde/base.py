@@ -241,6 +241,9 @@ class SDE(Described, ABC):
         Args:
             steps: Number of steps N ≥ 1.
             eps: Last time in (0, T); `sampling_eps` where not given.
+
+        Raises:
+            ValueError: eps is not in (0, T), or N exceeds the number of levels of a chain.
         """
         last = self.check_end(self.sampling_eps if eps is None else eps)
         return self.to_grid(powers(self.T, last, self.rho, steps))
@@ -251,7 +254,7 @@ class SDE(Described, ABC):
         Raises:
             ValueError: eps lies elsewhere, or the process has no λ at T.
         """
-        self.check_range()
+        self.check_finite_snr()
         if not 0 < eps < self.T:
             early = "the score is singular at t=0"
             late = f"the path ends there, and begins at T={self.T}; choose eps below T"
@@ -259,7 +262,7 @@ class SDE(Described, ABC):
             raise ValueError(f"eps must be in (0, T={self.T}), got {eps:g}: {why}")
         return eps
 
-    def check_range(self) -> None:
+    def check_finite_snr(self) -> None:
         """Refuse a process whose λ(T) is not finite: α(T) or σ(T) is 0, or not a number.
 
         A chain of zero terminal SNR has λ(T) = −∞ on purpose.

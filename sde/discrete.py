@@ -33,6 +33,11 @@ class Discretized(SDE):
         steps: Number of levels N ≥ 2; 3 with zero terminal SNR.
         zero_terminal_snr: Whether the last level is pure noise.
 
+    Attributes:
+        times: t_i, float64, shape (N,).
+        alphas: α_i, float64, shape (N,).
+        sigmas: σ_i, float64, shape (N,).
+
     Raises:
         ValueError: steps is not such an integer, or the base has no such chain.
 

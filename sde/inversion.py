@@ -24,7 +24,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
     Raises:
         ValueError: A value lies outside the range of the process, or the process has no λ.
     """
-    sde.check_range()
+    sde.check_finite_snr()
     lam = log_snr.double()
     low, high = torch.zeros_like(lam), torch.full_like(lam, sde.T)
     first, last = sde.log_snr(low), sde.log_snr(high)

@@ -25,6 +25,9 @@ class ReverseSDE:
         score: s(x, t).
         eta: Stochasticity η ≥ 0.
 
+    Raises:
+        ValueError: η is not finite, or < 0.
+
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 6, 13, 36).
     """
 
