@@ -74,7 +74,7 @@ def find_start(parts: Parts, folder: Path) -> Start | None:
     if cfg.transfer and not _transfers(parts):
         raise ValueError(
             "transfer=true takes the edm network of another process: it needs checkpoint=RUN, "
-            "model.parameterization=edm, and task=generate or likelihood"
+            "model.parameterization=edm with c_noise=edm, and task=generate or likelihood"
         )
     start, asked = None, resumption(cfg)
     if parts.pretrained is not None:
