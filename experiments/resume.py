@@ -55,7 +55,7 @@ def find_start(parts: Parts[Any], folder: Path) -> Start | None:
     if cfg.transfer and not _transfers(parts):
         raise ValueError(
             "transfer=true takes the edm network of another process: it needs checkpoint=RUN, "
-            "model.parameterization=edm, and task=generate or likelihood"
+            "model.parameterization=edm with c_noise=edm, and task=generate or likelihood"
         )
     task, start, asked = parts.task, None, resumption(cfg)
     if parts.pretrained is not None:

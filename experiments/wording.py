@@ -65,7 +65,6 @@ def in_keys(sentence: str, known: set[str], given: list[str]) -> str:
         return f"{key}={VALUES.get(found[2], found[2])}" if key else found[0]
 
     sentence = ARGUMENT.sub(named, sentence)
-    # The argument that is refused: `steps must be …`, `unknown method …`.
     first = sentence.removeprefix("unknown ").partition(" ")[0]
     ends = [key for key in mine if key.endswith(f".{first}")]
     return sentence.replace(first, ends[0], 1) if len(ends) == 1 else sentence

@@ -104,10 +104,9 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
     if described["_target_"] == "scoresde.sde.VE":
         if model.parameterization != "score":
             raise ValueError(f"diffusers' networks of VE predict σ s, not {model.parameterization}")
-        _check_range(model, (0.0, 1.0), (-1.0, 1.0))
+        _check_input(model, (0.0, 1.0), (-1.0, 1.0))
         if getattr(model.net, "embedding", None) is None or _is_positional(model):
             raise ValueError("diffusers' networks of VE have a Fourier embedding")
-        _check_c_noise(model)
         ends = {name: described[name] for name in ("sigma_min", "sigma_max")}
         fields |= {"_class_name": VE_SCHEDULER, "num_train_timesteps": 2000, "snr": 0.15}
         return fields | ends | {"correct_steps": 1, "sampling_eps": 1e-5}, "ScoreSdeVePipeline"
@@ -123,8 +122,7 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
         raise ValueError(
             f"diffusers' chains predict noise, data or v, not {model.parameterization}"
         )
-    _check_c_noise(model)
-    _check_range(model, (-1.0, 1.0))
+    _check_input(model, (-1.0, 1.0))
     if not _is_positional(model):
         raise ValueError("diffusers' networks of chains have a positional embedding")
     fields |= {"_class_name": "DDPMScheduler", "num_train_timesteps": steps}
@@ -151,17 +149,14 @@ def scheduler(model: ScoreModel) -> tuple[dict[str, Any], str]:
     return fields | ends | {"beta_schedule": names[schedule["_target_"]]}, "DDPMPipeline"
 
 
-def _check_range(model: ScoreModel, *allowed: tuple[float, float]) -> None:
+def _check_input(model: ScoreModel, *allowed: tuple[float, float]) -> None:
+    if model.c_noise != "process":
+        raise ValueError(f"diffusers' networks have c_noise=process, not {model.c_noise}")
     if model.data_range not in allowed:
         raise ValueError(
             f"diffusers' pipeline of this process has data in {' or '.join(map(str, allowed))}, "
             f"not {model.data_range}"
         )
-
-
-def _check_c_noise(model: ScoreModel) -> None:
-    if model.c_noise != "process":
-        raise ValueError(f"diffusers' networks have c_noise=process, not {model.c_noise}")
 
 
 def _is_positional(model: ScoreModel) -> bool:

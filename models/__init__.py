@@ -1,4 +1,4 @@
-"""Networks, the wrapper that makes them scores, and scores known in closed form."""
+"""Networks, the wrapper that turns them into scores, and scores in closed form."""
 
 from .dequantizer import DequantizationFlow
 from .exact import GaussianMixtureScore, GaussianScore

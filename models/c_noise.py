@@ -1,4 +1,4 @@
-"""c_noise: the number by which a network is told how noisy its input is."""
+"""c_noise: the noise level as a network sees it."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import SDE
-from scoresde.sde.checks import check_choice
 
 from .parameterization import Scales
 
@@ -43,18 +42,3 @@ C_NOISE: dict[str, Callable[[SDE, Tensor, Scales], Tensor]] = {
 def usual(parameterization: str) -> str:
     """The c_noise that a parameterization was published with."""
     return "edm" if parameterization == "edm" else "process"
-
-
-def check_c_noise(name: str, sde: SDE) -> str:
-    """Return the name of a c_noise, refusing one that is unknown or that a process does not have.
-
-    Raises:
-        ValueError: There is no such c_noise, or it needs a chain and the process is none.
-    """
-    check_choice("c_noise", name, *C_NOISE)
-    if name == "descending" and sde.steps is None:
-        raise ValueError(
-            "c_noise=descending counts the levels of a chain, and this process has none; "
-            "use sde.discretize(steps), or sde=ncsn on a command line"
-        )
-    return name

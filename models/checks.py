@@ -1,4 +1,4 @@
-"""Checks of what a network is built with and called with, each with its sentence."""
+"""Checks of the arguments with which networks are built and called."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 from scoresde.sde.checks import check_count
 
+Shape = tuple[int, int | None, int | None]
+"""(C, H, W) of images, with None for sizes that are not fixed."""
 
-def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], blocks: int) -> None:
-    """Refuse a U-Net that cannot be built.
+
+def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], blocks: int) -> Shape:
+    """Return the shape (C, H, W) of a network, refusing one that cannot be built.
 
     Raises:
         ValueError: A number is out of range, or a size does not divide.
@@ -29,13 +32,14 @@ def check_sizes(shape: Sequence[int | None], nf: int, ch_mult: Sequence[int], bl
                 f"image size {size} is not divisible by 2^{steps} ({steps} downsamplings); "
                 f"use {use}, or fewer levels"
             )
+    return shape[0], shape[1], shape[2]
 
 
 def check_classes(classes: int | None, noise_conditional: bool = True) -> None:
-    """Refuse a number of class labels that a network cannot be told.
+    """Refuse a number of classes that a network cannot have.
 
     Raises:
-        ValueError: The number is not an integer ≥ 1, or the network has no embedding to add to.
+        ValueError: The number is not an integer ≥ 1, or the network has no noise embedding.
     """
     if classes is not None:
         check_count("classes", classes, 1)
@@ -46,10 +50,10 @@ def check_classes(classes: int | None, noise_conditional: bool = True) -> None:
 
 
 def check_told(embedding: nn.Module | None, condition: object) -> nn.Module:
-    """Return the embedding of a condition, refusing one that a network was not built for.
+    """Return the embedding of a condition, refusing a condition if the network has none.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The network was built without classes.
     """
     if embedding is None:
         raise ValueError(
@@ -59,15 +63,13 @@ def check_told(embedding: nn.Module | None, condition: object) -> nn.Module:
     return embedding
 
 
-def check_input(
-    x: Tensor, c_noise: Tensor, shape: tuple[int, int | None, int | None], steps: int
-) -> None:
-    """Refuse images and labels that are not of a network's shape.
+def check_input(x: Tensor, c_noise: Tensor, shape: Shape, steps: int) -> None:
+    """Refuse images and noise levels that do not have a network's shape.
 
     Args:
         x: Images.
-        c_noise: Labels.
-        shape: What the network was built for; None where it takes any size that divides.
+        c_noise: Noise levels.
+        shape: (C, H, W) of the network; None where it takes any size that divides.
         steps: Number of times that the resolution is halved.
 
     Raises:
@@ -103,13 +105,13 @@ def attended(
     """The levels of a U-Net that have self-attention.
 
     Args:
-        shape: (C, H, W), with None for sizes that are open.
+        shape: (C, H, W), with None for sizes that are not fixed.
         levels: Number of levels.
-        resolutions: Heights that attend.
+        resolutions: Heights with attention.
         chosen: The levels themselves, if they are given.
 
     Raises:
-        ValueError: Levels that there are not, or none given for an open size.
+        ValueError: Levels out of range, or none given for a size that is not fixed.
     """
     if chosen is not None:
         if any(level not in range(levels) for level in chosen):

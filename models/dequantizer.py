@@ -1,4 +1,4 @@
-"""A small flow that spreads quantized values over their cells."""
+"""A small normalizing flow that distributes quantized values over their cells."""
 
 import math
 
@@ -13,12 +13,12 @@ from .layers import conv
 
 
 class DequantizationFlow(Described, nn.Module):
-    """A conditional flow z → u in (0, 1)^D, told the values k.
+    """A flow z → u in (0, 1)^D, conditional on the quantized values k.
 
         y ← y or exp(a(y, h)) y + b(y, h), on the two colours of a checkerboard in turn,
         u = sigmoid(y),   log q(u | k) = log N(z; 0, I) − Σ log|∂u/∂z|,   h = features(k)
 
-    It starts close to uniform: sigmoid(1.7 z) has nearly a constant density.
+    Initially u is close to uniform: sigmoid(1.7 z) has nearly a constant density.
 
     Args:
         shape: (C, H, W) of the images.
@@ -27,7 +27,7 @@ class DequantizationFlow(Described, nn.Module):
         depth: Coupling layers ≥ 1.
 
     Raises:
-        ValueError: A shape that is no image's, or a number out of its range.
+        ValueError: A shape other than (C, H, W), or a number out of range.
 
     Reference: Ho, Chen, Srinivas, Duan & Abbeel 2019, arXiv:1902.00275 (section 3.1); Dinh,
     Sohl-Dickstein & Bengio 2017, arXiv:1605.08803 (section 3.4).
@@ -63,7 +63,7 @@ class DequantizationFlow(Described, nn.Module):
 
         Args:
             k: Values in 0 … levels − 1, shape (B, C, H, W).
-            z: Standard normal draw of that shape.
+            z: Standard normal noise of that shape.
 
         Raises:
             ValueError: Values of another shape.
@@ -89,12 +89,12 @@ class DequantizationFlow(Described, nn.Module):
 
 
 def _coupling(channels: int, width: int) -> nn.Sequential:
-    """Shift and scale of one colour from the other; it starts at none."""
+    """Shift and scale of one colour given the other; initially zero."""
     last = conv(width, 2 * channels)
     nn.init.zeros_(last.weight)
     return nn.Sequential(conv(channels + width, width), nn.SiLU(), last)
 
 
 def _gentle(log_scale: Tensor) -> Tensor:
-    """A logarithm of a scale within ±2, so that no layer can run away."""
+    """A logarithm of a scale, bounded by ±2 so that no layer diverges."""
     return 2 * torch.tanh(log_scale / 2)

@@ -1,6 +1,6 @@
-"""Embeddings by sines and cosines: of the noise label, and of the values of an image.
+"""Embeddings by sines and cosines: of the noise level, and of the values of an image.
 
-The label c is whatever the caller prepared (999 t, log σ or an integer level), shape (B,).
+The noise level c is c_noise of `ScoreModel` (999 t, log σ or an integer level), shape (B,).
 """
 
 import math
@@ -19,7 +19,7 @@ from .layers import dense
 
 
 class FourierEmbedding(nn.Module):
-    """Random Fourier features of the noise label, fixed at construction.
+    """Random Fourier features of the noise level, fixed at construction.
 
     e(c) = [sin(2π c W), cos(2π c W)] with W ~ N(0, scale² I)
 
@@ -41,16 +41,16 @@ class FourierEmbedding(nn.Module):
             raise ValueError(f"nf must be ≥ 1, got {nf}")
         if scale <= 0:
             raise ValueError(
-                f"scale must be > 0, got {scale}; with scale 0 the label has no effect"
+                f"scale must be > 0, got {scale}; with scale 0 the noise level has no effect"
             )
         self.out_features = 2 * nf
         frequencies = torch.empty(nf)
-        if not frequencies.is_meta:  # where there is nothing to draw, asking costs a second
+        if not frequencies.is_meta:  # random numbers on the meta device would cost a second
             frequencies = torch.randn(nf) * scale
         self.register_buffer("W", frequencies)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """Embed labels c_noise, shape (B,), as vectors of shape (B, 2·nf)."""
+        """Embed noise levels c_noise, shape (B,), as vectors of shape (B, 2·nf)."""
         phase = c_noise[:, None] * self.W * (2 * math.pi)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
@@ -81,9 +81,9 @@ class SinusoidalEmbedding(nn.Module):
         self.out_features, self.shift = nf, shift
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """Embed labels c_noise, shape (B,), as vectors of shape (B, nf), in float32 or wider."""
+        """Embed noise levels c_noise, shape (B,), as vectors (B, nf) in float32 or wider."""
         half = self.out_features // 2
-        # Labels reach 999: in half precision neighbouring levels would share one phase.
+        # Levels reach 999: in half precision neighbouring levels would have the same phase.
         dtype = torch.promote_types(c_noise.dtype, torch.float32)
         k = torch.arange(half, dtype=dtype, device=c_noise.device)
         frequencies = torch.exp(k * (-math.log(10000.0) / max(half - self.shift, 1)))
@@ -93,7 +93,7 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """The embedding of the noise label as the blocks of a U-Net use it.
+    """The embedding of the noise level and of the class for the blocks of a U-Net.
 
     emb = silu(W₁ silu(W₀ e(c) + b₀) + b₁ + l(y)),   l(y) the embedding of a class label, if any
 
@@ -112,12 +112,7 @@ class NoiseEmbedding(nn.Module):
     """
 
     def __init__(
-        self,
-        kind: str,
-        nf: int,
-        fourier_scale: float,
-        shift: int = 1,
-        classes: int | None = None,
+        self, kind: str, nf: int, fourier_scale: float, shift: int = 1, classes: int | None = None
     ) -> None:
         super().__init__()
         fourier = kind == "fourier"
@@ -130,10 +125,10 @@ class NoiseEmbedding(nn.Module):
     def forward(
         self, c_noise: Tensor, dtype: torch.dtype, condition: Condition | None = None
     ) -> Tensor:
-        """Map labels c_noise, shape (B,), to (B, E); dtype is that of the network.
+        """Map noise levels c_noise, shape (B,), to (B, E); dtype is that of the network.
 
         Raises:
-            ValueError: class labels that the network has not.
+            ValueError: a class label outside 0 … K, or one for a network without classes.
         """
         emb = self.dense_1(F.silu(self.dense_0(self.embed(c_noise).to(dtype))))
         if condition is not None:
@@ -142,17 +137,17 @@ class NoiseEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Sines and cosines of the values of data, as far as they are seen through the noise.
+    """Sines and cosines of the values of noisy data, damped as the noise damps their mean.
 
-        E sin(ω (x + σ z)) = exp(−½ ω² σ²) sin(ω x),   and of the cosine so,   ω = 2ⁿ π
+        E sin(ω (x + σ z)) = exp(−½ ω² σ²) sin(ω x),   likewise for the cosine,   ω = 2ⁿ π
 
-    Values that are 1/128 apart, as those of eight bits in [-1, 1], differ by half a turn at n = 7;
-    without such features a convolution would need weights of that size to tell them apart. Without
-    their decay the network would be rough at every noise, and its flow take several times the
-    steps.
+    Values that are 1/128 apart, such as those of eight bits in [-1, 1], differ by half a turn at
+    n = 7; without such features a convolution would need weights of that size to distinguish them.
+    Without the damping the network would be rough at every noise level, and its flow would take
+    several times as many steps.
 
     Reference: Kingma et al. 2021, arXiv:2107.00630 (appendix C); Barron et al. 2021,
-    arXiv:2103.13415 (eq. 13), for the decay.
+    arXiv:2103.13415 (eq. 13), for the damping.
 
     Args:
         exponents: The integers n ≥ 0, in any number.

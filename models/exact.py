@@ -1,4 +1,4 @@
-"""Scores known in closed form, with which every sampler runs and is tested without training."""
+"""Scores in closed form, with which every sampler runs and is tested without training."""
 
 import math
 
@@ -15,14 +15,14 @@ from .labels import check_labels
 
 
 class GaussianMixtureScore:
-    """The score of a Gaussian mixture carried through a process.
+    """The score of the marginals p_t of a process whose data are a Gaussian mixture.
 
         p_t = Σ_k w_k N(α μ_k, S_k),   S_k = α² Σ_k + σ² I,
         s = Σ_k r_k s_k,   s_k = −S_k⁻¹ (x − α μ_k),   r_k ∝ w_k N(x; α μ_k, S_k)
 
-    Each Σ_k is diagonalized once, so that S_k⁻¹ costs no solve at any t. The object is itself a
-    `score(x, t)`. With a label k it is that of one component, s_k, which makes it the exact score
-    of a class; the label K is none, as for networks.
+    Each Σ_k is diagonalized once, so that S_k⁻¹ takes no solve at any t. The object is itself a
+    `score(x, t)`. With a label k it is the score s_k of that component, the exact score of a class;
+    the label K stands for the whole mixture, as for networks.
 
     Args:
         sde: Process.
@@ -60,14 +60,14 @@ class GaussianMixtureScore:
         self.variances, self.basis = _diagonalize(covariances)
 
     def given(self, labels: Tensor) -> Given:
-        """The score of the components of some labels, s_k(x, t) with k of each sample.
+        """The score s_k(x, t) with the component k of each sample.
 
         Args:
             labels: k in 0 … K − 1, or K for the whole mixture; int64, shape (B,), or (1,) for all.
 
         Raises:
-            ValueError: A number that is no label.
-            TypeError: Labels that are no integers.
+            ValueError: A label outside 0 … K.
+            TypeError: Labels that are not integers.
         """
         return Given(self, check_labels(labels, len(self.means)))
 
@@ -93,7 +93,7 @@ class GaussianMixtureScore:
 
             D = Σ_k r_k (μ_k − α Σ_k s_k)
 
-        It is (x + σ² s)/α, but there is no division by α, which may be 0.
+        It equals (x + σ² s)/α, but without a division by α, which may be 0.
         """
         log_joint, pull = self._given(x, t, condition)
         variances = self.variances.to(pull)
@@ -108,7 +108,7 @@ class GaussianMixtureScore:
         return data.reshape(x.shape).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw data x_0, float64, shape (n, D)."""
+        """Sample data x_0, float64, shape (n, D)."""
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         z = z * self.variances.sqrt()[k]
@@ -156,7 +156,7 @@ class GaussianMixtureScore:
 
 
 class GaussianScore:
-    """The score of Gaussian data N(μ, Σ) carried through a process, with its exact flow.
+    """The score of the marginals of a process with Gaussian data N(μ, Σ), with its exact flow.
 
         p_t = N(α μ, S_t),   S_t = α² Σ + σ² I,   s = −S_t⁻¹ (x − α μ)
 
@@ -187,7 +187,7 @@ class GaussianScore:
         return self._mixture.denoise(x, t)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw data x_0, float64, shape (n, D)."""
+        """Sample data x_0, float64, shape (n, D)."""
         return self._mixture.sample(n, generator)
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
-"""The file of a model: weights as safetensors, and a JSON that says what they are.
+"""The file of a model: weights as safetensors, and a JSON that describes them.
 
-A model is a folder of two files, which are read without this toolkit, and without running anything:
+A model is a folder of two files, which can be read without this toolkit and without running code:
 
     model.safetensors   the tensors, by their names in `ScoreModel.state_dict()`
     model.json          {"format": "score-sde-model", "version": 1, "step": 100000,
                          "model": {"sde": …, "net": …, "parameterization": …, "data_range": …, …}}
 
-The weights carry the digest of the JSON that belongs to them, so that a pair that was mixed up, or
-half of which was replaced, is noticed.
+The weights contain the digest of their JSON, so that files of two models are not mixed unnoticed.
 """
 
 import hashlib
@@ -33,10 +32,10 @@ def write(
     step: int | None,
     overwrite: bool,
 ) -> Path:
-    """Write both files, each whole or not at all; the folder.
+    """Write both files, each whole or not at all, and return the folder.
 
     Raises:
-        FileExistsError: A model is there, and overwrite is false.
+        FileExistsError: The folder holds a model, and overwrite is false.
     """
     if not overwrite and any((folder / name).exists() for name in (WEIGHTS, DOCUMENT)):
         raise FileExistsError(
@@ -66,7 +65,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: There is no model.
-        ValueError: It is damaged, of another format, or of a newer version.
+        ValueError: The model is damaged, of another format, or of a newer version.
     """
     for name in (DOCUMENT, WEIGHTS):
         if not (folder / name).is_file():
@@ -86,7 +85,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as weights:
             belongs = (weights.metadata() or {}).get("document")
-            # Copies: what is mapped would change or vanish with the file.
+            # Copies, since mapped tensors would change or vanish with the file.
             names = weights.keys()
             state = {name: weights.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError) as error:
@@ -100,22 +99,22 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError(f"{folder / DOCUMENT} does not say the {name} of its model")
     if belongs != _digest(text):
         raise ValueError(
-            f"{folder / WEIGHTS} was not written with the {DOCUMENT} beside it; one was changed or "
-            "replaced"
+            f"{folder / WEIGHTS} was not written with the {DOCUMENT} next to it; "
+            "one was changed or replaced"
         )
     return document, state
 
 
 @contextmanager
 def whole(source: object) -> Iterator[None]:
-    """Say in one sentence what file an error is of, whatever a wrong value in it led to."""
+    """Turn errors that wrong values in a file cause into one sentence that names the file."""
     try:
         yield
     except (
         *(ValueError, TypeError, KeyError, IndexError, AttributeError),
         *(RuntimeError, ArithmeticError, RecursionError),
     ) as error:
-        if isinstance(error, ValueError) and str(source) in str(error):  # it says so itself
+        if isinstance(error, ValueError) and str(source) in str(error):  # already named
             raise
         sentence = " ".join(str(error).split())
         raise ValueError(f"{source} cannot be loaded: {sentence[:400]}") from error

@@ -13,16 +13,16 @@ CONDITIONED = ("score", "noise", "denoise", "noise_and_share", "variance_share",
 
 
 class Conditional(Protocol):
-    """A score that can be told a condition."""
+    """A score that takes a condition."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """s(x, t | c); shape of x."""
 
 
 class Given:
-    """A score with its condition, s(x, t | c), which follows its rows wherever a batch is parted.
+    """A score with its condition, s(x, t | c), whose rows follow those of the batch.
 
-    It has all that its model has: `noise`, `denoise` and the like are those of the condition.
+    It has all attributes of its model; `noise`, `denoise` and the like take the condition.
 
     Args:
         model: s(x, t, c).
@@ -40,13 +40,13 @@ class Given:
         """The score of some samples of the batch.
 
         Args:
-            index: Their numbers, shape (A,), in any order.
+            index: Their positions, shape (A,), in any order.
         """
         return Given(self.model, take(self.condition, index))
 
     def __getattr__(self, name: str) -> Any:
-        """What the model has; its functions of (x, t) with the condition."""
-        if name in ("model", "condition") or name.startswith("__"):  # not yet there in a copy
+        """An attribute of the model; its functions of (x, t) get the condition."""
+        if name in ("model", "condition") or name.startswith("__"):  # absent while being copied
             raise AttributeError(name)
         value: Callable[..., Any] = getattr(self.model, name)
         return partial(value, condition=self.condition) if name in CONDITIONED else value

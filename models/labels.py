@@ -1,4 +1,4 @@
-"""Class labels as networks see them: one vector for each class, and none for no label."""
+"""Embeddings and checks of class labels."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ from scoresde.sde.score import Condition
 
 
 class LabelEmbedding(nn.Module):
-    """A vector for each class, added to the embedding of the noise; zero for no label.
+    """A vector for each class, added to that of the noise level; zero for the label K, no class.
 
         e(y) = W onehot(y),   e(K) = 0
 
     Reference: Dhariwal & Nichol 2021, arXiv:2105.05233 (section 4.1); Karras et al. 2022,
-    arXiv:2206.00364 (appendix F.1); Ho & Salimans 2022, arXiv:2207.12598 for the label of none.
+    arXiv:2206.00364 (appendix F.1); Ho & Salimans 2022, arXiv:2207.12598, for the label K.
 
     Args:
         classes: Number of classes K ≥ 1.
@@ -28,28 +28,26 @@ class LabelEmbedding(nn.Module):
         """Vectors of labels y in 0 … K, shape (B,), as (B, features).
 
         Raises:
-            ValueError: Labels of another shape, or a number that is no label.
-            TypeError: Labels that are no integers.
+            ValueError: Labels of another shape or outside 0 … K.
+            TypeError: Labels that are not integers.
         """
         classes = self.weight.shape[1]
         labels = check_labels(labels, classes)
-        # One column more than there are classes, so that the last label is none of them.
+        # The column of the label K is dropped.
         hot = nn.functional.one_hot(labels.long(), classes + 1)[:, :classes]
         return hot.to(self.weight) @ self.weight.t()
 
 
 def check_labels(labels: Condition, classes: int) -> Tensor:
-    """Return labels, refusing what are none.
-
-    A look at numbers on a GPU would wait for the GPU, so only those on the CPU are looked at.
+    """Return labels after checking them; their values only on the CPU, without waiting for a GPU.
 
     Args:
         labels: y, shape (B,).
-        classes: Number of classes K; the label K is that of no class.
+        classes: Number of classes K; the label K stands for no class.
 
     Raises:
-        ValueError: Labels of another shape, or a number that is no label.
-        TypeError: Labels that are no integers.
+        ValueError: Labels of another shape or outside 0 … K.
+        TypeError: Labels that are not integers.
     """
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__

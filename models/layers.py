@@ -19,7 +19,7 @@ class BlockOptions:
     """What all blocks of one network have in common.
 
     Args:
-        emb_features: size E of the noise embedding; None for a network without noise label.
+        emb_features: size E of the noise embedding; None for a network without one.
         dropout: probability of dropout before the second convolution of a residual block.
         skip_rescale: divide each sum of two branches by √2, so that it keeps its variance.
         init_scale: variance scale of the last layer of each branch (0: branches start at zero).
@@ -267,8 +267,8 @@ def head(ch_in: int, ch_out: int, options: BlockOptions, init_scale: float) -> n
     return nn.Sequential(options.norm(ch_in), nn.SiLU(), conv(ch_in, ch_out, init_scale=init_scale))
 
 
-class UNetBlock(nn.Module):
-    """A residual block, then attention where it is wanted, called with features and embedding."""
+class Block(nn.Module):
+    """A residual block, followed by attention or not, called with features and embedding."""
 
     def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
         super().__init__()

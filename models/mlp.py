@@ -13,7 +13,7 @@ from .labels import LabelEmbedding
 
 
 class MLP(Described, nn.Module):
-    """A residual multilayer perceptron whose layers are all told the noise level.
+    """A residual multilayer perceptron with the noise level as an input of every layer.
 
         h ← h + W₂ φ(W₁ φ(h) + V e(c_noise)),   φ = SiLU
 
@@ -21,13 +21,13 @@ class MLP(Described, nn.Module):
         shape: Shape of one state; its coordinates are flattened.
         width: Width of the hidden layers.
         depth: Number of residual layers ≥ 1.
-        embedding_type: `positional` (labels such as 999 t) or `fourier` (labels such as log σ).
+        embedding_type: `positional` (c_noise such as 999 t) or `fourier` (such as log σ).
         fourier_scale: Standard deviation of the frequencies of `fourier`.
-        classes: Number K ≥ 1 of class labels, whose embedding is added to that of the noise; None
-            for none. The label K is that of no class.
+        classes: Number K ≥ 1 of classes, whose embedding is added to that of the noise; None for
+            none. The label K stands for no class.
 
     Raises:
-        ValueError: Unknown embedding, or a width or depth that is not ≥ 1.
+        ValueError: Unknown embedding, or a width < 2 or depth < 1.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MLP(Described, nn.Module):
 
         Args:
             x: Points, shape (B, *).
-            c_noise: Noise label, shape (B,).
+            c_noise: Noise level, shape (B,); see `ScoreModel`.
             condition: Class labels in 0 … K, int64, shape (B,); None for no label.
 
         Raises:

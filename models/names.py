@@ -1,9 +1,8 @@
-"""Names of tensors without what wrappers put in front of them.
+"""Names of tensors without the prefixes of wrappers.
 
 `DataParallel` and `DistributedDataParallel` name each tensor of a network `module.…`,
-`torch.compile` names it `_orig_mod.…`, and trainers that hold a network as an attribute `model.…`;
-wrappers of wrappers have several of these. A prefix counts as a wrapper's only where every name has
-it.
+`torch.compile` names it `_orig_mod.…`, and trainers with a network as an attribute `model.…`;
+nested wrappers add several prefixes. A prefix counts as a wrapper's only if all names have it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ Value = TypeVar("Value")
 
 
 def bare(names: Iterable[str], separator: str = ".") -> list[str]:
-    """The names without the wrappers' prefixes that all of them have, in the same order."""
+    """The names, in the same order, without the wrappers' prefixes that all of them share."""
     found = list(names)
     prefixes = [wrapper + separator for wrapper in WRAPPERS]
     while found:
@@ -34,14 +33,14 @@ def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def fitted(state: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value]:
-    """A state dict by the names that a network has, wherever only wrappers tell them apart.
+    """A state dict with the names of a network, where they differ by wrappers alone.
 
-    Names that are the network's already stay, so that a network may have a `module` or a `model` of
-    its own. What does not fit keeps a name by which it can be reported.
+    A network may have a `module` or a `model` of its own, whose names stay. Tensors that do not
+    fit keep a name with which they can be reported.
 
     Args:
         state: Values by the names of a file.
-        wanted: Names of the network, which may be wrapped itself.
+        wanted: Names of the network, which may be wrapped too.
     """
     own = list(wanted)
     known = dict(zip(_within(own), own, strict=True))
@@ -50,7 +49,7 @@ def fitted(state: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value
 
 
 def inner(module: Any) -> Any:
-    """The network within `torch.compile` and the wrappers that share a batch among devices."""
+    """The network within `torch.compile` and the wrappers that split a batch among devices."""
     while True:
         if hasattr(module, "_orig_mod"):
             module = module._orig_mod
@@ -61,7 +60,7 @@ def inner(module: Any) -> Any:
 
 
 def _within(names: Iterable[str]) -> list[str]:
-    """Bare names, also of a network that was wrapped inside its model: `net.module.…`."""
+    """Bare names, also for a network that was wrapped inside its model: `net.module.…`."""
     outer = bare(names)
     heads = {name.partition(".")[0] for name in outer}
     if len(heads) != 1:

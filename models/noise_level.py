@@ -1,4 +1,4 @@
-"""A small network that tells from a noisy state alone how noisy it is."""
+"""A small network that estimates the noise level of a state from the state alone."""
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,18 @@ from .layers import conv, dense
 
 
 class NoiseLevelEstimator(Described, nn.Module):
-    """The noise level of a state, λ̂(x) ≈ E[λ | x_t = x], without being told the time.
+    """The noise level of a state, λ̂(x) ≈ E[λ | x_t = x], where the time is unknown.
 
         x̂ = (x − m)/h,   r = rms(x̂),   λ̂ = λ(T) + (λ(ε) − λ(T)) · sigmoid(F(x̂/r, log r))
 
     m and h are the middle and half the width of the data range, and rms is over the coordinates
-    of one state, so that F sees numbers of order 1 whatever the scale of the noise. (`ScoreModel`
-    subtracts α(t) m, which needs the time; where m = 0 or α = 1, as with the range that each
-    process is quoted for, it is the same.) F is a perceptron for points; for images it is a
-    convolutional network that averages its features over all pixels.
+    of one state, so that F sees numbers of order 1 at any noise level. (`ScoreModel` subtracts
+    α(t) m, which needs the time; the two agree where m = 0 or α = 1, as for the published range of
+    each process.) F is a perceptron for points; for images it is a convolutional network that
+    averages its features over all pixels.
 
-    Of D coordinates no estimator can know λ better than to about 1/√(2D), the spread of log r:
-    in the plane it is a guess, for images it is sharp.
+    With D coordinates no estimator can be more accurate than about 1/√(2D), the standard deviation
+    of log r: in the plane the estimate is rough, for images it is sharp.
 
     Args:
         sde: Process.
@@ -36,7 +36,7 @@ class NoiseLevelEstimator(Described, nn.Module):
 
     Raises:
         ValueError: Empty data range, a width or depth that is not ≥ 1, or a chain whose last level
-            is noise alone, λ = −∞.
+            is pure noise, λ = −∞.
 
     Reference: San-Roman, Nachmani & Wolf 2021, arXiv:2104.02600 (section 3.2), whose target is
     the noise level of the chain instead of λ.
@@ -79,7 +79,7 @@ class NoiseLevelEstimator(Described, nn.Module):
             expected = ", ".join(("N", *map(str, self.shape)))
             raise ValueError(f"expected ({expected}) for this estimator, got {tuple(x.shape)}")
         centred = (x - self._middle) / self._half
-        # The small number keeps a state of zeros from becoming NaN.
+        # The small number avoids NaN for a state of zeros.
         scale = (centred.flatten(1).square().mean(1) + 1e-12).sqrt()
         h = self.features(centred / scale.reshape(-1, *[1] * len(self.shape)))
         raw = self.head(torch.cat([h, scale.log()[:, None]], dim=1))[:, 0]
@@ -102,17 +102,17 @@ def _perceptron(dim: int, width: int, depth: int) -> nn.Sequential:
 def _convolutions(channels: int, width: int, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = [_Filters(channels, width), conv(2 * width, width), nn.SiLU()]
     for _ in range(depth - 1):
-        # Averages, which exist for odd sizes too, and down to a single pixel.
+        # Averages, defined for odd sizes too and down to a single pixel.
         halve = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
         layers += [conv(width, width), nn.SiLU(), halve]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class _Filters(nn.Module):
-    """Filtered images h, and ½ log(h² + 10⁻⁶) of them beside.
+    """Filtered images h next to ½ log(h² + 10⁻⁶).
 
-    Where a filter sees nothing but noise, the logarithm of what it lets through is λ up to a
-    constant, and faint noise counts as much as loud noise.
+    Where a filter passes only noise, ½ log h² is log σ − log r up to a constant on average, so that
+    weak noise counts as much as strong noise.
     """
 
     def __init__(self, channels: int, width: int) -> None:

@@ -2,9 +2,9 @@
 
     x̂ = α x̂_0 + σ ẑ,   ẑ = n x̂ + m F,   x̂_0 = d x̂ + e F,   F = F(c x̂; c_noise)
 
-Each parameterization states (n, m) and (d, e) on their own, never one through a division by the
-other's: x̂_0 = (x̂ − σ ẑ)/α loses all digits as α → 0, and has none at α = 0, where a chain of zero
-terminal SNR begins. α and σ are those of data in [−1, 1].
+Each parameterization states (n, m) and (d, e) separately, since x̂_0 = (x̂ − σ ẑ)/α loses all
+digits as α → 0 and is undefined at α = 0, where a chain of zero terminal SNR begins. α and σ are
+those of data in [−1, 1].
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ Weights = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Scales:
-    """What a parameterization may depend on at times t, each of t's shape.
+    """The quantities on which a parameterization depends at times t, each of t's shape.
 
     Attributes:
         alpha: α.
         sigma: σ, in units of half the width of the data range.
-        rates: (α′, σ′), computed where they are asked for.
+        rates: Function that computes (α′, σ′).
         sigma_data: Standard deviation of data in [−1, 1], for `edm`.
         half: Half the width of the data range, for `raw_score`.
     """
@@ -38,7 +38,7 @@ class Scales:
 
 
 class Preconditioning(NamedTuple):
-    """c, and (n, m) and (d, e) of the equations above, computed where they are asked for."""
+    """c of the equations above, and functions that compute (n, m) and (d, e)."""
 
     c_in: Tensor
     noise: Callable[[], Weights]
@@ -127,4 +127,4 @@ PARAMETERIZATIONS: dict[str, Callable[[Scales], Preconditioning]] = {
 }
 
 BLIND = ("noise", "score", "raw_score")
-"""Those that say nothing of the data where α = 0, since the state is all noise there."""
+"""Parameterizations without information about the data at α = 0, where the state is pure noise."""

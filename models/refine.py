@@ -1,6 +1,6 @@
 """Building blocks of the RefineNets: InstanceNorm++, dilated residual blocks, refinement.
 
-`level`, shape (B,), is the integer noise level of a labelled network, and None for all others.
+`level`, shape (B,), is the integer noise level in a network with levels, and None in all others.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,14 +29,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """What all blocks of one RefineNet have in common.
+    """Options shared by all blocks of a RefineNet.
 
     Args:
-        num_levels: number of noise levels that the network tells apart; None for no label.
+        num_levels: number of noise levels of a network with levels; None without levels.
         activation: φ, `elu`, `relu`, `lrelu` (slope 0.2 below zero) or `swish`.
 
     Raises:
-        ValueError: an unknown activation, or no level.
+        ValueError: an unknown activation, or num_levels < 1.
     """
 
     num_levels: int | None
@@ -59,29 +59,29 @@ class RefineOptions:
         return InstanceNormPlus(channels, self.num_levels)
 
     def refine_norm(self, channels: int) -> nn.Module:
-        """Normalisation within the refinement, which networks without labels do not have."""
+        """Normalisation within the refinement, which networks without levels do not have."""
         return Unlabelled(nn.Identity()) if self.num_levels is None else self.norm(channels)
 
     def pool(self, x: Tensor) -> Tensor:
-        """The mean of 5 x 5 pixels with labels, and their maximum without."""
+        """The mean of 5 x 5 pixels for a network with levels, their maximum without."""
         pool = F.max_pool2d if self.num_levels is None else F.avg_pool2d
         return pool(x, 5, stride=1, padding=2)
 
 
 class InstanceNormPlus(nn.Module):
-    """Instance normalisation that keeps how the means of the channels differ from each other.
+    """Instance normalisation that retains the differences between the means of the channels.
 
         y = γ ((x − μ)/s + α (μ − m)/v) + β
 
     μ and s are the mean and the standard deviation of each channel, m and v those of μ over the
-    channels; γ, α and β belong to a channel, and to a noise level where there are labels.
+    channels; γ, α and β belong to a channel, and to a noise level in a network with levels.
 
     Reference: Song & Ermon 2019, arXiv:1907.05600 (appendix A, eq. 9); Song & Ermon 2020,
-    arXiv:2006.09011 (without labels).
+    arXiv:2006.09011 (without levels).
 
     Args:
         channels: number of channels C, ≥ 2.
-        num_levels: number of noise levels L; None for no label.
+        num_levels: number of noise levels L; None without levels.
     """
 
     def __init__(self, channels: int, num_levels: int | None) -> None:
@@ -90,7 +90,7 @@ class InstanceNormPlus(nn.Module):
         self.alpha = nn.Parameter(torch.empty(shape))
         self.gamma = nn.Parameter(torch.empty(shape))
         self.beta = nn.Parameter(torch.zeros(shape))
-        if not self.alpha.is_meta:  # where there is nothing to draw, asking costs a second
+        if not self.alpha.is_meta:  # random numbers on the meta device would cost a second
             nn.init.normal_(self.alpha, 1.0, 0.02)
             nn.init.normal_(self.gamma, 1.0, 0.02)
 
@@ -101,7 +101,7 @@ class InstanceNormPlus(nn.Module):
             for tensor in (self.alpha, self.gamma, self.beta)
         )
         means = x.mean((2, 3))
-        # Of the channels the variance is the unbiased one; F.instance_norm takes the biased one.
+        # The variance over the channels is the unbiased one; F.instance_norm takes the biased one.
         variance, mean = torch.var_mean(means, 1, keepdim=True)
         offset = beta + gamma * alpha * (means - mean) * (variance + 1e-5).rsqrt()
         return torch.addcmul(offset[..., None, None], gamma[..., None, None], F.instance_norm(x))
@@ -121,11 +121,11 @@ class DilatedBlock(nn.Module):
 
     Args:
         ch_in: number of input channels.
-        ch_out: number of output channels, other than ch_in only where the block enters a level.
+        ch_out: number of output channels, different from ch_in only where the block enters a level.
         options: options shared by the network's blocks.
         dilation: distance of the taps of a convolution in pixels, ≥ 1.
-        enter: whether the block enters a level, so that its shortcut is learned, and that the
-            resolution is halved where nothing is dilated.
+        enter: whether the block enters a level, so that its shortcut is learned and, without
+            dilation, the resolution is halved.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class DilatedBlock(nn.Module):
         h = self.conv_0(act(self.norm_0(x, level)))
         h = self.conv_1(act(self.norm_1(h, level)))
         y = self.shortcut(x) + h
-        # The mean of both branches is taken at once: it is linear.
+        # The mean is linear, so that of both branches is taken at once.
         return F.avg_pool2d(y, 2) if self.halve else y
 
 
 class ConvUnit(nn.Module):
     """Residual convolution unit, x + W₁ φ(W₀ φ(x)), without biases.
 
-    With labels each φ has a normalisation before it.
+    In a network with levels each φ is preceded by a normalisation.
 
     Reference: Lin et al. 2017, arXiv:1611.06612 (section 3.2).
     """
@@ -205,7 +205,7 @@ class Fusion(nn.Module):
 
 
 class ChainedPooling(nn.Module):
-    """The sum of φ(x) and of what two pools in a row, each with a convolution, make of it.
+    """The sum of φ(x) and of the outputs of two pools in a row, each with a convolution.
 
     Reference: Lin et al. 2017, arXiv:1611.06612 (section 3.2, chained residual pooling).
     """
@@ -258,7 +258,7 @@ class RefineBlock(nn.Module):
 
 
 def in_turn(blocks: Iterable[nn.Module], x: Tensor, level: Tensor | None) -> Tensor:
-    """x through each of the blocks."""
+    """Apply the blocks one after another."""
     for block in blocks:
         x = block(x, level)
     return x

@@ -17,31 +17,29 @@ from .refine import DilatedBlock, RefineBlock, RefineOptions, conv3x3, in_turn
 class RefineNet(Described, nn.Module):
     """The network F(x, level) of NCSN, or F(x) of NCSNv2; it returns its raw output.
 
-    Bringing the data to [-1, 1], and the division by σ of NCSNv2, are the caller's business. NCSN
-    knows its noise levels by number, the noisiest first, normalises everywhere and pools means;
-    NCSNv2 sees no label, normalises in the residual blocks alone and pools maxima. A level halves
-    the resolution of the one before it, or has dilated convolutions in place of that.
+    The scaling of the data to [-1, 1], and the division by σ of NCSNv2, are left to `ScoreModel`.
+    NCSN takes the number of the noise level, 0 for the noisiest, normalises everywhere and pools
+    means; NCSNv2 takes none, normalises in the residual blocks alone and pools maxima. A level
+    halves the resolution of the one before it, or has dilated convolutions instead.
 
     Reference: Song & Ermon 2019, arXiv:1907.05600 (appendix A); Song & Ermon 2020,
     arXiv:2006.09011 (appendix B); Lin et al. 2017, arXiv:1611.06612.
 
     Args:
         shape: (C, H, W) of the images; H and W must be multiples of 2^(number of halvings), or
-            None where any such size is to be taken.
+            None for any such size.
         nf: number of features at full resolution, ≥ 2.
         widths: factor of nf at each level, from full to lowest resolution: (1, 2, 2, 2) below 96
             pixels, (1, 2, 2, 4, 4) up to 128, (1, 2, 2, 2, 4, 4) up to 256.
-        dilations: of the convolutions of each level, the first 1; 1 halves the resolution, more
-            keeps it. (1, 1, 2, 4) below 96 pixels, (1, 1, 1, 2, 4) up to 128, (1, 1, 1, 1, 2, 4)
-            up to 256.
+        dilations: of the convolutions of each level, the first 1; later ones halve the resolution
+            if 1 and keep it otherwise. (1, 1, 2, 4) below 96 pixels, (1, 1, 1, 2, 4) up to 128,
+            (1, 1, 1, 1, 2, 4) up to 256.
         num_levels: number of noise levels of NCSN, ≥ 1; None for NCSNv2.
         activation: `elu`, `relu`, `lrelu` or `swish`.
 
     Raises:
         ValueError: an unknown option, a number out of range, or a size that does not divide.
     """
-
-    shape: tuple[int, int | None, int | None]
 
     def __init__(
         self,
@@ -55,10 +53,8 @@ class RefineNet(Described, nn.Module):
         super().__init__()
         _check_levels(nf, widths, dilations)
         self.halvings = list(dilations[1:]).count(1)
-        check_sizes(shape, nf, [1] * (self.halvings + 1), 1)
-        image_ch, height, width = shape
-        assert image_ch is not None  # checked above
-        self.shape = (image_ch, height, width)
+        self.shape = check_sizes(shape, nf, [1] * (self.halvings + 1), 1)
+        image_ch = self.shape[0]
         self.num_levels = num_levels
         self.options = RefineOptions(num_levels, activation)
 
@@ -85,11 +81,11 @@ class RefineNet(Described, nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """Evaluate F at noisy images x, shape (B, C, H, W), and noise levels c_noise, shape (B,).
 
-        The levels are rounded to integers in [0, num_levels), 0 for the noisiest; without
-        `num_levels` nothing reads them.
+        The levels are rounded to integers in [0, num_levels), 0 for the noisiest, and ignored
+        without `num_levels`.
 
         Raises:
-            ValueError: an input of the wrong shape, or a level that there is not.
+            ValueError: an input of the wrong shape, or a level outside [0, num_levels).
             TypeError: an image that is not floating point.
         """
         check_input(x, c_noise, self.shape, self.halvings)

@@ -36,8 +36,8 @@ def fir_kernel(taps: Sequence[float]) -> Tensor:
             f"fir_kernel must hold numbers with a nonzero sum, got {list(taps)}; "
             "use [1, 3, 3, 1] for the published networks"
         )
-    # Numbers, not weights: they are there on the meta device too, so that a network that is built
-    # there and given its weights is whole.
+    # Constants, not weights: a network that is built on the meta device needs their values when it
+    # gets its weights.
     meta = torch.get_default_device().type == "meta"
     k = torch.tensor([float(tap) for tap in taps], device="cpu" if meta else None)
     k = F.pad(k / k.sum(), (len(taps) % 2, 0))
@@ -64,8 +64,6 @@ def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape (B, C, 2H, 2W).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     weight = _depthwise(4 * kernel, x)
     padding = kernel.shape[0] // 2 - 1
@@ -81,8 +79,6 @@ def fir_downsample(x: Tensor, kernel: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape (B, C, H/2, W/2).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     return _fir(x, kernel, padding=kernel.shape[0] // 2 - 1, stride=2)
 
@@ -98,8 +94,6 @@ def fir_downsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor 
 
     Returns:
         Tensor of shape (B, D, H/2, W/2).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     return F.conv2d(_fir(x, kernel, padding=kernel.shape[0] // 2), weight, bias, stride=2)
 
@@ -115,8 +109,6 @@ def fir_upsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | 
 
     Returns:
         Tensor of shape (B, D, 2H, 2W).
-
-    Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B).
     """
     # A transposed convolution stores (in, out) channels and, unlike conv2d, does not correlate.
     h = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
@@ -191,11 +183,7 @@ class DownsampleConv2d(nn.Module):
     kernel: Tensor | None
 
     def __init__(
-        self,
-        ch_in: int,
-        ch_out: int,
-        taps: Sequence[float] | None,
-        symmetric: bool = False,
+        self, ch_in: int, ch_out: int, taps: Sequence[float] | None, symmetric: bool = False
     ) -> None:
         super().__init__()
         kernel = None if taps is None else fir_kernel(taps)
@@ -219,8 +207,7 @@ class UpsampleConv2d(nn.Module):
     Args:
         ch_in: number of input channels.
         ch_out: number of output channels.
-        taps: the FIR filter in one dimension; None to double by
-            nearest neighbour before the convolution.
+        taps: the FIR filter in one dimension; None to double by nearest neighbour beforehand.
 
     Raises:
         ValueError: taps that sum to zero.

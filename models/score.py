@@ -1,4 +1,4 @@
-"""The one place where a network's output becomes a score."""
+"""The score model: a network whose output is interpreted as the score of a process."""
 
 import inspect
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from scoresde.sde import SDE, Described, construct, current_names, describe, expand
 from scoresde.sde.broadcast import widened
-from scoresde.sde.checks import check_choice
+from scoresde.sde.checks import check_choice, check_switch
 from scoresde.sde.data_range import DataRange
 from scoresde.sde.description import NAME
 from scoresde.sde.score import Condition, like, per_sample
 
 from . import file
-from .c_noise import C_NOISE, check_c_noise, usual
+from .c_noise import C_NOISE, usual
 from .embedding import FourierFeatures
 from .given import Given
 from .names import fitted, inner
@@ -26,7 +26,7 @@ from .parameterization import BLIND, PARAMETERIZATIONS, Preconditioning, Scales,
 
 
 class _Output(NamedTuple):
-    """What one evaluation gives: x̂, F, what the network says of a variance, and their weights."""
+    """One evaluation of a network: x̂, F, the output for a learned variance, and the weights."""
 
     centred: Tensor
     raw: Tensor
@@ -40,7 +40,7 @@ class _Output(NamedTuple):
 
 
 class ScoreModel(nn.Module):
-    """A network, told what its output means, as a score function of a process.
+    """A network as a score function of a process, with the meaning of its output stated here.
 
         x̂ = (x − α m)/h,   F = F(c_in · x̂; c_noise),   ẑ = n x̂ + k F,   s = −ẑ/σ,
         D = m + h (d x̂ + e F)
@@ -49,33 +49,33 @@ class ScoreModel(nn.Module):
     data in [−1, 1]; c_in, (n, k) and (d, e) follow from the parameterization
     (models/parameterization.py), and c_noise is an option of its own (models/c_noise.py).
 
-    The network sees its own type, that of its first parameter; all else is computed in the state's
-    type and in float32 at least, and ẑ, s and x̂_0 have the state's type.
+    The input of the network has the type of its first parameter; all else is computed in the
+    state's type, and in float32 at least, and ẑ, s and D have the state's type.
 
     Args:
-        net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,); one that can
-            be conditioned takes F(x, c_noise, condition).
+        net: Network F(x, c_noise) with x of shape (B, *) and c_noise of shape (B,); a conditional
+            one is F(x, c_noise, condition).
         sde: Process whose score it is.
-        parameterization: What F predicts: `noise`, `score` (times σ), `raw_score` (not so), `data`,
-            `v`, `velocity` (dx/dt of the probability flow) or `edm`.
+        parameterization: What F predicts: `noise`, `score` (σ s), `raw_score` (s), `data`, `v`,
+            `velocity` (dx/dt of the probability flow) or `edm`.
         data_range: Interval of the data, or None for data of no fixed range (m = 0, h = 1).
-        sigma_data: Standard deviation of the data after x̂, used by `edm` alone.
-        learned_variance: The network has twice the channels of x, and the second half says where
-            between two variances that of a step lies, v = (F + 1)/2.
-        fourier_features: Integers n, for which the network also sees sin(2ⁿ π x̂/α) and the cosine,
-            as `FourierFeatures`: each adds twice the channels of x to what goes in.
-        c_noise: What the network is told about the time: `process`, the label of the process
+        sigma_data: Standard deviation > 0 of the data in [−1, 1], used by `edm` alone.
+        learned_variance: Whether the network has twice the channels of x, whose second half gives
+            the position v = (F + 1)/2 of the variance of a step between two bounds.
+        fourier_features: Integers n ≥ 0, for which sin(2ⁿ π x̂/α) and the cosine, see
+            `FourierFeatures`, are further inputs: each n adds twice the channels of x.
+        c_noise: The noise level as the network sees it: `process`, the label of the process
             (999 t, log σ, or the level of a chain); `descending`, the levels of a chain counted
-            from the noisiest, as for NCSN; or `edm`, ¼ log(σ/α). Where it is not given, it is
-            `edm` for the parameterization `edm` and `process` for all others.
+            from the noisiest, as for NCSN; or `edm`, ¼ log(σ/α). By default it is `edm` for the
+            parameterization `edm` and `process` for all others.
 
     Attributes:
-        step: Number of training steps behind the weights, where it is known.
+        step: Number of training steps behind the weights, if known.
 
     Raises:
-        ValueError: Unknown parameterization, empty data range, sigma_data not > 0, or a feature
-            that is not an integer ≥ 0, unknown c_noise or `descending` without a chain, or a
-            prediction of the noise for a chain whose last level is noise alone.
+        ValueError: Unknown parameterization or c_noise, empty data range, sigma_data not > 0, a
+            feature that is not an integer ≥ 0, `descending` without a chain, or a parameterization
+            that cannot state the data at the last level of a chain, where α = 0.
     """
 
     def __init__(
@@ -92,8 +92,12 @@ class ScoreModel(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("parameterization", parameterization, *PARAMETERIZATIONS)
-        if not isinstance(learned_variance, bool):
-            raise TypeError(f"learned_variance must be true or false, got {learned_variance!r}")
+        c_noise = check_choice("c_noise", c_noise or usual(parameterization), *C_NOISE)
+        if c_noise == "descending" and sde.steps is None:
+            raise ValueError(
+                "c_noise=descending counts the levels of a chain, and this process has none; "
+                "use sde.discretize(steps), or sde=ncsn on a command line"
+            )
         if parameterization in BLIND and sde.zero_terminal_snr:
             raise ValueError(
                 f"parameterization={parameterization} says nothing of the data at the last level "
@@ -102,12 +106,11 @@ class ScoreModel(nn.Module):
             )
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
-        self.net, self.sde = net, sde
+        self.net, self.sde, self.c_noise = net, sde, c_noise
         self.parameterization, self.sigma_data = parameterization, float(sigma_data)
         ends = DataRange.of(data_range)
         self.data_range = None if data_range is None else (float(ends.low), float(ends.high))
-        self.c_noise = check_c_noise(c_noise or usual(parameterization), sde)
-        self.learned_variance = learned_variance
+        self.learned_variance = check_switch(learned_variance, "learned_variance")
         self.features = FourierFeatures(fourier_features) if fourier_features else None
         self.step: int | None = None
         self._middle, self._half = ends.middle, ends.half
@@ -117,7 +120,7 @@ class ScoreModel(nn.Module):
 
         Args:
             condition: c as the network takes it, such as labels (B,): a tensor or a dict of
-                tensors, whose first dimension is the batch, or 1 for all samples.
+                tensors, whose first dimension is B, or 1 for all samples.
 
         Raises:
             ValueError: The network takes no condition.
@@ -144,7 +147,7 @@ class ScoreModel(nn.Module):
         Arguments as for `noise`; both have x's shape.
 
         Raises:
-            ValueError: The network has no output for a variance.
+            ValueError: The network has no learned variance.
 
         Reference: Nichol & Dhariwal 2021, arXiv:2102.09672 (eq. 15).
         """
@@ -174,24 +177,24 @@ class ScoreModel(nn.Module):
         scales = Scales(alpha, sigma, rates, self.sigma_data, self._half)
         weights = PARAMETERIZATIONS[self.parameterization](scales)
         c_noise = C_NOISE[self.c_noise](self.sde, t, scales)
-        # At least float32: bfloat16 cannot tell the labels 899 and 900 apart.
+        # At least float32: bfloat16 cannot distinguish the levels 899 and 900.
         own = self._own_type(x.dtype)
         exact = torch.promote_types(own, torch.float32)
         c_noise = c_noise.to(device=x.device, dtype=exact).expand(x.shape[0])
         seen = expand(weights.c_in, x) * centred
         if self.features is not None:
-            # Where α = 0 nothing of the data is seen, whatever they are divided by.
+            # Where α = 0 the features are damped to 0, whatever the data are divided by.
             noise, scale = expand(sigma / alpha, x), expand(alpha.where(alpha > 0, 1.0), x)
             seen = torch.cat([seen, self.features(centred / scale, noise)], 1)
         raw = self._network(seen.to(own), c_noise, condition)
         raw, variance = raw.chunk(2, 1) if self.learned_variance else (raw, None)
-        # Next to skip · x̂ an output of another shape would be broadcast to one that fits.
+        # Added to n x̂ an output of another shape would be broadcast silently.
         raw = like(x, raw, "the network's output")
         variance = variance if variance is None else like(x, variance, "the network's variance")
         return _Output(centred, raw, variance, weights)
 
     def _network(self, x: Tensor, c_noise: Tensor, condition: Condition | None) -> Tensor:
-        """F, of which a network without a condition need not know that there could be one."""
+        """F; without a condition the network is called with two arguments."""
         if condition is None:
             return self.net(x, c_noise)
         self._check_conditional()
@@ -207,14 +210,14 @@ class ScoreModel(nn.Module):
 
     @cached_property
     def _conditional(self) -> bool:
-        """Whether the network takes a condition, read once: every evaluation with one asks."""
+        """Whether the network takes a condition; cached, since every evaluation checks it."""
         parameters = inspect.signature(getattr(inner(self.net), "forward", self.net)).parameters
         wide = inspect.Parameter.VAR_POSITIONAL
         return "condition" in parameters or any(p.kind == wide for p in parameters.values())
 
     def _own_type(self, default: torch.dtype) -> torch.dtype:
         """Type of the network's first parameter; a default where it has none."""
-        if not isinstance(self.net, nn.Module):  # a function of the caller's
+        if not isinstance(self.net, nn.Module):  # a plain function
             return default
         types = (p.dtype for p in self.net.parameters() if p.is_floating_point())
         return next(types, default)
@@ -228,7 +231,7 @@ class ScoreModel(nn.Module):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Posterior mean of the data D(x, t | c) = E[x_0 | x_t = x]; shape of x.
 
-        Where the state is not all noise it is (x + σ² s)/α, but it is not computed so.
+        It equals (x + σ² s)/α where α > 0, but is not computed by this division.
         Arguments as for `noise`.
 
         Reference: Robbins 1956; Efron 2011 (Tweedie's formula).
@@ -240,10 +243,10 @@ class ScoreModel(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, condition: Condition | None = None, *, predict: str = "score"
     ) -> Any:
-        """The score, so that the module itself is a `score(x, t)`; or another prediction.
+        """The score, so that the module itself is a `score(x, t)`, or another prediction.
 
-        Whatever wraps a module, for many processes, its compilation or its hooks, sees the calls
-        of the module alone. Losses ask for all that they need by this.
+        Losses call the module with `predict`, since wrappers such as DistributedDataParallel,
+        torch.compile and hooks only see calls of the module itself.
 
         Args:
             x: State, shape (B, *).
@@ -255,14 +258,12 @@ class ScoreModel(nn.Module):
         return function(x, t) if condition is None else function(x, t, condition)
 
     def description(self) -> dict[str, Any]:
-        """What the model is but for its weights, in plain values.
+        """The model without its weights, in plain values.
 
         Raises:
-            TypeError: The network does not say how it was made.
+            TypeError: The network is not `Described`.
         """
-        return self._meaning() | {
-            "net": describe(inner(self.net))
-        }  # refused where it is not described
+        return self._meaning() | {"net": describe(inner(self.net))}
 
     def _meaning(self) -> dict[str, Any]:
         """The description without the network's."""
@@ -275,27 +276,26 @@ class ScoreModel(nn.Module):
             "sigma_data": self.sigma_data,
             "learned_variance": self.learned_variance,
             "fourier_features": list(features),
-            # The usual one is not named, so that it is the same model as one that never named it.
+            # None where it is the usual one, so that equal models have equal descriptions.
             "c_noise": None if self.c_noise == usual(self.parameterization) else self.c_noise,
         }
 
     def save(self, folder: str | Path, step: int | None = None, overwrite: bool = False) -> Path:
         """Write the model as `model.safetensors` and `model.json`, which other programs can read.
 
-        A network that does not say how it was made (`sde.Described`) is left out of the JSON, and
-        must be given to `load`.
+        A network that is not `sde.Described` is left out of the JSON and must be given to `load`.
 
         Args:
             folder: Folder of the model, made if need be.
             step: Number of training steps behind the weights; `self.step` where not given.
-            overwrite: Whether a model that is there may be replaced.
+            overwrite: Whether an existing model may be replaced.
 
         Returns:
             The folder.
 
         Raises:
-            TypeError: The process does not say how it was made.
-            FileExistsError: A model is there.
+            TypeError: The process cannot be described.
+            FileExistsError: The folder holds a model, and overwrite is false.
         """
         net = inner(self.net)
         described = isinstance(net, Described)
@@ -313,12 +313,12 @@ class ScoreModel(nn.Module):
 
         Args:
             folder: Folder of the model.
-            net: Network to take the weights, where the file does not say how it was made.
-            sde: Process, where its class is not to be found by its name.
+            net: Network for the weights, where the file does not describe it.
+            sde: Process, where its class cannot be found by its name.
 
         Raises:
             FileNotFoundError: There is no model.
-            ValueError: It cannot be read, does not fit, or is of a newer version.
+            ValueError: The model cannot be read, does not fit, or is of a newer version.
         """
         document, state = file.read(Path(folder))
         meaning = current_names(document["model"])
@@ -327,7 +327,7 @@ class ScoreModel(nn.Module):
             raise ValueError(f"{folder} does not say how its network is made; give net= in Python")
         with file.whole(Path(folder)):
             if net is None:
-                # Ours need no memory before they get their weights; of others nobody knows.
+                # Our networks need no memory before they get their weights; others might.
                 ours = str(described.get("_target_")).startswith(f"{NAME}.")
                 with torch.device("meta") if ours else nullcontext():
                     net = construct(described)

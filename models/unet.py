@@ -17,16 +17,7 @@ from scoresde.sde.score import Condition
 
 from .checks import attended, check_classes, check_input, check_sizes, check_told
 from .embedding import NoiseEmbedding
-from .layers import (
-    Attention,
-    BigGANBlock,
-    BlockOptions,
-    DDPMBlock,
-    UNetBlock,
-    Unlabelled,
-    conv,
-    head,
-)
+from .layers import Attention, BigGANBlock, Block, BlockOptions, DDPMBlock, Unlabelled, conv, head
 from .resample import (
     Downsample2d,
     DownsampleConv2d,
@@ -42,10 +33,10 @@ class DownLevel(nn.Module):
     """The blocks of one resolution, the step to half of it, and the input pyramid there."""
 
     def __init__(
-        self, blocks: Iterable[UNetBlock], step: nn.Module | None, pyramid: nn.Module | None
+        self, blocks: Iterable[Block], step: nn.Module | None, pyramid: nn.Module | None
     ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(blocks)  # as tensors are named in files
+        self.stages = nn.ModuleList(blocks)  # so named in files
         self.step = step
         self.pyramid = pyramid
 
@@ -68,7 +59,7 @@ class UpLevel(nn.Module):
     """The blocks of one resolution, the output pyramid there, and the step to twice of it."""
 
     def __init__(
-        self, blocks: Iterable[UNetBlock], pyramid: nn.Module | None, step: nn.Module | None
+        self, blocks: Iterable[Block], pyramid: nn.Module | None, step: nn.Module | None
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(blocks)
@@ -91,17 +82,17 @@ class UpLevel(nn.Module):
 class UNet(Described, nn.Module):
     """The network F(x, c) of DDPM, DDPM++ or NCSN++, by its options; it returns its raw output.
 
-    What the output means (noise, score times σ, ...), its division by σ, and bringing the data to
-    [-1, 1] are the caller's business. DDPM has `ddpm` blocks without rescaling, DDPM++ has
-    `biggan` blocks, NCSN++ adds FIR filters and pyramids. Parameters are registered in the order
-    of the published checkpoints.
+    What the output means (noise, score times σ, …) and the scaling of the data to [-1, 1] are left
+    to `ScoreModel`. DDPM has `ddpm` blocks without rescaling, DDPM++ has `biggan` blocks, NCSN++
+    adds FIR filters and pyramids. Parameters are registered in the order of the published
+    checkpoints.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (section 4.4, appendix H); Ho et al. 2020,
     arXiv:2006.11239 (appendix B).
 
     Args:
         shape: (C, H, W) of the images; H and W must be multiples of 2^(number of levels - 1), or
-            None where any such size is to be taken, with `attn_levels` given.
+            None for any such size, with `attn_levels` given.
         nf: number of features at full resolution, ≥ 2.
         ch_mult: factor of nf at each level, from full to lowest resolution.
         num_res_blocks: residual blocks per level on the way down, ≥ 1 (one more on the way up).
@@ -126,18 +117,16 @@ class UNet(Described, nn.Module):
         init_scale: variance scale of the last layer of each branch, ≥ 0; 0 starts at F ≈ 0.
         channels_per_group: group normalisation has C // channels_per_group groups.
         max_groups: the most groups that it has.
-        groups: numbers of groups of single normalisations, by their names in the network.
+        groups: numbers of groups of individual normalisations, by their names in the network.
         norm_eps: ε of the normalisations, > 0.
-        noise_conditional: whether the network is told c_noise.
+        noise_conditional: whether c_noise is an input of the network.
         out_channels: channels of the output, ≥ 1; those of the images where not given.
-        classes: number K ≥ 1 of class labels that the network can be told; None for none. A label
-            has an embedding that is added to that of the noise; the label K is that of no class.
+        classes: number K ≥ 1 of classes of a class-conditional network; None for none. The
+            embedding of a label is added to that of the noise; the label K stands for no class.
 
     Raises:
         ValueError: an unknown option, a number out of range, or a size that does not divide.
     """
-
-    shape: tuple[int, int | None, int | None]
 
     def __init__(
         self,
@@ -180,12 +169,10 @@ class UNet(Described, nn.Module):
         check_choice("progressive_combine", progressive_combine, "sum", "cat")
         check_choice("embedding_type", embedding_type, "positional", "fourier")
         check_choice("attn_up", attn_up, "last", "each")
-        check_sizes(shape, nf, ch_mult, num_res_blocks)
+        self.shape, self.classes = check_sizes(shape, nf, ch_mult, num_res_blocks), classes
         attn_levels = attended(shape, len(ch_mult), attn_resolutions, attn_levels)
 
-        image_ch, height, width = shape
-        assert image_ch is not None  # checked above
-        self.shape, self.classes = (image_ch, height, width), classes
+        image_ch = self.shape[0]
         self.out_channels = image_ch if out_channels is None else out_channels
         self.resblock_type, self.resamp_with_conv = resblock_type, resamp_with_conv
         self.widths = [nf * factor for factor in ch_mult]
@@ -228,8 +215,8 @@ class UNet(Described, nn.Module):
             condition: class labels in 0 … K, int64, shape (B,); None for no label.
 
         Raises:
-            ValueError: an input of the wrong shape, or a label that the network has not.
-            TypeError: an image that is not floating point, or labels that are no integers.
+            ValueError: an input of the wrong shape, or a label outside 0 … K.
+            TypeError: an image that is not floating point, or labels that are not integers.
         """
         check_input(x, c_noise, self.shape, len(self.widths) - 1)
         emb = None
@@ -248,7 +235,7 @@ class UNet(Described, nn.Module):
         return image if self.head is None else self.head(h)
 
     def _build_down(self, channels: int, number: int, pyramid: str, combine: str) -> list[int]:
-        """Register the way down; return the channels of the skip connections in their order."""
+        """Register the way down; return the channels of the skip connections in order."""
         self.down = nn.ModuleList()
         skips = [channels]
         for level, width in enumerate(self.widths):
@@ -281,10 +268,10 @@ class UNet(Described, nn.Module):
             step = self._step(width, up=True) if level > 0 else None
             self.up.append(UpLevel(blocks, join, step))
 
-    def _block(self, ch_in: int, ch_out: int, attend: bool) -> UNetBlock:
+    def _block(self, ch_in: int, ch_out: int, attend: bool) -> Block:
         block = BigGANBlock if self.resblock_type == "biggan" else DDPMBlock
         attention = Attention(ch_out, self.options) if attend else None
-        return UNetBlock(block(ch_in, ch_out, self.options), attention)
+        return Block(block(ch_in, ch_out, self.options), attention)
 
     def _step(self, channels: int, up: bool) -> nn.Module:
         taps = self.options.taps

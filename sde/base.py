@@ -31,10 +31,10 @@ class SDE(Described, ABC):
 
         p(x_t | x_0) = N(α(t) x_0, σ(t)² I),   f = α′/α,   g² = (σ²)′ − 2 f σ²
 
-    A subclass states four functions of time, a prior, and three facts by which networks, data and
-    chains are matched to it; everything else is derived here. α(t) > 0 on [0, T] and 0 < σ(T) < ∞,
-    which is checked when a process is made: one whose α reaches 0 ends before. Only the last level
-    of a chain may have α = 0.
+    A subclass states four functions of time, the prior, the label that networks see and the table
+    of its chain; everything else is derived here. α(t) > 0 on [0, T] and 0 < σ(T) < ∞ are checked
+    when a process is made, so a process whose α reaches 0 must end earlier. Only the last level of
+    a chain may have α = 0.
 
     Attributes:
         T: Last time of the process.
@@ -57,7 +57,7 @@ class SDE(Described, ABC):
     zero_terminal_snr: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have every process looked at when it has been made, whoever writes its class."""
+        """Check every process when it is made, also those of classes defined elsewhere."""
         super().__init_subclass__(**kwargs)
         if "__init__" not in vars(cls):
             return
@@ -66,7 +66,7 @@ class SDE(Described, ABC):
         @wraps(make)
         def checked(self: SDE, *args: Any, **kwargs: Any) -> None:
             make(self, *args, **kwargs)
-            if type(self).__init__ is checked:  # not within that of a class derived from this one
+            if type(self).__init__ is checked:  # a derived class checks after its own constructor
                 self.check_alpha()
 
         cls.__init__ = checked  # type: ignore[method-assign]
@@ -76,7 +76,7 @@ class SDE(Described, ABC):
             self.check_alpha()
 
     def __post_init__(self) -> None:
-        # A dataclass gets its constructor after the class was made, and that one calls this.
+        # A dataclass gets its constructor after __init_subclass__, and the constructor calls this.
         self.check_alpha()
 
     @abstractmethod
@@ -97,11 +97,11 @@ class SDE(Described, ABC):
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...]) -> Prior:
-        """Law from which sampling starts at T, over states of shape (B, *)."""
+        """Distribution from which sampling starts at T, over states of shape (B, *)."""
 
     @abstractmethod
     def label(self, t: Tensor) -> Tensor:
-        """Number by which networks are told the time (c_noise); shape of t."""
+        """The time as networks of this process see it, the usual c_noise; shape of t."""
 
     @abstractmethod
     def levels(self, steps: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class SDE(Described, ABC):
 
             α′ = f α,   σ′ = f σ + g²/(2 σ)
 
-        A process overrides them where f or g is infinite, or where the terms of σ′ cancel. With
+        A process overrides this where f or g is infinite, or where the terms of σ′ cancel. With
         W = α σ′ − α′ σ = α g²/(2 σ) the velocity u = dx/dt of the probability flow, the data and
         the noise prediction follow from each other:
 
@@ -152,12 +152,12 @@ class SDE(Described, ABC):
         return expand(self.alpha(t), x0) * x0, expand(self.sigma(t), x0)
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw from the kernel: x_t = α(t) x_0 + σ(t) noise.
+        """Sample the kernel: x_t = α(t) x_0 + σ(t) z.
 
         Args:
             x0: Data, shape (B, *), floating point.
             t: Time in [0, T], shape (B,) or ().
-            noise: Standard normal draw z, shape of x0.
+            noise: Standard normal noise z, shape of x0.
 
         Raises:
             TypeError: x0 or t is not floating point.
@@ -177,7 +177,7 @@ class SDE(Described, ABC):
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Invert λ: the time t with log_snr(t) = λ, in float64.
 
-        `inversion.py` says how; the search always ends, at the time closest in λ.
+        See `inversion.py` for the method; it always ends, at the time closest in λ.
 
         Args:
             log_snr: λ between λ(T) and λ(0), any shape.
@@ -192,8 +192,8 @@ class SDE(Described, ABC):
 
             a = α_t / α_s,   b² = σ_t² − a² σ_s² = −σ_t² expm1(2 (λ_t − λ_s))
 
-        The second form of b² does not cancel when s is close to t. Out of noise alone, α_t = 0, it
-        is a = 0 and b = σ_t.
+        The second form of b² does not cancel when s is close to t. Where α_t = 0, a = 0 and
+        b = σ_t.
 
         Args:
             s: Earlier time, shape (B,) or ().
@@ -202,13 +202,13 @@ class SDE(Described, ABC):
         alpha_s, alpha_t, sigma_t = self.alpha(s), self.alpha(t), self.sigma(t)
         # Grouped so that the gap is exactly 0 at s = t.
         gap = (alpha_t.log() - alpha_s.log()) - (sigma_t.log() - self.sigma(s).log())
-        # From a time to itself, where 0/0 is no number if α = 0.
+        # At s = t with α = 0 the quotient would be 0/0.
         a = torch.where(s == t, torch.ones_like(gap), alpha_t / alpha_s)
         gap = torch.where(s == t, torch.zeros_like(gap), gap)
         return a, sigma_t * (-torch.expm1(2 * gap)).sqrt()
 
     def reverse(self, score: Score, eta: float = 1.0) -> "ReverseSDE":
-        """The process run from T to 0: the reverse SDE (η = 1), the probability flow (η = 0)."""
+        """The process from T to 0: the reverse SDE (η = 1) or the probability flow (η = 0)."""
         return ReverseSDE(self, score, eta)
 
     def discretize(self, steps: int, zero_terminal_snr: bool = False) -> "SDE":
@@ -216,7 +216,7 @@ class SDE(Described, ABC):
 
         Args:
             steps: Number of levels ≥ 2.
-            zero_terminal_snr: Whether the last level is noise alone; see `Discretized`.
+            zero_terminal_snr: Whether the last level is pure noise; see `Discretized`.
 
         Raises:
             ValueError: steps is not an integer ≥ 2, or the process has no such chain.
@@ -226,24 +226,24 @@ class SDE(Described, ABC):
         return Discretized(self, steps, zero_terminal_snr)
 
     def to_levels(self, t: Tensor) -> Tensor:
-        """The times nearest to t that the process has: t itself where time is continuous."""
+        """The nearest times at which the process is defined: t itself in continuous time."""
         return t
 
     def to_grid(self, t: Tensor) -> Tensor:
-        """A decreasing grid from T to `sampling_eps` on the times that the process has.
-
-        It is t itself where time is continuous.
-        """
+        """A decreasing grid, moved to times of the process: t itself in continuous time."""
         return t
 
     def equal_times(self, steps: int, eps: float | None = None) -> Tensor:
-        """Times that are equally spaced in the process's own clock, or the levels nearest to them.
+        """Times equally spaced in the process's own clock t^{1/ρ}, or the levels nearest to them.
 
             t_i^{1/ρ} = T^{1/ρ} + (eps^{1/ρ} − T^{1/ρ}) i/N
 
         Args:
             steps: Number of steps N ≥ 1.
             eps: Last time in (0, T); `sampling_eps` where not given.
+
+        Raises:
+            ValueError: eps is not in (0, T), or N exceeds the number of levels of a chain.
         """
         last = self.check_end(self.sampling_eps if eps is None else eps)
         return self.to_grid(powers(self.T, last, self.rho, steps))
@@ -254,7 +254,7 @@ class SDE(Described, ABC):
         Raises:
             ValueError: eps lies elsewhere, or the process has no λ at T.
         """
-        self.check_range()
+        self.check_finite_snr()
         if not 0 < eps < self.T:
             early = "the score is singular at t=0"
             late = f"the path ends there, and begins at T={self.T}; choose eps below T"
@@ -262,13 +262,13 @@ class SDE(Described, ABC):
             raise ValueError(f"eps must be in (0, T={self.T}), got {eps:g}: {why}")
         return eps
 
-    def check_range(self) -> None:
+    def check_finite_snr(self) -> None:
         """Refuse a process whose λ(T) is not finite: α(T) or σ(T) is 0, or not a number.
 
-        A chain of zero terminal SNR has λ(T) = −∞ by intention.
+        A chain of zero terminal SNR has λ(T) = −∞ on purpose.
 
         Raises:
-            ValueError: It is; what α(T) and σ(T) are, and what to change.
+            ValueError: λ(T) is not finite.
         """
         if self.zero_terminal_snr:
             return
@@ -285,10 +285,10 @@ class SDE(Described, ABC):
             )
 
     def check_alpha(self) -> None:
-        """Refuse a process that has α ≤ 0, or no number for it, at some of its times, or σ(T) = 0.
+        """Refuse a process whose α is not finite and > 0 on [0, T], or whose σ(T) is not.
 
         Raises:
-            ValueError: It has; where, and what to change.
+            ValueError: α or σ is out of range; the error names the time.
         """
         if not 0 < self.T < math.inf:
             raise ValueError(f"T of {type(self).__name__} must be finite and > 0, got {self.T}")
@@ -313,10 +313,10 @@ class SDE(Described, ABC):
             )
 
     def check_signal(self, who: str) -> None:
-        """Refuse a chain whose last level is noise alone, for what needs the score to say more.
+        """Refuse a chain whose last level is pure noise, on behalf of what follows the score alone.
 
         Args:
-            who: What needs it.
+            who: What follows the score alone, as the error names it.
 
         Raises:
             ValueError: The last level has α = 0.
@@ -330,9 +330,11 @@ class SDE(Described, ABC):
             )
 
     def check_time(self, t: Tensor) -> None:
-        """Refuse a time that is not a number of [0, T].
+        """Refuse a time outside [0, T]; only on the CPU, since a check would wait for a GPU.
 
-        A check on a GPU would wait for the GPU, so only times on the CPU are looked at.
+        Raises:
+            TypeError: t is not floating point.
+            ValueError: A time lies outside [0, T], or is NaN.
         """
         check_floating("t", t)
         if t.device.type != "cpu":

@@ -1,14 +1,14 @@
-"""Functions of time laid over states."""
+"""Functions of time broadcast over states."""
 
 import torch
 from torch import Tensor
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:
-    """Lay a function of time over a state: shape (B,) becomes (B, 1, …, 1), in x's dtype.
+    """Broadcast a function of time over a state: shape (B,) becomes (B, 1, …, 1), in x's dtype.
 
-    A scalar stays a scalar, wherever it lives: torch mixes it with a state on any device without
-    waiting for the device.
+    A scalar stays a scalar on its own device: torch combines it with a state on any device without
+    waiting for that device.
 
     Args:
         c: Coefficient, shape (B,) or ().

@@ -1,4 +1,4 @@
-"""Warnings of what is no error and yet spoils results: each said once, with what to do about it."""
+"""Warnings about valid input that spoils results, each with what to do about it."""
 
 import inspect
 import math
@@ -17,11 +17,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from .base import SDE
 from .precision import module_of
 
-COST = 0.02  # nats per dimension that a prior may miss before somebody says so
-FEW = 8  # samples of which the mean of each coordinate says nothing yet
+COST = 0.02  # nats per dimension that a prior may cost without a warning
+FEW = 8  # fewer samples do not determine the mean of each coordinate
 
 _ROOT = Path(__file__).resolve().parents[1]
-# A warning names the line that called the toolkit, not one of ours, nor torch's wrapper of it.
+# A warning points to the line that called the toolkit, not into the toolkit or torch.
 _INNER = (*(str(_ROOT / name) for name in ("sde", "samplers", "evaluation")), torch.__path__[0])
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
@@ -29,7 +29,7 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Say nothing within: for the parts of a whole that has been looked at already."""
+    """Suppress warnings within, for the parts of a batch that was checked as a whole."""
     before = _silent.set(True)
     try:
         yield
@@ -48,10 +48,10 @@ def caution(message: str) -> None:
 
 
 def caution_training(score: Any) -> None:
-    """Warn where a score is a network in train() mode whose values depend on that mode.
+    """Warn if a score is a network in train() mode whose values depend on that mode.
 
     Args:
-        score: s(x, t); of a callable that is no module nothing is known.
+        score: s(x, t); nothing is known about a callable without a module.
     """
     module = None if _silent.get() else module_of(score)
     for name, part in () if module is None else module.named_modules():
@@ -65,14 +65,13 @@ def caution_training(score: Any) -> None:
 
 
 def caution_width(sde: SDE, x0: Tensor) -> None:
-    """Warn where data are wider than the prior of a process takes them to be.
+    """Warn if data are wider than the prior of a process assumes.
 
         KL(N(α m, α² S + σ²) ‖ N(0, P²)) = ½ Σ_i (r_i − 1 − log r_i) + ½ Σ_i α² m_i²/P²,
         r_i = (α² S_i + σ²)/P²
 
-    with α and σ those of T, P the prior's standard deviation, m and S the mean and the variance of
-    each coordinate. So many nats of the likelihood are lost; above 0.02 for each coordinate it is
-    said.
+    with α and σ at T, the prior's standard deviation P, and the mean m and variance S of each
+    coordinate. The likelihood loses so many nats; above 0.02 per coordinate there is a warning.
 
     Args:
         sde: Process.
@@ -98,14 +97,14 @@ def caution_width(sde: SDE, x0: Tensor) -> None:
 
 
 def check_graph(name: str, x: Tensor, kept: bool, drops: str, act: str) -> None:
-    """Say where a graph is dropped, and refuse to keep one where torch keeps none.
+    """Warn where a graph is dropped, and refuse to keep one where torch records none.
 
     Args:
-        name: Name of the tensor by whose gradient the caller may want one.
+        name: Name of the tensor whose gradient the caller may want.
         x: That tensor.
         kept: Whether the caller wants the graph.
-        drops: Who drops it otherwise, and that they do.
-        act: What is to be done outside inference mode.
+        drops: Subject and verb of the warning, such as "sampling drops".
+        act: Advice of the error, such as "sample".
 
     Raises:
         ValueError: A graph was asked for within `torch.inference_mode()`.
@@ -125,7 +124,7 @@ def check_graph(name: str, x: Tensor, kept: bool, drops: str, act: str) -> None:
 def prior_cost(sde: SDE, x0: Tensor) -> float:
     """The divergence of `caution_width` for each coordinate, in nats.
 
-    Of fewer than eight samples m is taken as 0 and S as the mean of all squares.
+    For fewer than eight samples m is taken as 0 and S as the mean of all squares.
 
     Args:
         sde: Process.
@@ -148,9 +147,9 @@ def _depends_on_training(part: nn.Module) -> str:
     if isinstance(part, _DropoutNd):
         return f"dropout (p={part.p:g})" if part.p > 0 else ""
     if isinstance(part, _NormBase):
-        # Without running statistics a batch is normalized by its own in either mode.
+        # Without running statistics the statistics of the batch are used in either mode.
         return "batch normalization" if part.track_running_stats else ""
-    # Attention and recurrent networks of torch, and networks that call F.dropout, keep a number.
+    # Torch's attention and recurrent networks, and callers of F.dropout, store a rate.
     rates = (v for n, v in vars(part).items() if "drop" in n.lower() and isinstance(v, float))
     rate = max(rates, default=0.0)
     return f"dropout (p={rate:g})" if rate > 0 else ""

@@ -1,4 +1,4 @@
-"""Checks of what every part of the toolkit is given: tensors, switches and counts."""
+"""Checks of arguments that every part of the toolkit takes: tensors, switches, counts, choices."""
 
 import difflib
 from numbers import Integral, Real
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_floating(name: str, x: Tensor) -> None:
-    """Refuse integer tensors, whose arithmetic would round without a word."""
+    """Refuse integer tensors, whose arithmetic would round silently."""
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float()")
 
@@ -40,7 +40,7 @@ def check_count(name: str, value: int, least: int) -> int:
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is an integer, of NumPy's types too; True and False are none."""
+    """Whether a value is an integer, of NumPy's types too, but not True or False."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

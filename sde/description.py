@@ -1,4 +1,4 @@
-"""Objects that say how they were made, in plain values, and can be made again from those.
+"""Objects that record how they were made, in plain values, and can be made again from them.
 
 A description is a dict of the class's public name and of every argument, as JSON has them:
 
@@ -17,8 +17,8 @@ from typing import Any, Self
 
 Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
 
-NAME = __name__.partition(".")[0]  # the one that all packages of the toolkit share
-# Packages that once had names of their own.
+NAME = __name__.partition(".")[0]  # of the package that holds all others
+# Packages that once were top-level packages.
 FORMER = ("sde", "samplers", "models", "training", "evaluation", "interop", "data", "experiments")
 # Arguments of classes that once had other names.
 FORMER_ARGUMENTS = {"scoresde.models.UNet": {"conditional": "noise_conditional"}}
@@ -35,14 +35,14 @@ class Described:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments before the constructor sees them."""
         self = super().__new__(cls)
-        # Containers are copied: whoever gave them may change them later.
+        # Containers are copied, since the caller may change them later.
         kept = tuple(_copied(value) for value in args)
         named = {name: _copied(value) for name, value in kwargs.items()}
         object.__setattr__(self, "_made_with", (kept, named))
         return self
 
     def remember(self, **arguments: Any) -> None:
-        """Replace the arguments that the object is described by, with others that say the same."""
+        """Describe the object by these arguments, which are equivalent to those that made it."""
         object.__setattr__(self, "_made_with", ((), arguments))
 
 
@@ -50,7 +50,7 @@ def describe(thing: Described) -> dict[str, Any]:
     """The public name of an object's class and all arguments that made it, as plain values.
 
     Raises:
-        TypeError: It is not described, or one of its arguments is neither plain nor described.
+        TypeError: The object is not described, or an argument is neither plain nor described.
     """
     cls = type(thing)
     if not isinstance(thing, Described):
@@ -69,12 +69,12 @@ def describe(thing: Described) -> dict[str, Any]:
 
 
 def construct(description: Mapping[str, Any], **wires: Any) -> Any:
-    """The object that `describe` described.
+    """Make the object of a description.
 
     Args:
-        description: What `describe` gave. Only described classes of packages that are imported
-            already are made, so that a file cannot name code to run.
-        wires: Arguments beside or in place of those described.
+        description: Result of `describe`. Only described classes of packages that are already
+            imported are made, so that a file cannot name code to run.
+        wires: Arguments in addition to or in place of those described.
 
     Raises:
         ValueError: There is no such class, or it takes no such arguments.
@@ -93,10 +93,9 @@ def construct(description: Mapping[str, Any], **wires: Any) -> Any:
 
 
 def current_name(target: str) -> str:
-    """The name of a class or function now, where it is an older name of one of this toolkit's.
+    """The current name of a class or function of the toolkit: `scoresde.sde.VP` for `sde.VP`.
 
-    Before, `scoresde.sde.VP` was `sde.VP`. A name that a package of a user's own has, or that the
-    toolkit has not, is left as it is.
+    Names in a user's own packages, and names that the toolkit does not have, stay as they are.
     """
     module, _, name = target.rpartition(".")
     if module.partition(".")[0] not in FORMER or hasattr(sys.modules.get(module), name):
@@ -139,7 +138,7 @@ def _flat(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
     unnamed = [name for name in bound.arguments if kinds[name].kind in wide]
     if any(bound.arguments[name] for name in unnamed):
         raise TypeError("a described class must name each of its arguments")
-    # A class without a constructor of its own has them, and was given none.
+    # A class without a constructor has them too, but got no arguments.
     return [(name, value) for name, value in bound.arguments.items() if name not in unnamed]
 
 

@@ -1,4 +1,4 @@
-"""The chains: processes tabulated on levels, which are again processes to all that use them."""
+"""Chains: processes tabulated on levels, with the interface of a process of continuous time."""
 
 import numpy as np
 import torch
@@ -20,18 +20,23 @@ class Discretized(SDE):
     time 0 is the data, level −1. Between levels log α and log σ are monotone cubic interpolants of
     the tables, and f and g are their exact derivatives, so solvers of any kind run on a chain.
 
-    With zero terminal SNR the table of a chain that preserves the variance is shifted and stretched
-    until its last level is noise alone,
+    With zero terminal SNR the table of a variance-preserving chain is shifted and stretched until
+    its last level is pure noise, like the state from which sampling starts:
 
-        α_i ← (α_i − α_{N−1}) α_0/(α_0 − α_{N−1}),   σ_i² = 1 − α_i²,
+        α_i ← (α_i − α_{N−1}) α_0/(α_0 − α_{N−1}),   σ_i² = 1 − α_i²
 
-    as the state from which sampling starts is. Before that level α falls to 0 linearly in t. Steps
-    leave it by the data prediction, since the score says nothing of the data there.
+    Before that level α falls to 0 linearly in t. Steps leave it by the data prediction, since the
+    score contains no information about the data there.
 
     Args:
         base: Process whose `levels` are tabulated.
         steps: Number of levels N ≥ 2; 3 with zero terminal SNR.
-        zero_terminal_snr: Whether the last level is noise alone.
+        zero_terminal_snr: Whether the last level is pure noise.
+
+    Attributes:
+        times: t_i, float64, shape (N,).
+        alphas: α_i, float64, shape (N,).
+        sigmas: σ_i, float64, shape (N,).
 
     Raises:
         ValueError: steps is not such an integer, or the base has no such chain.
@@ -102,7 +107,7 @@ class Discretized(SDE):
         return (t - self.eps) / (self.T - self.eps) * (self.steps - 1)
 
     def levels(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The base's table: a chain is not discretized twice.
+        """The chain's own table: a chain is not discretized twice.
 
         Raises:
             ValueError: steps is not this chain's own number of levels.
@@ -114,9 +119,9 @@ class Discretized(SDE):
         return self.alphas, self.sigmas
 
     def to_levels(self, t: Tensor) -> Tensor:
-        """The level in whose cell t falls, as a time.
+        """The time of the level in whose cell t falls.
 
-        [t_0, T] is cut into N equal cells, one for each level, so that a uniform draw becomes a
+        [t_0, T] is divided into N equal cells, one for each level, so that a uniform time becomes a
         uniform level.
         """
         return self._times_of(self._level(t).clamp(min=0))
@@ -142,7 +147,7 @@ class Discretized(SDE):
     def _level(self, t: Tensor) -> Tensor:
         """Number of the level in whose cell t falls, −1 for t_0 and before."""
         cell = (t.double() - self.eps) / (self.T - self.eps) * self.steps
-        # The slack keeps a cell's upper edge, computed with rounding, in its own cell.
+        # The tolerance keeps a cell's upper edge in its cell in spite of rounding.
         return torch.ceil(cell - 1e-9).long().clamp(0, self.steps) - 1
 
     def _times_of(self, level: Tensor) -> Tensor:
@@ -151,12 +156,12 @@ class Discretized(SDE):
 
 
 def _checked(base: SDE, steps: int, to_noise: bool) -> tuple[Tensor, Tensor]:
-    """The base's table, in which each level has a λ = log(α/σ), lower than the one before.
+    """The base's table, after checking that λ = log(α/σ) exists and falls from level to level.
 
-    With `to_noise` its last level may be noise alone as it stands.
+    With `to_noise` its last level may have α = 0.
 
     Raises:
-        ValueError: A level has none; it is named, with a chain of this base that works, if any.
+        ValueError: λ of a level does not; the error names the level, and a chain that works.
     """
     table = base.levels(steps)
     level = _first_bad(*table, to_noise)
@@ -178,7 +183,7 @@ def _checked(base: SDE, steps: int, to_noise: bool) -> tuple[Tensor, Tensor]:
 
 
 def _without_signal(alphas: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-    """The table of a chain, shifted and stretched until its last level is noise alone.
+    """The table of a chain, shifted and stretched until its last level is pure noise.
 
     Raises:
         ValueError: The chain does not preserve the variance, so that σ does not follow from α.
@@ -194,9 +199,9 @@ def _without_signal(alphas: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _first_bad(alphas: Tensor, sigmas: Tensor, to_noise: bool) -> int | None:
-    """Number of the first level that has no α, no σ or no λ below the one before it.
+    """Index of the first level without α > 0, σ > 0 or a λ below that of the level before.
 
-    With `to_noise` the last one may have α = 0.
+    With `to_noise` the last level may have α = 0.
     """
     smallest = torch.finfo(torch.float64).tiny
     seen = alphas >= smallest
@@ -241,7 +246,7 @@ class _MonotoneCubic:
 
 
 class _Vanishing(_MonotoneCubic):
-    """log α of a table whose last α is 0: before the last knot α falls to it linearly."""
+    """log α of a table whose last α is 0: α falls to 0 linearly before the last knot."""
 
     def __init__(self, knots: Tensor, values: Tensor) -> None:
         super().__init__(knots[:-1], values[:-1].log())
@@ -258,5 +263,5 @@ class _Vanishing(_MonotoneCubic):
         return torch.where(t > self._start, -1 / (self._end - t), super().slope(t))
 
     def growth(self, t: Tensor) -> Tensor:
-        """Derivative of α, which is finite there too."""
+        """Derivative of α, which is finite at the last knot too."""
         return torch.where(t > self._start, -self._fall, super().growth(t))

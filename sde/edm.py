@@ -1,4 +1,4 @@
-"""EDM's process, whose time is the noise itself."""
+"""EDM's process, whose time is the standard deviation of the noise."""
 
 import math
 

@@ -1,8 +1,8 @@
 """Adaptive Runge–Kutta integration in which every sample of a batch has its own steps.
 
-One step size for a whole batch would make a sample's value depend on its neighbours. Here each
-sample carries its own time, step and error, and leaves the batch as soon as it has arrived, so
-that the mean number of evaluations is paid, not that of the slowest sample.
+With one step size for a whole batch a sample's value would depend on the others. Here each sample
+has its own time, step and error, and leaves the batch as soon as it has arrived, so that the cost
+is the mean number of evaluations, not that of the slowest sample.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """field(t, y, index) = dy/dt for the samples `index` (A,) at times t (A,), y and dy/dt (A, D)."""
 
 LocalError = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""parts(t, y, slope, error) of what the estimated error of a step to (t, y) does to a number.
+"""local_error(t, y, slope, error): effect of the estimated error of a step to (t, y) on a number.
 
-All are (A, D) but t, which is (A,); the result is (A, P), to be summed over the parts.
+All arguments are (A, D) but t, which is (A,); the result is (A, P), a sum of P parts.
 """
 
 ErrorNorm = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,7 +31,7 @@ ErrorNorm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Gauge:
-    """How estimated errors are judged: by their norm, and by the size of what follows from them."""
+    """How estimated errors are judged: by their norm, and by their effect on a number."""
 
     norm: ErrorNorm
     local_error: LocalError | None
@@ -48,7 +48,7 @@ class _Gauge:
         size = parts.sum(1).abs()
         if self.local_tol is None:
             return norm, size
-        # Their length, since a sum is small wherever parts happen to cancel, as norms are not.
+        # Their length, since their sum is small wherever parts happen to cancel.
         return torch.maximum(norm, parts.norm(dim=1) / self.local_tol), size
 
 
@@ -59,8 +59,8 @@ class Solution:
     Attributes:
         y: State at the last time, shape (B, D).
         nfe: Evaluations of the field that each sample took part in, shape (B,).
-        error: Sum of the sizes of the errors of all steps, shape (B,); 0 where nobody measures.
-            A sample that was given up has NaN in y and here.
+        error: Sum over the steps of the effects of their errors, shape (B,); 0 without a
+            `local_error`. A sample that was given up has NaN here and in y.
         frames: States at the times of `save_at`, shape (K, B, D), or None.
     """
 
@@ -78,7 +78,7 @@ def scaled(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -
 def error_norm(rtol: float, atol: float, kind: str = "mean") -> ErrorNorm:
     """Norm of a sample's scaled errors: their root mean square, or with `sum` their length.
 
-    `mean` is the usual one; `sum` is as strict with a sample of many coordinates as with each.
+    With `sum` the tolerance holds for the whole sample, with `mean` for a typical coordinate.
     """
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def check_resolution(rtol: float, dtype: torch.dtype) -> None:
 
     Args:
         rtol: Relative tolerance.
-        dtype: Type in which the network computes, as `sde.precision.computing_dtype` tells it.
+        dtype: Type in which the network computes; see `sde.precision.computing_dtype`.
 
     Raises:
         ValueError: rtol is not > 0, or is below four units of the type's rounding.
@@ -131,11 +131,11 @@ def integrate(
     """Integrate dy/dt = field from t0 to t1, forwards or backwards, with steps for each sample.
 
     Steps follow a proportional–integral controller (Hairer, Nørsett & Wanner 1993, II.4; Gustafsson
-    1991); frames between steps are cubic Hermite interpolants, or what the pair adds to them.
+    1991); frames between steps are Hermite interpolants, cubic or of the pair's higher order.
 
     Args:
-        field: dy/dt, as `Field` says.
-        y0: Start, shape (B, D), floating point; its dtype is that of the arithmetic.
+        field: dy/dt; see `Field`.
+        y0: Start, shape (B, D), floating point, in whose dtype the states are computed.
         t0: Start time.
         t1: End time ≠ t0.
         rtol: Relative tolerance > 0.
@@ -143,19 +143,20 @@ def integrate(
         norm: Error norm in place of the scaled root mean square of rtol and atol.
         tableau: Embedded pair, one of `sde.tableau`.
         save_at: Times between t0 and t1 at which states are kept, shape (K,).
-        max_steps: Most steps, accepted or not, before giving up.
-        local_error: What the error of a step does to a number, in parts; the sizes of their sums
-            are added up over the steps of each sample.
-        local_tol: Most > 0 that the length of these parts may be in a step, next to the norm; None
-            for no such bound.
-        on_step: Called after each round with the share of the way that all samples have gone.
-        time_of: Time of the process at the variable of the integration, in which errors are told.
-        cause: What is not finite where a sample stopped, for the error.
-        give_up: Whether a sample that cannot go on becomes NaN, rather than an error for all.
+        max_steps: Largest number of steps, accepted or not.
+        local_error: Effect of the error of a step on a number; its size is summed over the steps of
+            each sample.
+        local_tol: Bound > 0 on the length of these parts in a step, in addition to the norm; None
+            for no bound.
+        on_step: Called after each step with the fraction of the interval that all samples covered.
+        time_of: Time of the process at the variable of the integration, for error messages.
+        cause: What is not finite where a sample stopped, for error messages.
+        give_up: Whether a sample that cannot continue becomes NaN instead of raising an error.
 
     Raises:
         ValueError: A tolerance is not > 0, y0 is not (B, D), or the field has another shape.
-        RuntimeError: A sample's step falls below what its time can resolve, or steps run out.
+        RuntimeError: The step of a sample falls below the resolution of its time, or max_steps is
+            reached.
     """
     check_floating("y0", y0)
     if not (rtol > 0 and atol > 0):
@@ -200,7 +201,7 @@ def integrate(
 
 
 def _forget(index: Tensor, y: Tensor, errors: Tensor, frames: Tensor | None) -> None:
-    """Leave no value of samples that were given up."""
+    """Set the results of samples that were given up to NaN."""
     y[index] = errors[index] = torch.nan
     if frames is not None:
         frames[:, index] = torch.nan
@@ -211,19 +212,19 @@ _Trial = tuple["_State", Tensor, list[Tensor]]
 
 @dataclass
 class _State:
-    """The samples under way, A of them.
+    """The A samples under way.
 
     Attributes:
-        index: Their numbers in the batch.
+        index: Their positions in the batch.
         t: Times.
         y: States.
-        lost: What rounding has taken from y, given back by the next step (Kahan 1965): sums over
-            hundreds of steps stay as exact as one.
+        lost: Rounding error of y, which the next step adds back (Kahan 1965): sums over hundreds
+            of steps stay as exact as a single one.
         slope: dy/dt.
         h: Next steps.
         error: Norms of the last errors.
-        size: What the last errors do, by `local_error`.
-        t1: Where they are going.
+        size: Effects of the last errors, by `local_error`.
+        t1: Time at which they end.
     """
 
     index: Tensor
@@ -248,7 +249,7 @@ class _State:
         size, speed = norm(y0, y0, y0).double(), norm(slope, y0, y0).double()
         h = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
         h = torch.copysign(h.clamp(max=abs(way)), torch.tensor(way))
-        # Where the slope is not finite there is no time ahead: the first step will say so.
+        # Where the slope is not finite the probe stays in place; the first step raises the error.
         probe = torch.where(h.isfinite(), h, 0)
         ahead = field(t + probe, y0 + probe.to(y0)[:, None] * slope, index)
         bend = norm(ahead - slope, y0, y0).double() / h.abs()
@@ -256,7 +257,7 @@ class _State:
         trial = torch.where(
             fastest <= 1e-15, h.abs() * 1e-3, (0.01 / fastest) ** (1 / tableau.order)
         )
-        # A probe that is not finite says nothing of the steps before it, which shrink as they must.
+        # A probe that is not finite does not bound the first step, which shrinks if it must.
         trial = torch.where(bend.isfinite(), trial, 1e-3 * h.abs())
         h = torch.copysign(torch.minimum(100 * h.abs(), trial).clamp(max=abs(way)), h).detach()
         none = torch.zeros_like(y0)
@@ -299,15 +300,15 @@ class _State:
         return torch.where(accepted, up.clamp(0.2, 10.0), down.clamp(0.1, 0.9))
 
     def length(self) -> tuple[Tensor, Tensor]:
-        """Whose next step is the last one, and the steps, cut to end at t1."""
+        """Which samples take their last step next, and the steps, cut to end at t1."""
         way = self.t1 - self.t
         last = (way - self.h) * way.sign() <= 1e-14 * abs(self.t1)  # h may be 0, without a sign
         return last, torch.where(last, way, self.h)
 
     def unresolved(self) -> Tensor:
-        """Whose next step is shorter than the time resolves, or is not a number."""
+        """Which samples have a next step that is below the resolution of the time, or NaN."""
         h, finest = self.length()[1], 1e-14 * self.t.abs().clamp(min=1e-3)
-        # Not «h < finest», which a step that is not a number would pass; a short last step may.
+        # Not «h < finest», which is false for NaN; only a last step may be short.
         return ~(h.abs() >= finest) & ~((self.t1 - self.t).abs() <= finest)
 
 
@@ -329,17 +330,17 @@ def _error(
     t_next: Tensor,
     y_next: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Norm and size of the estimated error of a step, (A,) each.
+    """Norm and effect of the estimated error of a step, (A,) each.
 
-    Where there are two companions the norm is e · e/√(e² + 0.01 e_coarse²), which is close to e
-    while the steps are too long for the powers of h to count (Hairer et al. 1993, II.10).
+    With two companions the norm is e · e/√(e² + 0.01 e_coarse²), which is close to e while steps
+    are too long for the asymptotic powers of h (Hairer et al. 1993, II.10).
     """
     step = y, t_next, y_next, slopes[-1]
     fine, size = gauge(_combine(tableau.e, slopes).detach() * h, *step)
     if not tableau.e_coarse:
         return fine, size
     coarse, _ = gauge(_combine(tableau.e_coarse, slopes).detach() * h, *step)
-    # Where both vanish the step is exact; 0/0 would refuse it.
+    # Where both vanish the step is exact, and 0/0 would refuse it.
     return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30), size
 
 
@@ -364,7 +365,7 @@ def _interpolate(
     after: _State,
     slopes: list[Tensor],
 ) -> Tensor:
-    """Fill the frames whose times lie in a step just taken; return who needed more stages.
+    """Fill the frames whose times lie in the last step; return the samples that took more stages.
 
     y(u) = y + u (F_0 + (1 − u) (F_1 + u (F_2 + …))), of which the first three terms are the cubic
     Hermite interpolant (Hairer et al. 1993, II.6).
@@ -375,12 +376,8 @@ def _interpolate(
     rows = inside.any(0)
     if not bool(rows.any()):
         return before.index[:0]
-    index, t, y, h = (
-        before.index[rows],
-        before.t[rows],
-        before.y[rows],
-        way[rows].to(frames)[:, None],
-    )
+    index, t, y = before.index[rows], before.t[rows], before.y[rows]
+    h = way[rows].to(frames)[:, None]
     k = [slope[rows] for slope in slopes]
     rise = after.y[rows] - y
     terms = [rise, h * k[0] - rise, 2 * rise - h * (k[0] + k[-1])]

@@ -1,21 +1,21 @@
-"""Times of log-SNRs: λ(t) inverted on any process."""
+"""The inverse of the log-SNR: the time t at which λ(t) has a value, on any process."""
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # a process is inverted by its own method, which needs this module first
+if TYPE_CHECKING:  # base.py imports this module
     from .base import SDE
 
 
 def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
     """The time t with log_snr(t) = λ, in float64.
 
-    Newton's method on λ′ = −g²/(2σ²), which holds for every process, kept inside a bracket. Where
-    it does not halve the error, or λ is flat or falls without bound, the bracket is halved instead,
-    so that every search ends: at the latest with two neighbouring numbers of float64, of which the
-    one closer in λ is taken.
+    Newton's method with λ′ = −g²/(2σ²), which holds for every process, safeguarded by bisection:
+    where Newton's step leaves the bracket or does not halve the error, the bracket is halved. Every
+    search therefore ends, at the latest with two neighbouring numbers of float64, of which the one
+    closer in λ is taken.
 
     Args:
         sde: Process.
@@ -24,11 +24,11 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
     Raises:
         ValueError: A value lies outside the range of the process, or the process has no λ.
     """
-    sde.check_range()
+    sde.check_finite_snr()
     lam = log_snr.double()
     low, high = torch.zeros_like(lam), torch.full_like(lam, sde.T)
     first, last = sde.log_snr(low), sde.log_snr(high)
-    # The slack is for the rounding of a λ that was computed from t = 0 or t = T.
+    # The tolerance covers the rounding of a λ that was computed at t = 0 or t = T.
     early = lam > first + 1e-9 * (1 + first.abs())
     late = lam < last - 1e-9 * (1 + last.abs())
     outside = early | late | lam.isnan()
@@ -41,7 +41,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
     start, t, excess = low, 0.5 * (low + high), torch.zeros_like(lam)
     rounding = 16 * torch.finfo(lam.dtype).eps * (1 + lam.abs())
     before = torch.full_like(lam, torch.inf)
-    for _ in range(3000):  # more than to halve [0, T] down to the smallest number, twice
+    for _ in range(3000):  # twice the halvings of [0, T] down to the smallest number
         excess = sde.log_snr(t) - lam  # > 0 where t is too early
         if excess.isnan().any():
             where = t[excess.isnan()][0].item()
@@ -51,7 +51,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
             )
         low, high = torch.where(excess >= 0, t, low), torch.where(excess <= 0, t, high)
         newton, middle = t + 2 * excess * (sde.sigma(t) / sde.g(t)) ** 2, 0.5 * (low + high)
-        # Past this Newton's method would only go to and fro between neighbouring numbers.
+        # Newton's method would only oscillate between neighbouring numbers.
         found = (excess.abs() <= rounding) | (middle <= low) | (middle >= high)
         found = found | (lam == first) | (lam == -torch.inf)
         if found.all():
@@ -60,7 +60,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
         before = torch.where(inside, excess.abs(), torch.inf)
         t = torch.where(found, t, torch.where(inside, newton, middle))
     if (excess.abs() > rounding).any():
-        # Where neighbouring times are too far apart in λ, the nearer of the two.
+        # Neighbouring times can be far apart in λ: take the nearer of the two.
         for end in (low, high):
             gap = sde.log_snr(end) - lam
             t = torch.where(gap.abs() < excess.abs(), end, t)

@@ -1,4 +1,4 @@
-"""Gaussian laws of a process between two times: what variational bounds are sums of."""
+"""Gaussian distributions of a process between two times, of which variational bounds are sums."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(sde: SDE, s: Tensor, t: Tensor) -> Posterior:
-    """The law of a state given a later one and the data.
+    """The distribution of a state given a later state and the data.
 
         c_0 = α_s b²/σ_t²,   c_t = a σ_s²/σ_t²,   v = b² σ_s²/σ_t²,   x_t = a x_s + b z
 
@@ -41,10 +41,10 @@ def normal_kl(mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance
 
 
 def log_cell_probability(low: Tensor, high: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log of the probability that N(m, s²) gives to [low, high], of each coordinate, in nats.
+    """Log-probability of [low, high] under N(m, s²), for each coordinate, in nats.
 
-    Taken on the side of the mean where both ends are, as a difference of small numbers, not of
-    numbers close to 1.
+    It is computed in the tail on the side of the cell, as a difference of small numbers rather than
+    of numbers close to 1.
 
     Args:
         low: Lower ends; −∞ for an open cell.

@@ -1,4 +1,4 @@
-"""Types of numbers: which of them a network computes in, and what a type cannot hold."""
+"""Number types: in which a network computes, and which processes exceed their range."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from .base import SDE
 
-REACH = 6.0  # standard deviations that a type must hold: one normal number in 5 · 10⁸ is larger
+REACH = 6.0  # standard deviations that a type must hold; one normal number in 5 · 10⁸ is larger
 
 
 def module_of(score: Any) -> nn.Module | None:
-    """The network behind a score: the module itself, or that of what wraps it.
+    """The network behind a score, or None where it cannot be found.
 
-    Methods of a module, a `partial`, a model with a condition and the toolkit's own wrappers are
-    looked through; of other callables nothing is known.
+    Found are modules, also behind their methods, `functools.partial`, models with a condition and
+    the toolkit's own wrappers.
     """
     while not isinstance(score, nn.Module):
         inner = score.func if isinstance(score, partial) else getattr(score, "__self__", None)
-        # What wraps a score keeps it under one of these names.
+        # Wrappers of the toolkit keep the score under one of these names.
         inner = inner or getattr(score, "score", None) or getattr(score, "model", None)
         if inner is None or inner is score or getattr(inner, "__self__", None) is score:
             return None
@@ -29,10 +29,10 @@ def module_of(score: Any) -> nn.Module | None:
 
 
 def computing_dtype(score: Any, x: Tensor) -> torch.dtype:
-    """The coarsest of the types in which a score computes on states like x.
+    """The coarsest type in which a score computes on states like x.
 
-    These are the type of x, those of the network's parameters, and that of autocast where it is on.
-    Of a callable that is no module only autocast can be seen.
+    Considered are the types of x, of the network's parameters where `module_of` finds a network,
+    and of autocast where it is on.
 
     Args:
         score: s(x, t).
@@ -44,20 +44,20 @@ def computing_dtype(score: Any, x: Tensor) -> torch.dtype:
 def check_range(
     sde: SDE, dtype: torch.dtype, end: float | None = None, derivatives: bool = False
 ) -> None:
-    """Refuse a type of states that cannot hold those at T, or the score at the end of a path.
+    """Refuse a type that cannot hold the states at T, or the score at the end of a path.
 
     Args:
         sde: Process.
         dtype: Type of the states.
-        end: Smallest time at which there is a score; the process's `sampling_eps` where not given.
-        derivatives: Whether the Jacobian of the score is needed too, which is like 1/σ².
+        end: Smallest time at which the score is evaluated; `sampling_eps` where not given.
+        derivatives: Whether the Jacobian of the score is needed too, of the size of 1/σ².
 
     Raises:
-        ValueError: Six standard deviations of the prior, six times 1/σ at the end, or 1/σ² there if
-            that is needed, are beyond the largest number of the type.
+        ValueError: Six standard deviations of the prior, 6/σ at the end, or with derivatives 1/σ²
+            there, exceed the largest number of the type.
     """
     largest, name = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
-    if largest > torch.finfo(torch.bfloat16).max / 2:  # which all types but float16 and less reach
+    if largest > torch.finfo(torch.bfloat16).max / 2:  # all types but float16 and smaller ones
         return
     fix = f"{name} holds at most {largest:g}; use dtype=torch.bfloat16 or torch.float32"
     widest = REACH * sde.prior((1, 1)).std

@@ -1,4 +1,4 @@
-"""Standard normal noise, and the prior that is made of it."""
+"""Standard normal noise, and the Gaussian prior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Prior:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw states of shape (B, *), on the generator's device unless told otherwise."""
+        """Sample states of shape (B, *), by default on the generator's device."""
         return self.std * standard_normal(tuple(self.shape), generator, dtype, device)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -45,16 +45,16 @@ def standard_normal(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw N(0, I) where the generator lives, which torch insists on, and move it to `device`.
+    """Sample N(0, I) on the device of the generator, as torch requires, and move it to `device`.
 
     Args:
-        shape: Shape (B, *) of the draw.
-        generator: One source for all samples, or B of them, each for one.
-        dtype: Type of the draw, if not torch's default.
-        device: Where the draw is wanted, if not where the generator lives.
+        shape: Shape (B, *) of the noise.
+        generator: One source for all samples, or one for each of the B samples.
+        dtype: Type of the noise, if not torch's default.
+        device: Device of the result, if not that of the generator.
 
     Raises:
-        ValueError: As many generators as samples are needed.
+        ValueError: The number of generators is not that of the samples.
     """
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from .broadcast import expand, widened
 from .score import Score, like
 
-if TYPE_CHECKING:  # a process is reversed by its own method, which needs this module first
+if TYPE_CHECKING:  # base.py imports this module
     from .base import SDE
 
 
@@ -24,6 +24,9 @@ class ReverseSDE:
         sde: Forward process.
         score: s(x, t).
         eta: Stochasticity η ≥ 0.
+
+    Raises:
+        ValueError: η is not finite, or < 0.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 6, 13, 36).
     """

@@ -13,8 +13,8 @@ class ScaledLinearSchedule(Schedule):
 
         β(t) = (√β_min + t (√β_max − √β_min))²
 
-    The published chain (0.85 and 12 for N = 1000) ends with α = 0.07, and is sampled from N(0, I)
-    all the same.
+    The published chain (0.85 and 12 for N = 1000) ends with α = 0.07, yet sampling starts from
+    N(0, I).
 
     Args:
         beta_min: β(0) > 0.
@@ -27,7 +27,7 @@ class ScaledLinearSchedule(Schedule):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        self._ends = LinearSchedule(beta_min, beta_max)  # which checks them
+        self._ends = LinearSchedule(beta_min, beta_max)  # checks the constants
         self.beta_min, self.beta_max = self._ends.beta_min, self._ends.beta_max
         self._first = math.sqrt(self.beta_min)
         self._rise = math.sqrt(self.beta_max) - self._first

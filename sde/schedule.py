@@ -34,10 +34,11 @@ class Schedule(Described, ABC):
         """Variances β_i ∈ (0, 1) of the chain with this schedule; float64, shape (steps,)."""
 
     def check(self) -> None:
-        """Refuse a schedule whose α(T) = exp(−B(T)/2) float64 has no normal number for.
+        """Refuse a schedule whose α(T) = exp(−B(T)/2) is not a normal number of float64.
 
         Raises:
-            ValueError: B(T) or β(T) is not finite, or B(T) is too large; the largest T that works.
+            ValueError: B(T) or β(T) is not finite, or B(T) is too large; the error names the
+                largest T that works.
         """
         if self._fits(self.T):
             return
@@ -103,7 +104,7 @@ class LinearSchedule(Schedule):
         """Refuse constants for which α(T) is 0 in float64; see `Schedule.check`.
 
         Raises:
-            ValueError: B(T) is too large; the largest beta_max that works.
+            ValueError: B(T) is too large; the error names the largest beta_max that works.
         """
         if self._fits(self.T):
             return
@@ -134,7 +135,7 @@ class LinearSchedule(Schedule):
 
 
 class CosineSchedule(Schedule):
-    """The schedule that makes α a quarter of a cosine.
+    """The schedule for which α is a quarter of a cosine.
 
         α(t) = cos c(t) / cos c(0),   c(t) = (π/2) (t + s)/(1 + s)
 
@@ -161,7 +162,7 @@ class CosineSchedule(Schedule):
         self._start = self._rate * self.s  # c(0)
 
     def _angle(self, t: Tensor) -> Tensor:
-        """c(t), which no rounding takes past π/2: where T = 1, α(T) stays above 0, at 6e-17."""
+        """c(t), which rounding never takes past π/2: for T = 1, α(T) stays above 0, at 6e-17."""
         return 0.5 * math.pi * ((t + self.s) / (1 + self.s))
 
     def beta(self, t: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class CosineSchedule(Schedule):
         half = 0.5 * self._rate * t
         drop = 2 * torch.sin(half) * torch.sin(half + self._start) / math.cos(self._start)
         early = torch.log1p(-drop.clamp(max=0.5))
-        # Where little is left of the cosine it is the difference 1 − drop that cancels.
+        # Where the cosine is small, 1 − drop would cancel.
         late = torch.log(torch.cos(self._angle(t)) / math.cos(self._start))
         return -2 * torch.where(drop < 0.5, early, late)
 
@@ -181,7 +182,7 @@ class CosineSchedule(Schedule):
         """β_i = 1 − (α_{i+1}/α_i)², at most 0.999, on N equal intervals of [0, 1]."""
         c = self._start + self._rate * torch.arange(steps + 1, dtype=torch.float64) / steps
         ratio = torch.cos(c[1:]) / torch.cos(c[:-1])
-        # The last ratio is 0: Nichol & Dhariwal bound β so that the chain keeps some signal.
+        # The last ratio is 0: Nichol & Dhariwal bound β so that the chain retains some signal.
         return (1 - ratio.square()).clamp(max=0.999)
 
 

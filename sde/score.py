@@ -1,4 +1,4 @@
-"""What a score is held to where it is evaluated, how often it was, and how it follows samples."""
+"""The contract of a score: its shape and type, its evaluations, and the rows of its condition."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
@@ -6,22 +6,22 @@ from typing import Any, Generic, TypeVar, cast
 from torch import Tensor
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""score(x, t) ≈ ∇ log p_t(x), with x of shape (B, *), t of shape (B,) or (), and x's shape back.
+"""score(x, t) ≈ ∇ log p_t(x), of the shape of x, with x of shape (B, *) and t of shape (B,) or ().
 
-A score that is different for each sample, as one with a condition is, has a method `rows(index)`,
-which gives that of the samples `index`, shape (A,), in their order. One that evaluates a network
-several times has an attribute `evaluations`, which says how often."""
+A score that differs from sample to sample, such as one with a condition, has a method `rows(index)`
+that returns the score of the samples `index`, shape (A,), in that order. A score that evaluates a
+network several times has an attribute `evaluations`, the number of times."""
 
 Condition = Tensor | Mapping[str, Tensor]
-"""What samples are conditioned on: a tensor, or several with names, of B rows or of 1 for all."""
+"""What samples are conditioned on: a tensor, or a dict of tensors, with B rows or 1 for all."""
 
 
 def rows(score: Score, index: Tensor) -> Score:
-    """The score of some samples of a batch, wherever only those are evaluated.
+    """The score of some samples of a batch.
 
     Args:
         score: s(x, t) of the whole batch.
-        index: Numbers of the samples, int64, shape (A,), in any order and number.
+        index: Positions of the samples, int64, shape (A,), in any order and number.
 
     Returns:
         `score.rows(index)` where the score has such a method, else the score itself.
@@ -34,13 +34,13 @@ Made = TypeVar("Made")
 
 
 class RowCache(Generic[Made]):
-    """What is made of the scores of parts of a batch, of which the last is kept.
+    """An object made from the score of some samples, such as their reverse process, and cached.
 
-    A solver asks for that of the samples under way at each stage, and mostly for the same ones.
+    A solver asks for that of the samples under way at each stage, which mostly are the same.
 
     Args:
         score: s(x, t) of the whole batch.
-        make: What is made of the score of a part, such as its reverse process.
+        make: Function of the score of some samples.
     """
 
     def __init__(self, score: Score, make: Callable[[Score], Made]) -> None:
@@ -49,14 +49,14 @@ class RowCache(Generic[Made]):
         self._index: Tensor | None = None
 
     def __call__(self, index: Tensor) -> Made:
-        """What is made of the score of the samples `index`, shape (A,); see `rows`."""
+        """The object of the samples `index`, shape (A,); see `rows`."""
         if index is not self._index:
             self._index, self._part = index, self.make(rows(self.score, index))
         return self._part
 
 
 def take(condition: Condition, index: Tensor) -> Condition:
-    """A condition of some samples of a batch; one of a single sample holds for all."""
+    """The condition of some samples of a batch; a condition of one row holds for all."""
     if isinstance(condition, Mapping):
         return {name: cast(Tensor, take(value, index)) for name, value in condition.items()}
     if len(condition) == 1:
@@ -65,15 +65,15 @@ def take(condition: Condition, index: Tensor) -> Condition:
 
 
 def per_sample(condition: Any, x: Tensor) -> Condition:
-    """A condition with a row for each sample of a state, on its device.
+    """A condition with a row for each sample of a state, on the device of the state.
 
     Args:
-        condition: What samples are conditioned on.
+        condition: A tensor or a dict of tensors.
         x: State, shape (B, *).
 
     Raises:
-        ValueError: It has other than B rows, or one for all.
-        TypeError: It is neither a tensor nor a dict of tensors.
+        ValueError: The condition has neither B rows nor one for all.
+        TypeError: The condition is neither a tensor nor a dict of tensors.
     """
     if isinstance(condition, Mapping):
         return {name: cast(Tensor, per_sample(value, x)) for name, value in condition.items()}
@@ -91,15 +91,15 @@ def per_sample(condition: Any, x: Tensor) -> Condition:
 
 
 def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
-    """Return a function's value at a state in the state's type, after checking that it fits.
+    """Return a function's value at a state in the state's type, after checking its shape.
 
-    Another shape would be broadcast into wrong samples without a word, and another type would
-    change that of the state and of all noise that is drawn for it.
+    Another shape would be broadcast silently into wrong samples, and another type would change that
+    of the state and of its noise.
 
     Args:
         x: State, shape (B, *).
-        value: What a caller's function gave for it.
-        name: What the value is called in an error.
+        value: Value of a caller's function.
+        name: Name of the value in errors.
 
     Raises:
         TypeError: The value is not a tensor.
@@ -118,7 +118,7 @@ def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
 
 
 def denoise(score: Any, x: Tensor, t: Tensor) -> Tensor:
-    """The data prediction D(x, t) that comes with a score, for times at which the score has none.
+    """The data prediction D(x, t) of a score, for times at which none follows from the score.
 
     Args:
         score: s(x, t), with a method `denoise(x, t)`.
@@ -139,47 +139,40 @@ def denoise(score: Any, x: Tensor, t: Tensor) -> Tensor:
     return prediction
 
 
-class _Tally:
-    """A count that several scores share."""
-
-    count = 0
-
-
 class Evaluations:
-    """A score that is counted, and held to its contract, at every call.
+    """A score whose evaluations are counted and checked: values have the state's shape and type.
 
-    The value must have the state's shape, and takes the state's type. Samplers, likelihoods and
-    bounds wrap the score that they are given in this, so that every evaluation passes here.
+    Samplers, likelihoods and bounds wrap the score that they are given in this class.
 
     Args:
         score: s(x, t).
-        size: Number B of the samples that it is for, where parts of them are evaluated too.
+        size: Number B of its samples, where only some of them may be evaluated.
     """
 
     def __init__(self, score: Score, size: int | None = None) -> None:
         self.score, self.size = score, size
         self.evaluations = int(getattr(score, "evaluations", 1))
-        self._tally = _Tally()
+        self._count = [0]  # shared with the scores of rows
 
     @property
     def count(self) -> int:
         """Evaluations of networks so far, summed over the samples that took part."""
-        return self._tally.count
+        return self._count[0]
 
     def rows(self, index: Tensor) -> "Evaluations":
-        """That of some samples, with the same count; see `rows`."""
+        """The counted score of some samples, with the same count; see `rows`."""
         part = Evaluations(rows(self.score, index), self.size)
-        part._tally = self._tally
+        part._count = self._count
         return part
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """D(x, t), of x's shape and type, counted as one evaluation of the score."""
-        self._tally.count += len(x) * self.evaluations
+        self._count[0] += len(x) * self.evaluations
         return like(x, denoise(self.score, x, t), "the data prediction")
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t), of x's shape and type."""
-        self._tally.count += len(x) * self.evaluations
+        self._count[0] += len(x) * self.evaluations
         try:
             return like(x, self.score(x, t))
         except (RuntimeError, ValueError, IndexError) as error:
@@ -189,7 +182,7 @@ class Evaluations:
 
 
 def _unbound(part: int, size: int | None, error: Exception) -> str:
-    """Why a score that has no `rows` fails where another number of samples is evaluated."""
+    """Why a score without `rows` fails where only some samples are evaluated."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
         f"the score failed on {part} of the {size} samples ({reason}): what it keeps of each, such "

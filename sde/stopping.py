@@ -1,4 +1,4 @@
-"""How solvers tell that they cannot go on: where, when, and what is not finite."""
+"""Errors of solvers that cannot continue: at which sample and time, and what is not finite."""
 
 from collections.abc import Callable
 
@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 Cause = Callable[[Tensor, Tensor, Tensor, int], str | None]
-"""cause(t, y, index, row) → what is not finite in a row of (A, D), in words; None if all is."""
+"""cause(t, y, index, row): a phrase that says what is not finite in a row of (A, D), or None."""
 
 
 def first_not_finite(x: Tensor) -> int | None:
-    """Number of the first sample of (B, *) that holds NaN or Inf, or None where there is none."""
+    """Position of the first sample of (B, *) that contains NaN or Inf, or None."""
     bad = ~x.detach().reshape(len(x), -1).isfinite().all(1)
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
 def refuse_not_finite(x: Tensor, slope: Tensor, t: float, first: int = 0) -> None:
-    """Stop a solver of others, which would go on, where a slope is not finite.
+    """Stop a solver of another library, which would continue, where a slope is not finite.
 
     Args:
         x: State, shape (B, *).
         slope: Its derivative, shape (B, *).
         t: Time of the process.
-        first: Number of the first sample of x in its batch.
+        first: Position of the first sample of x in its batch.
 
     Raises:
-        RuntimeError: A sample holds NaN or Inf; it says which, when, and whether its state does.
+        RuntimeError: A slope contains NaN or Inf.
     """
     if bool(slope.detach().isfinite().all()):
         return
@@ -37,12 +37,12 @@ def refuse_not_finite(x: Tensor, slope: Tensor, t: float, first: int = 0) -> Non
 
 
 def not_finite(x: Tensor, s: Tensor, **others: Tensor) -> str | None:
-    """What is not finite at a point, in words that end the sentence of an error.
+    """A phrase that says what is not finite at a point, or None.
 
     Args:
         x: State.
-        s: Score at it.
-        **others: Further values there, by the names that they have in an error.
+        s: Its score.
+        **others: Further values at the point, by their names in the phrase.
     """
     for name, value in {"state": x, "score": s, **others}.items():
         if not bool(value.detach().isfinite().all()):
@@ -59,19 +59,19 @@ def stopped(
     time_of: Callable[[Tensor], Tensor] | None,
     cause: Cause | None,
 ) -> RuntimeError:
-    """The error of an adaptive solver whose steps became too short for one of its samples.
+    """The error of an adaptive solver whose steps became too short for a sample.
 
     Args:
-        t: Variables of the integration that the samples under way have reached, shape (A,).
+        t: Variables of the integration reached by the samples under way, shape (A,).
         y: Their states, shape (A, D).
-        index: Their numbers, shape (A,).
-        row: Which of them cannot go on.
-        end: Where they were going.
-        time_of: Time of the process at a variable of the integration, if that is another.
-        cause: What is not finite at a point, where someone can tell.
+        index: Their positions in the batch, shape (A,).
+        row: Which of them cannot continue.
+        end: End of the integration.
+        time_of: Time of the process at a variable of the integration, if they differ.
+        cause: What is not finite at a point; see `Cause`.
     """
     why, finest = None, (1e-14 * t.abs()).clamp(min=1e-17)
-    # At the last point or just after it, where the last steps were tried.
+    # At the last point, or just after it, where the last steps were tried.
     for ahead in (0.0, 1.0, 10.0, 100.0, 1e3):
         if cause is not None and why is None:
             why = cause(t + torch.copysign(ahead * finest, end - t), y, index, row)

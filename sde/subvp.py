@@ -21,7 +21,7 @@ class SubVP(SDE):
         schedule: Another β(t), such as `CosineSchedule()`, in place of the linear one.
 
     Raises:
-        ValueError: Constants that no schedule has, or a schedule beside constants.
+        ValueError: Constants out of range, or both a schedule and constants.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 12, 29).
     """
@@ -34,7 +34,7 @@ class SubVP(SDE):
         schedule: Schedule | None = None,
     ) -> None:
         self.schedule = choose_schedule(beta_min, beta_max, schedule)
-        self.remember(schedule=self.schedule)  # with numbers, whoever chose them
+        self.remember(schedule=self.schedule)  # with the numbers of the defaults
         self.T = self.schedule.T
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Embedded Runge–Kutta pairs: the numbers by which `integrate` steps and judges its steps."""
+"""Embedded Runge–Kutta pairs, with which `integrate` takes steps and estimates their errors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,11 @@ class EmbeddedPair:
     Args:
         c: Nodes of the stages after the first.
         a: Weights of the earlier stages in each of those stages; the last row is the solution.
-        e: Weights of the difference between the solution and its embedded companion, whose sign
-            does not matter.
+        e: Weights of the difference between the solution and its embedded companion, up to sign.
         order: Power p of the step to which the estimated error of a step is proportional.
-        e_coarse: Weights of the difference from a second companion of lower order, by which
-            `integrate` sharpens the estimate; empty where there is none.
-        frame_c: Nodes of the further stages that a step with a frame inside takes.
+        e_coarse: Weights of the difference from a second companion of lower order, which improves
+            the estimate; empty where there is none.
+        frame_c: Nodes of the further stages of a step that has frames inside.
         frame_a: Weights of the earlier stages in each of those.
         frame_d: Weights of all stages in the terms of the interpolant after the cubic ones.
     """
@@ -40,7 +39,7 @@ def _rows(weights: np.ndarray, first: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _stages(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> dict[str, Any]:
-    """Our stages of a SciPy pair: without the first, and with the solution as the last."""
+    """Stages of a SciPy pair in our form: without the first, and with the solution as the last."""
     return {"c": (*c[1:].tolist(), 1.0), "a": (*_rows(a[1:], 1), tuple(b.tolist()))}
 
 
@@ -53,7 +52,7 @@ DORMAND_PRINCE = EmbeddedPair(**_stages(RK45.A, RK45.B, RK45.C), e=tuple(RK45.E.
 """Dormand & Prince 1980, the 5(4) pair of 6 evaluations a step."""
 
 # Its companions of orders 5 and 3 err by h⁶ and h⁴; combined as in `integrate`, h^(2·6 − 4) = h⁸.
-# Its steps are so long that cubic frames would be off by 1e-2; three stages more bring order 7.
+# Its steps are so long that cubic frames would err by 1e-2; three more stages give order 7.
 DORMAND_PRINCE_853 = EmbeddedPair(
     **_stages(DOP853.A, DOP853.B, DOP853.C),
     e=tuple(DOP853.E5.tolist()),
@@ -67,4 +66,4 @@ DORMAND_PRINCE_853 = EmbeddedPair(
 tolerances."""
 
 PAIRS = {"bosh3": BOGACKI_SHAMPINE, "dopri5": DORMAND_PRINCE, "dop853": DORMAND_PRINCE_853}
-"""The pairs by the names under which the ODE sampler and the likelihood offer them."""
+"""The pairs, by their names in the ODE sampler and the likelihood."""

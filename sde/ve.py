@@ -10,13 +10,13 @@ from .prior import Prior
 
 
 class VE(SDE):
-    """The variance-exploding process: data stay in place under noise of growing scale.
+    """The variance-exploding process: the data keep their scale under growing noise.
 
         dx = σ(t) √(2 log(σ_max/σ_min)) dw,   α = 1,   σ(t) = σ_min (σ_max/σ_min)ᵗ
 
-    The data end of the process carries the noise σ(0) = σ_min. The prior N(0, σ_max² I) leaves out
-    the variance of the data, so σ_max must be large beside it (Song & Ermon 2020 take the largest
-    distance between two data points).
+    At t = 0 the noise is σ(0) = σ_min. The prior N(0, σ_max² I) neglects the variance of the data,
+    so σ_max must be large compared with it (Song & Ermon 2020 take the largest distance between two
+    data points).
 
     Args:
         sigma_min: σ(0) > 0.

@@ -38,7 +38,7 @@ class Grid(ABC):
                 has too few levels for so many different times.
         """
         check_steps(steps)
-        sde.check_range()
+        sde.check_finite_snr()
         times = self.place(sde, steps)
         sde.check_time(times)
         if not (times.diff() < 0).all():

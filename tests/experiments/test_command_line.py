@@ -312,6 +312,7 @@ def test_errors_name_keys_of_the_command_line():
     for said, expected in {
         "eps must be > 0, got None": "eps must be > 0, got null",
         "rtol must be > 0, got 0": "sampler.rtol must be > 0, got 0",
+        "unknown rtol 'no'. Available: 0": "unknown sampler.rtol 'no'. Available: 0",
         "use divergence=exact": "use evaluate/likelihood/divergence=exact",
         "loosen rtol, or use adaptive=False": "loosen rtol, or use sampler.adaptive=false",
         "use grid=log_snr": "use sampler/grid=log_snr",

@@ -191,8 +191,11 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
     checkpoint = f"checkpoint={digits}"
     refused = fails(capsys, monkeypatch, tmp_path / "no", checkpoint, *TINY, *SCORE, *edm)
     assert "checkpoint SDE is VP, requested EDM; transfer=true takes" in refused
-    sentence = fails(capsys, monkeypatch, tmp_path / "new", *TINY, *FEW, "transfer=true")
-    assert "it needs checkpoint=RUN, model.parameterization=edm" in sentence
+    for lacks in ((), (checkpoint, "model.c_noise=process")):
+        sentence = fails(
+            capsys, monkeypatch, tmp_path / "new", *TINY, *FEW, *lacks, "transfer=true"
+        )
+        assert "it needs checkpoint=RUN, model.parameterization=edm" in sentence
 
 
 def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):

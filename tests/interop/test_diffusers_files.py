@@ -250,7 +250,7 @@ def test_networks_that_are_not_here_are_refused_by_name(change, sentence, tmp_pa
         ({"variance_type": "learned"}, "the logarithm itself, is not read"),
         ({"variance_type": "learned_range"}, "does not go with 3 output channels"),
         ({"beta_start": "small"}, "the scheduler's configuration in .* cannot be loaded"),
-        ({"prediction_type": "flow"}, "unknown prediction_type=flow"),
+        ({"prediction_type": "flow"}, "unknown prediction_type 'flow'"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "fourier goes with ScoreSdeVeScheduler"),
     ],
 )

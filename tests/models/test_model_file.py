@@ -227,7 +227,7 @@ def test_halves_of_two_models_are_not_mixed(tmp_path):
     model.save(tmp_path / "old", step=1)
     model.save(tmp_path / "new", step=2)
     (tmp_path / "new" / "model.safetensors").rename(tmp_path / "old" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"was not written with the model\.json beside it"):
+    with pytest.raises(ValueError, match=r"was not written with the model\.json next to it"):
         ScoreModel.load(tmp_path / "old")
 
 
