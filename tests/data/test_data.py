@@ -9,8 +9,7 @@ import yaml
 from scipy.stats import kstest
 
 from scoresde import data
-from scoresde.data import CIFAR10, MNIST, Digits, Folder, InMemory, Split
-from scoresde.data.levels import GreyLevels
+from scoresde.data import CIFAR10, MNIST, Digits, Folder, GreyLevels, InMemory, Split
 from tests.places import ROOT, SHARED
 
 CONF = ROOT / "conf" / "data"
