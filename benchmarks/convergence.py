@@ -1,6 +1,7 @@
 """Errors and orders of solvers, measured against exact distributions."""
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -23,14 +24,11 @@ PROCESSES: dict[str, SDE] = {
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)
 
-_PROBLEMS: dict[str, Problem] = {}
 
-
+@cache
 def problem(name: str) -> Problem:
     """The mixture on a process, solved once to 1e-12."""
-    if name not in _PROBLEMS:
-        _PROBLEMS[name] = mixture(48, PROCESSES[name])
-    return _PROBLEMS[name]
+    return mixture(48, PROCESSES[name])
 
 
 def run(

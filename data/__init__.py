@@ -6,6 +6,7 @@ from .blank import Blank
 from .cifar10 import CIFAR10
 from .digits import Digits
 from .folder import Folder
+from .levels import GreyLevels
 from .memory import InMemory
 from .mixture import EightGaussians, Mixture
 from .mnist import MNIST
@@ -24,6 +25,7 @@ __all__ = [
     "Digits",
     "EightGaussians",
     "Folder",
+    "GreyLevels",
     "InMemory",
     "Mixture",
     "Moons",

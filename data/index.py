@@ -39,7 +39,7 @@ class Index:
         first, total = array("q", [0]), 0
         self._decoders = dict[int, Decoder]()  # of files that do not hold encoded images
         for i, source in enumerate(sources):
-            place, decoder = source.place(), source.decoder()
+            place, decoder = source.place()
             if decoder is not decode:
                 self._decoders[i] = decoder
             names += source.file.name.encode("utf-8", "surrogateescape")

@@ -54,8 +54,8 @@ class Picture:
         """The label of a name, (1,): an integer, or the name of a class."""
         return np.array([self._labels()[name]])
 
-    def place(self) -> Place:
-        """The place of the image's bytes.
+    def place(self) -> tuple[Place, Decoder]:
+        """The place of the image's bytes, and their decoder.
 
         Raises:
             ValueError: They are encrypted, or packed by another method than deflate.
@@ -65,11 +65,7 @@ class Picture:
                 f"{self.file.source} is encrypted, or packed otherwise than by deflate, and cannot "
                 "be read on demand; pack it again, or use data=folder"
             )
-        return self.file.place
-
-    def decoder(self) -> Decoder:
-        """The decoder of the bytes at its place."""
-        return decode
+        return self.file.place, decode
 
     def _labels(self) -> dict[str, int | str]:
         return {
@@ -95,7 +91,7 @@ def decode(content: bytes, source: str) -> Image.Image:
     if depth > 8:
         raise ValueError(
             f"{source} has deep pixels of {depth} bits per channel, expected at most 8 (levels are "
-            "uint8, and cutting bits off would lose levels unseen); convert it to 8 bits"
+            "uint8, and cutting bits off would lose levels silently); convert it to 8 bits"
         )
     try:
         opened = Image.open(io.BytesIO(content), formats=_FORMATS)

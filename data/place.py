@@ -97,7 +97,7 @@ def _unpacked(content: bytes, place: Place, source: str) -> bytes:
         except zlib.error as error:
             raise broken_zip(source, error) from error
     if len(content) != place.length or zlib.crc32(content) != place.crc:
-        raise broken_zip(source, "its checksum is another")
+        raise broken_zip(source, "its checksum does not match")
     return content
 
 

@@ -32,11 +32,9 @@ class Images(Protocol):
 
     def labels(self, name: str) -> NDArray[Any]: ...
 
-    def place(self) -> Place:
-        """The place of the first image's bytes; the others follow at equal distances."""
+    def place(self) -> tuple[Place, Decoder]:
+        """The place of the first image's bytes, which the others follow, and their decoder."""
         ...
-
-    def decoder(self) -> Decoder: ...
 
 
 def images_of(file: File, label_files: Sequence[File] = ()) -> Images:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_TRAIN, _TEST = ("train", "training"), ("test", "testing")
-_VALIDATION = ("val", "valid", "validation")
-_NAMED = re.compile(r"(train|training|test|testing|val|valid|validation)(?=[-_.])", re.IGNORECASE)
+_KINDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_KINDS |= dict.fromkeys(("val", "valid", "validation"), "validation")
+_NAMED = re.compile(rf"({'|'.join(_KINDS)})(?=[-_.])", re.IGNORECASE)
 
 
 class Parting(NamedTuple):
@@ -37,17 +38,13 @@ def part_by_name(names: Sequence[str], many: Sequence[bool]) -> Parting:
         names: paths of the files below the root, with / between their parts.
         many: whether each is a file of many images.
     """
-    paths = [name.split("/") for name in names]
-    common = 0
-    while paths and all(
-        len(path) > common + 1 and path[common] == paths[0][common] for path in paths
-    ):
-        common += 1
-    folders = [path[common:-1] for path in paths]
+    paths = [name.split("/")[:-1] for name in names]
+    common = len(posixpath.commonprefix(paths))
+    folders = [path[common:] for path in paths]
     # A file whose name begins with that of a part counts as a folder of this name.
     marks = [
-        [*folder, begin[1]] if one and (begin := _NAMED.match(path[-1])) else folder
-        for folder, path, one in zip(folders, paths, many, strict=True)
+        [*folder, begin[1]] if one and (begin := _NAMED.match(posixpath.basename(name))) else folder
+        for folder, name, one in zip(folders, names, many, strict=True)
     ]
     for level in range(max(map(len, marks), default=0)):
         kinds = [_kind(mark[level]) if level < len(mark) else None for mark in marks]
@@ -63,10 +60,7 @@ def part_by_name(names: Sequence[str], many: Sequence[bool]) -> Parting:
 def _kind(name: str) -> str | None:
     if name.endswith(".tar") and (begin := _NAMED.match(name)):  # train-00000-of-00128.tar
         name = begin[1]
-    for kind, names in (("train", _TRAIN), ("test", _TEST), ("validation", _VALIDATION)):
-        if name.lower() in names:
-            return kind
-    return None
+    return _KINDS.get(name.lower())
 
 
 def check_fraction(test_fraction: float) -> None:

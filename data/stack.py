@@ -94,8 +94,8 @@ class Stack:
             content = _exactly(stream, self._count * dtype.itemsize)
         return np.frombuffer(content, dtype).astype(np.int64)
 
-    def place(self) -> Place:
-        """The place of the first image's bytes.
+    def place(self) -> tuple[Place, Decoder]:
+        """The place of the first image's bytes, and their decoder.
 
         Raises:
             ValueError: The array is compressed, or is in Fortran order.
@@ -107,7 +107,7 @@ class Stack:
                 member = archive.getinfo(f"{self._key}.npy")
             packed = member.compress_type != zipfile.ZIP_STORED
         if packed or self.fortran:
-            how = "is compressed" if packed else "runs through its images side by side"
+            how = "is compressed" if packed else "is in Fortran order"
             raise ValueError(
                 f"{source} holds an array that {how}, and cannot be read image by image; save it "
                 "by numpy.save in C order, or use data=folder"
@@ -118,11 +118,8 @@ class Stack:
                 within = Place(place.path, stream.tell() + member.header_offset, packing=ZIP_STORED)
                 seek_bytes(stream, within, source)
             _header(stream)
-            return Place(place.path, stream.tell(), prod(self._one), PLAIN, prod(self._one))
-
-    def decoder(self) -> Decoder:
-        """The decoder of a row of the array."""
-        return partial(_row_image, self._one, self.first)
+            size, decoder = prod(self._one), partial(_row_image, self._one, self.first)
+            return Place(place.path, stream.tell(), size, PLAIN, size), decoder
 
     @contextmanager
     def _array(self, key: str | None) -> Iterator[IO[bytes]]:

@@ -74,16 +74,12 @@ class Table:
             )
         return np.asarray(column.to_numpy(), np.int64)
 
-    def place(self) -> Place:
+    def place(self) -> tuple[Place, Decoder]:
         """Raise ValueError, since the rows of a Parquet file are compressed together."""
         raise ValueError(
             f"{self.file.source} is a Parquet file, which cannot be read image by image; use "
             "data=folder, or write the images to a folder, zip or tar"
         )
-
-    def decoder(self) -> Decoder:
-        """The decoder of a row's bytes."""
-        return decode
 
     def _find(self, schema: Any) -> tuple[str, bool]:
         """The column of images, and whether it is a struct."""

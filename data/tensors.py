@@ -120,14 +120,14 @@ def _check_samples(name: str, samples: Tensor, least: int) -> None:
 
 
 def _check_condition(name: str, condition: Condition | None, count: int) -> None:
-    if condition is not None and not isinstance(condition, Tensor | Mapping):
+    if condition is None:
+        return
+    if not isinstance(condition, Tensor | Mapping):
         raise TypeError(
             f"{name} must be a tensor or a dict of tensors, got {type(condition).__name__}; use "
             "torch.as_tensor"
         )
     for key, values in _named(condition):
-        if condition is None:
-            continue
         if not isinstance(values, Tensor):
             raise TypeError(f"{name} must hold tensors, got {type(values).__name__} as '{key}'")
         if values.ndim < 1 or len(values) != count:
@@ -145,16 +145,15 @@ def _check_alike(
     samples: Tensor, condition: Condition | None, test: Tensor, test_condition: Condition | None
 ) -> None:
     """Refuse a test part whose types or shapes differ from those of the training part."""
-    for train_part, test_part in ((samples, test), (condition, test_condition)):
-        kinds = [
-            [
-                (name, None if v is None else (v.dtype, tuple(v.shape[1:])))
-                for name, v in _named(part)
-            ]
-            for part in (train_part, test_part)
-        ]
-        if kinds[0] != kinds[1]:
-            raise ValueError(
-                f"the test part must be of the type and shape of the training part, got {kinds[1]} "
-                f"and {kinds[0]}"
-            )
+    kinds = [
+        [(name, v.dtype, tuple(v.shape[1:])) for name, v in parts if v is not None]
+        for parts in (
+            [("samples", samples), *_named(condition)],
+            [("samples", test), *_named(test_condition)],
+        )
+    ]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"the test part must be of the type and shape of the training part, got {kinds[1]} and "
+            f"{kinds[0]}"
+        )

@@ -37,7 +37,8 @@ class DataRange:
     @classmethod
     def of(cls, ends: Sequence[float] | None) -> "DataRange":
         """The interval of two ends; [−1, 1], so m = 0 and h = 1, for data of no fixed range."""
-        return cls() if ends is None else cls(*ends)
+        low, high = ends or (-1.0, 1.0)
+        return cls(low, high)
 
     @property
     def middle(self) -> float:

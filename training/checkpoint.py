@@ -102,7 +102,7 @@ def load(path: Path) -> dict[str, Any]:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"checkpoint {path} cannot be read as tensors and plain values "
-            f"({os.path.getsize(path)} bytes; {first[:120]}); it is damaged or not ours"
+            f"({os.path.getsize(path)} bytes; {first[:120]}); it is damaged, or is not a checkpoint"
         ) from error
     missing = [part for part in PARTS if not isinstance(state, dict) or part not in state]
     if missing:

@@ -12,7 +12,7 @@ from scoresde.sde.checks import check_choice
 from scoresde.sde.data_range import DataRange
 from scoresde.sde.score import like
 
-from .objective import Batch, Loss, parted, told
+from .objective import Batch, Loss, optional, unpack
 from .times import TimeDistribution, noisy, uniform_times
 
 Weight = Callable[[Tensor, Tensor], Tensor]
@@ -80,9 +80,9 @@ class DataPrediction(Loss):
 
         The model gives D(x, t) for `predict="denoise"`, as a `ScoreModel` does.
         """
-        x0, condition = parted(batch)
+        x0, condition = unpack(batch)
         x, t, _ = noisy(self.sde, self.times, x0, generator)
-        data = like(x0, model(x, t, *told(condition), predict="denoise"), "the data prediction")
+        data = like(x0, model(x, t, *optional(condition), predict="denoise"), "the data prediction")
         errors = (widened(data - x0) / self.half).square()
         weight = self.weight(self.sde.alpha(t), self.sde.sigma(t) / self.half)
         return (expand(weight, errors) * errors).mean()

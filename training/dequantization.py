@@ -10,7 +10,7 @@ from scoresde.sde.checks import check_floating
 from scoresde.sde.data_range import Cells
 from scoresde.sde.score import like
 
-from .objective import Batch, Loss, parted, told
+from .objective import Batch, Loss, optional, unpack
 
 
 class DequantizationLoss(Loss):
@@ -46,13 +46,13 @@ class DequantizationLoss(Loss):
         The model is a flow (k, z) → (u, log q(u | k)), and x_0 is anywhere in the cell of k. A
         condition is that of the score.
         """
-        x0, condition = parted(batch)
+        x0, condition = unpack(batch)
         check_floating("x0", x0)
         k = self.cells.value(x0)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         u, log_q = model(k, z)
         x = (self.alpha * self.cells.point(k, u)).to(x0.dtype)
         with torch.no_grad():
-            s = like(x, self.score(x.detach(), self.eps.to(x0.device), *told(condition)))
+            s = like(x, self.score(x.detach(), self.eps.to(x0.device), *optional(condition)))
         pull = (s * x).flatten(1).sum(1)
         return (log_q - pull + pull.detach()).mean() / x0[0].numel()

@@ -10,7 +10,7 @@ from scoresde.sde import SDE, expand
 from scoresde.sde.checks import check_floating, check_steps
 from scoresde.sde.posterior import normal_kl, posterior
 
-from .objective import Batch, Loss, parted, told
+from .objective import Batch, Loss, optional, unpack
 
 
 class HybridLoss(Loss):
@@ -61,14 +61,14 @@ class HybridLoss(Loss):
         Raises:
             ValueError: The model has no learned variance.
         """
-        x0, condition = parted(batch)
+        x0, condition = unpack(batch)
         check_floating("x0", x0)
         levels, count = self.levels.to(x0.device), len(self.levels) - 1
         number = torch.randint(count, (len(x0),), generator=generator, device=x0.device)
         t, s = levels[number], levels[number + 1]
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         x = self.sde.perturb(x0, t, z)
-        noise, share = model(x, t, *told(condition), predict="noise_and_share")
+        noise, share = model(x, t, *optional(condition), predict="noise_and_share")
         simple = (noise - z).square().mean()
         exact, step = posterior(self.sde, s, t), self.sde.transition(s, t)[1].square()
         # x̂_0 − x_0 = −σ (ẑ − z)/α

@@ -10,7 +10,7 @@ from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice
 from scoresde.sde.score import like
 
-from .objective import Batch, Loss, parted, told
+from .objective import Batch, Loss, optional, unpack
 from .times import TimeDistribution, noisy, uniform_times
 from .weighting import choose_weighting
 
@@ -76,9 +76,9 @@ class DenoisingScoreMatching(Loss):
 
         The model is s(x, t), or s(x, t, c) if the batch has a condition.
         """
-        x0, condition = parted(batch)
+        x0, condition = unpack(batch)
         x, t, z = noisy(self.sde, self.times, x0, generator)
-        s = like(x0, model(x, t, *told(condition)))
+        s = like(x0, model(x, t, *optional(condition)))
         residual = expand(self.sde.sigma(t), x0) * s + z
         errors = widened(residual).square().flatten(1)
         errors = errors.mean(1) if self.reduce == "mean" else 0.5 * errors.sum(1)

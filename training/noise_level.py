@@ -9,7 +9,7 @@ from scoresde.sde import SDE
 from scoresde.sde.checks import check_floating
 from scoresde.sde.score import like
 
-from .objective import Batch, Loss, parted
+from .objective import Batch, Loss, unpack
 
 
 class NoiseLevelLoss(Loss):
@@ -44,7 +44,7 @@ class NoiseLevelLoss(Loss):
 
         The model is an estimator λ̂(x), shape (B,); a condition is ignored.
         """
-        x0, _ = parted(batch)
+        x0, _ = unpack(batch)
         u = torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
         x, lam = self.perturb(x0, u, generator)
         return (like(lam, model(x), "the estimate") - lam).square().mean()

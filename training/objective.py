@@ -68,12 +68,12 @@ class Plain(Loss):
         return self.function(model, batch, generator)
 
 
-def parted(batch: Batch | Tensor) -> tuple[Tensor, Condition | None]:
+def unpack(batch: Batch | Tensor) -> tuple[Tensor, Condition | None]:
     """Samples and condition of a batch; the condition of a plain tensor is None."""
     return (batch, None) if isinstance(batch, Tensor) else (batch.x, batch.condition)
 
 
-def told(condition: Condition | None) -> tuple[Condition, ...]:
+def optional(condition: Condition | None) -> tuple[Condition, ...]:
     """The arguments of a network after x and t: the condition if there is one.
 
     A network without conditions therefore needs no third parameter.

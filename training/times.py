@@ -126,7 +126,7 @@ class ImportanceTimes:
         u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
         if self.stratified:
             u = (torch.arange(n, device=device) + u) / n
-        sde.check_signal("a draw of times uniform in log_snr")
+        sde.check_signal("importance sampling of times")
         eps = sde.eps if self.eps is None else sde.check_end(self.eps)
         ends = torch.tensor([eps, sde.T], dtype=torch.float64, device=device)
         first, last = sde.log_snr(ends).unbind()

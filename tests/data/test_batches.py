@@ -1,4 +1,4 @@
-"""Batches: samples with what they are conditioned on, the same for every kind of data set."""
+"""Batches: samples and their condition, which are the same for every kind of data set."""
 
 import pytest
 import torch

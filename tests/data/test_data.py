@@ -1,4 +1,4 @@
-"""Image sets: scaling, stateless batches, what every set checks, and the digits."""
+"""Image sets: scaling, stateless batches, the checks that all share, and the digits."""
 
 import inspect
 
@@ -9,8 +9,7 @@ import yaml
 from scipy.stats import kstest
 
 from scoresde import data
-from scoresde.data import CIFAR10, MNIST, Digits, Folder, InMemory, Split
-from scoresde.data.levels import GreyLevels
+from scoresde.data import CIFAR10, MNIST, Digits, Folder, GreyLevels, InMemory, Split
 from tests.places import ROOT, SHARED
 
 CONF = ROOT / "conf" / "data"
@@ -78,7 +77,7 @@ def test_dequantisation_is_uniform_within_the_own_cell(range, levels):
 
 
 def test_no_noise_without_generator_and_none_in_training_when_switched_off():
-    """The switch is about training: a likelihood is of dequantised data in any case."""
+    """The switch concerns training: likelihoods always use dequantised data."""
     k = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     noisy = Grey(levels=256, dequantize=True)
     plain = Grey(levels=256, dequantize=False)
@@ -118,7 +117,7 @@ def test_batch_depends_on_its_arguments_alone():
         assert x.shape == (16, 2, 3, 5) and x.dtype == torch.float32
         assert torch.equal(x, expected[step])
     assert torch.equal(torch.get_rng_state(), before)
-    # The second call is of the same epoch as the last one above: a kept order must not leak.
+    # The second call is in the same epoch as the last one above, whose order is cached.
     other = Grey(levels=256, dequantize=True, flip=True).batch(0, 16, seed=6).x
     assert torch.equal(second.batch(0, 16, seed=6).x, other) and not torch.equal(other, expected[0])
 
@@ -242,7 +241,7 @@ def test_digits_split_is_stratified_and_its_own():
         assert (split.test_labels.bincount() - fraction * both).abs().max() <= 0.5
     assert len(other.train) + len(other.test) == 1797
     rows = [torch.cat([d.train, d.test]).flatten(1) for d in (digits, other)]
-    # The same 1797 images, none lost and none in both parts.
+    # The same 1797 images, each in exactly one part.
     assert sorted(map(tuple, rows[0].tolist())) == sorted(map(tuple, rows[1].tolist()))
 
 

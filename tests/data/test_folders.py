@@ -1,4 +1,4 @@
-"""What lies in a folder or zip: which files are images, which part and which label they have."""
+"""Folders and zips: which files are images, and the part and label of each."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ from tests.data.test_readers import npy, png, together, write_files, write_zip
 
 
 def grey(level):
-    """A 2 x 2 image of one level, by which it is found again."""
+    """A 2 x 2 image of one level, which identifies it."""
     return png(np.full((2, 2), level, np.uint8))
 
 
@@ -163,7 +163,7 @@ def test_unusable_dataset_json_is_named(content, message, tmp_path):
     write_files(tmp_path, CHUNKS | extra)
     with pytest.raises(ValueError, match=message):
         Folder(tmp_path, labels="dataset.json")
-    assert Folder(tmp_path).train_labels is None  # nobody asked for it
+    assert Folder(tmp_path).train_labels is None  # labels are not read unless they are chosen
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_names_that_are_no_text_can_be_reported(tmp_path):
     Folder(root, labels="folders").report.encode()
 
 
-# What all sets have
+# Properties of all sets
 
 
 def test_digest_tells_samples_shapes_labels_and_parts_apart(tmp_path, monkeypatch):

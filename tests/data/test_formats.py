@@ -1,4 +1,4 @@
-"""Files of images: their depth of colour, stacks of arrays, and what is no set at all."""
+"""Files of images: their depth of colour, stacks of arrays, and roots that are refused."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def chunk(kind, content):
 
 
 def raw_png(width, rows, depth, colour, palette=None):
-    """A PNG written by hand, of any depth and colour type; rows are packed bytes."""
+    """A PNG of any depth and colour type, written byte by byte; rows are packed bytes."""
     header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     if palette is not None:
@@ -53,7 +53,7 @@ def images(folder):
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_deep_pixels_are_refused_by_the_files_own_depth(colour, channels, suffix, tmp_path):
-    """Pillow itself would give the high bytes: values 0 to 4095 would become 16 levels."""
+    """Pillow alone would return the high bytes: values 0 to 4095 would become 16 levels."""
     values = np.random.default_rng(0).integers(0, 4096, (3, 4 * channels)).astype(">u2")
     deep = raw_png(4, [row.tobytes() for row in values], 16, colour)
     Image.open(io.BytesIO(deep)).load()
@@ -153,7 +153,7 @@ def test_npz_of_images_with_labels_where_asked(save, place, tmp_path):
     assert together(Folder(root, labels="arr_1")) == sorted(zip(expected, range(9), strict=True))
 
 
-# The last axis is that of the channels where both ends could be.
+# The channels are the last axis if the first and the last could be.
 SHAPES = [(3, 5, 6), (1, 5, 6), (5, 6, 3), (5, 6, 1), (3, 5, 3), (1, 5, 3)]
 
 
@@ -220,7 +220,7 @@ def test_object_arrays_in_stacks_are_not_unpickled(tmp_path):
 
 
 def test_images_of_a_stack_are_read_one_by_one(tmp_path, monkeypatch):
-    """No array of all images is made next to the tensor that they go to."""
+    """The tensor of all images is their only copy in memory."""
     write_files(
         tmp_path, {"a.npz": npz(noise(0, 50, 16, 16, 3)), "b.npy": npy(noise(1, 9, 16, 16, 3))}
     )
@@ -232,7 +232,7 @@ def test_images_of_a_stack_are_read_one_by_one(tmp_path, monkeypatch):
     assert sizes == [16 * 16 * 3] * 59
 
 
-# Roots that are no sets
+# Roots that are refused
 
 
 def archived(kind):

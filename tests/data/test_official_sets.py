@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 in the places and spellings in which users have them."""
+"""MNIST and CIFAR-10 in the places and spellings that are common."""
 
 import gzip
 import pickle
@@ -93,7 +93,9 @@ def test_cifar10_from_unzipped_archives_and_its_own_folder(form, name, tmp_path)
     packed = tmp_path / "packed"
     packed.mkdir()
     path = packed / name.format(archive.removesuffix(".gz"))
-    with tarfile.open(path, "w:") as tar:  # as browsers leave it, whatever its name
+    with tarfile.open(
+        path, "w:"
+    ) as tar:  # as after decompression by a browser, which keeps the name
         tar.add(tmp_path / folder, folder)
     for root in (packed, path):
         assert torch.equal(CIFAR10(root).train.flatten(1), expected)

@@ -101,7 +101,7 @@ def test_real_mnist_has_its_published_statistics():
     assert mnist.train.shape == (60000, 1, 28, 28) and mnist.test.shape == (10000, 1, 28, 28)
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert mnist.train_labels.bincount().tolist() == counts
-    # The mean that everyone normalises with, quoted to four digits.
+    # The mean commonly used for normalisation, quoted to four digits.
     assert mnist.train.float().mean().item() / 255 == pytest.approx(0.1307, abs=5e-5)
 
 
@@ -109,7 +109,7 @@ def test_real_mnist_has_its_published_statistics():
 
 
 def python2_batch(pixels, labels):
-    """The bytes that Python 2 wrote for the official batches: protocol 2, byte strings."""
+    """The bytes of an official batch, pickled by Python 2: protocol 2, byte strings."""
 
     def text(t):
         return b"U" + bytes([len(t)]) + t
@@ -145,7 +145,7 @@ FORMS = {
 
 
 def write_cifar(root, form, packed=False):
-    """Six batches of four images; returns the pixels and labels that went into each."""
+    """Write six batches of four images; return the pixels and labels of each."""
     folder, archive, suffix, encode = FORMS[form]
     names = [f"data_batch_{i}{suffix}" for i in (1, 2, 3, 4, 5)] + [f"test_batch{suffix}"]
     parts = [(noise(i, 4, 3072), noise(i + 9, 4).astype(np.int64) % 10) for i in range(6)]
@@ -176,7 +176,7 @@ def test_cifar10_reads_every_official_form(form, packed, tmp_path):
 
 
 class Call:
-    """Pickles into a call of a function: what a malicious file does."""
+    """An object whose pickle calls a function, as a malicious file does."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -198,7 +198,7 @@ def test_malicious_pickle_is_refused_by_name_and_not_executed(function, name, pr
     with pytest.raises(ValueError, match=f"{path} is not a CIFAR-10 batch.*asks for {name}, which"):
         CIFAR10(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cifar-10-batches-py"]
-    pickle.loads(attack)  # the attack is live: an ordinary unpickler runs it
+    pickle.loads(attack)  # an ordinary unpickler runs the attack
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -335,7 +335,7 @@ def test_folder_reads_images_below_it_and_labels_by_directory(packed, tmp_path):
 
 def test_folder_turns_photographs_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: the camera was turned, show it a quarter turn clockwise.
+    exif[0x0112] = 6  # Orientation: to be shown rotated by a quarter turn clockwise.
     for name in ("a.png", "b.png"):
         Image.fromarray(noise(0, 4, 6)).save(tmp_path / name, exif=exif)
     expected = torch.from_numpy(np.rot90(noise(0, 4, 6), -1).copy())

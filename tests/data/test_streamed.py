@@ -1,4 +1,4 @@
-"""Images that are read on demand, against the same images in memory."""
+"""Images that are read on demand, compared with the same images in memory."""
 
 import gc
 import io
@@ -32,7 +32,7 @@ PLACES = ("set", "stored.zip", "deflated.zip", "set.tar")
 
 
 def photographs(count=40):
-    """Files of several kinds, sizes and colours, in two classes of folders."""
+    """Files of several formats, sizes and colours, in two class folders."""
     shapes = [(10, 13, 3), (12, 11, 3), (9, 20), (14, 9, 4)]
     kinds = [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")]
     files = {}
@@ -79,7 +79,7 @@ def test_batches_are_those_of_memory_for_any_number_of_workers(place, places):
     digests = set()
     for workers in (0, 1, 3):
         streamed = Streamed(places / place, channels=3, workers=workers, **SETTINGS)
-        # In order over the ends of epochs of 5 batches, from the middle on, back, and once again.
+        # In order across epochs of 5 batches, then from other steps on, backwards, and repeated.
         for step in (0, 1, 2, 3, 4, 5, 6, 12, 13, 3, 3, 4):
             same(streamed.batch(step, 7, seed=2), memory.batch(step, 7, seed=2))
         for seed, size in ((3, 7), (3, 5), (2, 36)):
@@ -90,7 +90,7 @@ def test_batches_are_those_of_memory_for_any_number_of_workers(place, places):
         assert streamed.classes == 2 and streamed.quality is None
         digests.add(streamed.digest)
         streamed.close()
-    # Where the images lie, and how they are packed, makes them no other data.
+    # The digest does not depend on the place or the packing of the images.
     digests.add(Streamed(places / "set", channels=3, **SETTINGS).digest)
     assert len(digests) == 1 and len(digests.pop()) == 64
 
@@ -179,7 +179,7 @@ def test_labels_of_an_npz_and_of_dataset_json(tmp_path):
 
 
 def samples(start, count, **beside):
-    """Samples of a shard: an image of one level, and files of its name."""
+    """Samples of a shard: an image of one level, and files of the same name."""
     files = {}
     for i in range(start, start + count):
         files[f"{i - start:06d}.png"] = png(np.full((2, 2), i, np.uint8))
@@ -220,7 +220,7 @@ def test_labels_stand_next_to_images_in_shards(suffix, content, name, expected, 
     plain = Streamed(tmp_path)
     assert plain.train_labels is None and f"(30 skipped: 30 {suffix} (not read))" in plain.report
     assert f"there are data.labels={name}" in plain.report
-    # The same labels are read where the shards are unpacked to folders.
+    # The same labels are read from unpacked shards.
     for shard in range(3):
         write_files(tmp_path / "all" / f"{shard:06d}", samples(10 * shard, 10, **{suffix: content}))
     memory = Folder(tmp_path / "all", labels=name)
@@ -270,7 +270,7 @@ def test_shards_are_parts_by_their_names_and_no_classes(tmp_path):
         assert sorted(streamed.train[:][:, 0, 0, 0].tolist()) == list(range(20))
         assert sorted(streamed.test[:][:, 0, 0, 0].tolist()) == list(range(50, 70))
         assert labels_by_level(streamed) == {i: i % 2 for i in (*range(20), *range(50, 70))}
-    # Next to images, a tar is no data: it can be what they were unpacked from.
+    # Next to images a tar is not read: the images may have been unpacked from it.
     write_files(tmp_path, {"x.png": png(noise(0, 2, 2)), "y.png": png(noise(1, 2, 2))})
     both = Streamed(tmp_path)
     assert len(both.train) + len(both.test) == 2 and "4 tar (not read)" in both.report
@@ -292,7 +292,7 @@ def test_tars_of_every_form_are_read_with_long_and_foreign_names(format, tmp_pat
     ]
 
 
-# What is no data
+# Files that are not data
 
 
 def test_nothing_is_read_from_outside_a_tar(tmp_path):
@@ -380,7 +380,7 @@ def test_tables_and_packed_arrays_say_what_reads_them(tmp_path):
     with pytest.raises(ValueError, match=r"a.npz holds an array that is compressed.*data=folder"):
         Streamed(tmp_path / "npz")
     write_files(tmp_path / "f", {"a.npy": npy(np.asfortranarray(noise(0, 6, 4, 4, 3)))})
-    with pytest.raises(ValueError, match=r"a.npy holds an array that runs through .*C order"):
+    with pytest.raises(ValueError, match=r"a.npy holds an array that is in Fortran order.*C order"):
         Streamed(tmp_path / "f")
     with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
         for name in "ab":
@@ -432,11 +432,11 @@ def test_a_truncated_image_ends_the_training_at_its_batch_by_name(place, workers
     broken = Streamed(_packed(tmp_path / "bad", place, files), workers=workers)
     for step in range(3):
         same(broken.batch(step, 4, seed=0), good.batch(step, 4, seed=0))
-    for _ in range(2):  # and again, not as something else
+    for _ in range(2):  # with the same error again
         with pytest.raises(ValueError, match=rf"{bad} is corrupt, truncated or not what") as error:
             broken.batch(3, 4, seed=0)
         assert "\n" not in str(error.value) and str(tmp_path / "bad" / place) in str(error.value)
-    # The others are there still.
+    # The other images can still be read.
     same(broken.batch(1, 4, seed=0), good.batch(1, 4, seed=0))
     broken.close()
 
@@ -470,11 +470,11 @@ def test_images_that_are_gone_or_changed_while_training_are_named(tmp_path):
             streamed.batch(0, 9, seed=0)
     path = _packed(tmp_path / "third", "set.zip", files)
     streamed = Streamed(path, workers=0)
-    # Two bytes of pixels change places with none of the sizes.
+    # Two bytes of pixels are changed, and no sizes.
     spoil(
         path, lambda c: c.replace(files["3.png"], files["3.png"][:60] + b"??" + files["3.png"][62:])
     )
-    with pytest.raises(ValueError, match=r"3.png is corrupt, .*its checksum is another"):
+    with pytest.raises(ValueError, match=r"3.png is corrupt, .*its checksum does not match"):
         torch.cat([streamed.train[:], streamed.test[:]])
 
 
@@ -493,7 +493,7 @@ def test_images_of_another_form_than_the_first_are_named_at_their_batch(tmp_path
 
 @pytest.mark.parametrize("kind", [Folder, Streamed])
 def test_the_central_square_is_cropped_and_resized(kind, tmp_path):
-    """As CelebA's, of 178 x 218 pixels, whose central 140 begin at column 19 and row 39."""
+    """Images of CelebA's 178 x 218 pixels, whose central 140 begin at column 19 and row 39."""
     pictures = [noise(i, 218, 178, 3) for i in range(3)]
     write_files(tmp_path, {f"{i}.png": png(array) for i, array in enumerate(pictures)})
     cropped = kind(tmp_path, crop=140)
@@ -518,7 +518,7 @@ def test_the_central_square_is_cropped_and_resized(kind, tmp_path):
 
 
 class Alive:
-    """How many objects there are at once, of those that were counted."""
+    """The number of counted objects that exist, and its maximum."""
 
     def __init__(self):
         self.now = self.most = 0
@@ -536,7 +536,7 @@ class Alive:
 
 
 def test_few_images_are_held_at_once(places, monkeypatch):
-    """One decoded image for each thread, and the memory of the batches that are read ahead."""
+    """Memory holds one decoded image per thread, and the batches that are read ahead."""
     streamed = Streamed(places / "set", channels=3, workers=3, **SETTINGS)
     images, batches = Alive(), Alive()
 
@@ -561,7 +561,7 @@ def test_few_images_are_held_at_once(places, monkeypatch):
 
 
 def test_an_index_is_small_whatever_the_names(tmp_path):
-    """Some dozen bytes and the name for each image, and nothing for a row of an array."""
+    """An index takes some dozen bytes and the name per image, and nothing per row of an array."""
     write_tar(tmp_path / "set.tar", {f"{i:06d}.png": png(noise(0, 2, 2)) for i in range(500)})
     index = Streamed(tmp_path / "set.tar").reader.index
     size = sum(
@@ -592,7 +592,7 @@ def readers():
 
 
 def gone(before):
-    """Whether only the threads from before are left, after a while at most."""
+    """Whether, after at most two seconds, only the threads from before are left."""
     for _ in range(200):
         if set(readers()) <= set(before):
             return True
@@ -637,7 +637,7 @@ def test_a_forked_process_reads_with_threads_of_its_own(places):
 
 
 def test_reading_ahead_is_bounded_and_in_any_order_right():
-    """Batches of a slow and uneven reader, which counts what is read before it is taken."""
+    """A slow and uneven reader counts the samples that are read before they are taken."""
     started, lock, waits = [0], threading.Lock(), random.Random(0)
 
     def read(positions, out):
@@ -656,7 +656,7 @@ def test_reading_ahead_is_bounded_and_in_any_order_right():
         x = ahead.take(step, positions, (2,), "plan")
         assert torch.equal(x[:, 0], (positions(step) % 251).to(torch.uint8)) and x.shape == (10, 2)
         most = max(most, started[0] - before)
-    assert most <= 10 * 2 * (DEPTH + 1)  # of a plan that is dropped, and of one that is begun
+    assert most <= 10 * 2 * (DEPTH + 1)  # of a plan that is dropped, and of the next one
     ahead.close()
 
 
@@ -670,7 +670,7 @@ def test_digest_tells_bytes_labels_parts_and_forms_apart(places, tmp_path):
         os.utime(path, (1, 1))
     settings = {"channels": 3, **SETTINGS}
     digest = Streamed(places / "set", **settings).digest
-    assert Streamed(tmp_path / "copy", **settings).digest == digest  # neither place nor time
+    assert Streamed(tmp_path / "copy", **settings).digest == digest  # independent of place and time
     for change in ({"seed": 1}, {"labels": None, "condition": None}, {"crop": 8}, {"size": 7}):
         assert Streamed(places / "set", **{**settings, **change}).digest != digest
     assert Streamed(places / "set", **{**settings, "flip": False, "workers": 0}).digest == digest
@@ -724,7 +724,7 @@ def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, m
 
 @pytest.mark.parametrize("name", ["celebahq_1024_ncsnpp_ve", "bedroom_128_ncsnv2", "celeba_ncsnv2"])
 def test_presets_get_the_batches_of_their_size(name, tmp_path):
-    """A batch as the preset trains on, of photographs larger and smaller than it asks for."""
+    """A training batch of the preset, from photographs larger and smaller than its size."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[f"experiment={name}", f"data.root='{tmp_path}'"])
     cfg.data.range, size = [0.0, 1.0], min(cfg.train.batch_size, 8)
@@ -732,5 +732,5 @@ def test_presets_get_the_batches_of_their_size(name, tmp_path):
     data = make(cfg.data)
     x, condition = data.batch(0, size, seed=0)
     assert x.shape == (size, 3, cfg.data.size, cfg.data.size) and condition is None
-    # No noise in training: every value is the middle of its cell.
+    # Without dequantization every value is the middle of its cell.
     assert torch.equal(data.scale(data.quantize(x)), x)

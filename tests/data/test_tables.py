@@ -1,4 +1,4 @@
-"""Parquet files of encoded images, as Hugging Face's data sets ship them."""
+"""Parquet files of encoded images, the format of Hugging Face's data sets."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Tensors as a data set, with whatever they are conditioned on."""
+"""Tensors as a data set, with their conditions."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def latents(n=30, shape=(4, 2, 3), dtype=torch.float32):
-    """Samples, each of which begins with its own number."""
+    """Samples whose first value is their number."""
     x = torch.randn(n, *shape, generator=seeded(1)).to(dtype)
     x.view(n, -1)[:, 0] = torch.arange(n)
     return x
@@ -29,7 +29,7 @@ def test_tensors_keep_their_type_and_values(dtype, shape):
     assert data.train.dtype == data.test.dtype == dtype
     assert (len(data.train), len(data.test)) == (24, 6)
     both = torch.cat([data.train, data.test])
-    assert torch.equal(both[numbers(both).argsort()], samples)  # none lost, none twice
+    assert torch.equal(both[numbers(both).argsort()], samples)  # each exactly once
     batch = data.batch(5, 7, seed=2)
     assert batch.x.dtype == dtype and batch.condition is None
     assert torch.equal(batch.x, data.train[data.indices(5, 7, seed=2)])
@@ -57,7 +57,7 @@ def test_conditions_follow_their_samples():
         assert torch.equal(batch.condition["text"], text["text"][index])
         assert torch.equal(batch.condition["length"], text["length"][index])
     assert torch.equal(many.test_condition["length"], numbers(many.test).int())
-    images = latents(30, (1, 2, 2))  # no labels, though a tensor
+    images = latents(30, (1, 2, 2))  # a tensor that does not hold labels
     assert Tensors(samples, images).train_labels is None
     assert torch.equal(
         numbers(Tensors(samples, images).batch(0, 5, 0).condition),

@@ -1,4 +1,4 @@
-"""Points drawn from the toy laws against the laws themselves."""
+"""Samples of the toy distributions, compared with the distributions themselves."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_draw_is_a_function_of_the_seed(law):
     again, other = law(n=500, n_test=500, seed=3), law(n=500, n_test=500, seed=4)
     assert torch.equal(first.train, again.train) and torch.equal(first.test, again.test)
     assert not torch.equal(first.train, other.train)
-    # Independent continuous draws share no point and have no correlation (4 / sqrt(500) = 0.18).
+    # Independent continuous samples share no point and have no correlation (4 / sqrt(500) = 0.18).
     for one, two in ((first.train, first.test), (first.train, other.train)):
         assert not torch.isclose(one, two).all(-1).any()
         correlation = torch.corrcoef(torch.cat([one, two], -1).T)[:2, 2:]
@@ -53,13 +53,13 @@ def test_law_has_unit_scale(law):
     spread = x.std(0)
     # Four standard errors of a mean; the default mixture is only asked to be near unit scale.
     torch.testing.assert_close(x.mean(0), torch.zeros(2).double(), atol=4 / math.sqrt(1e5), rtol=0)
-    # The variance of x² is at most 3 for these laws, so that std is known to sqrt(3) / 2 / sqrt(n).
+    # The variance of x² is at most 3 here, so that the error of std is sqrt(3) / 2 / sqrt(n).
     tolerance = 0.06 if law is Mixture else 4 * 0.87 / math.sqrt(1e5)
     torch.testing.assert_close(spread, torch.ones(2).double(), atol=tolerance, rtol=0)
 
 
 def test_standardisation_is_of_the_law_not_of_the_sample():
-    # The law's constants give the same points whatever the number drawn; the sample's would not.
+    # Standardisation by the samples would make a point depend on their number.
     for law in (Moons, SwissRoll, Checkerboard, EightGaussians):
         one = law(n=1, seed=5).train
         assert one.isfinite().all() and one.abs().max() < 3
@@ -98,7 +98,7 @@ def test_swiss_roll_lies_on_its_spiral():
 def test_density_integrates_to_one(law):
     x, area = grid(4.5, 600)
     total = law(n=1, n_test=1).log_prob(x).exp().sum().item() * area
-    # Smooth laws: spectral accuracy. Board: a band of half a grid cell along 32 edges, 1 / 6 each.
+    # Smooth: spectral accuracy. Board: a band of half a grid cell along 32 edges, 1 / 6 each.
     tolerance = 1e-9 if law is not Checkerboard else 32 * 0.866 * (9 / 600) / 2 / 6
     assert abs(total - 1) < tolerance
 

@@ -620,7 +620,7 @@ def test_ddim_of_diffusers_is_ours():
         ),
         (
             lambda: ImportanceTimes()(CHAIN, 8, None, torch.device("cpu")),
-            "a draw of times uniform in log_snr follows",
+            "importance sampling of times follows",
         ),
         (
             lambda: AnnealedLangevin(steps=1)(CHAIN, EXACT, (2, 2)),

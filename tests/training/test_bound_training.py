@@ -1,4 +1,4 @@
-"""What is trained for bounds: times in proportion to the weight, variances, dequantization."""
+"""Training for bounds: times in proportion to the weight, variances, dequantization."""
 
 import math
 
@@ -82,7 +82,7 @@ def test_importance_times_estimate_the_likelihood_weighting(sde, ratio):
 
 
 class _Model:
-    """ẑ of a Gaussian law, times a factor, and a share of one's own."""
+    """ẑ of a Gaussian distribution times a factor, and a learned share."""
 
     learned_variance = True
 
@@ -104,7 +104,7 @@ def loss_of(sde, share, weight=1.0, factor=1.0, steps=40):
 
 @pytest.mark.parametrize("sde", [VP(), VE(), VP().discretize(40)], ids=["vp", "ve", "ddpm"])
 def test_the_best_variance_is_that_of_the_step(sde):
-    """For Gaussian data it is the posterior's and what x_0 has beside its mean: a minimum of L."""
+    """For Gaussian data it is the posterior variance plus c_0² Var(x_0 | x_t), a minimum of L."""
     sde_levels = HybridLoss(sde, 1.0, 40).levels
 
     def best(t):
@@ -122,7 +122,7 @@ def test_the_best_variance_is_that_of_the_step(sde):
 
 
 def test_the_bound_trains_the_variance_alone():
-    """The gradient in the noise is that of L_simple, whatever the weight of the bound."""
+    """The gradient of the noise is that of L_simple for every weight of the bound."""
     gradients = []
     for weight in (0.0, 10.0):
         factor = torch.tensor(0.8, **DOUBLE, requires_grad=True)
@@ -135,7 +135,7 @@ def test_the_bound_trains_the_variance_alone():
 
 
 def test_a_network_with_a_variance():
-    """Twice the channels: the first half is ẑ as ever, the second a share in [0, 1]."""
+    """Of twice the channels the first half is ẑ, the second a share in [0, 1]."""
     torch.manual_seed(0)
     net = UNet((1, 8, 8), nf=4, ch_mult=(1, 2), num_res_blocks=1, dropout=0, out_channels=2)
     for parameter in net.parameters():
@@ -178,7 +178,7 @@ def test_the_density_of_a_dequantization_is_its_jacobian():
 
 
 def test_a_trained_dequantization_is_closer_than_a_uniform_one():
-    """Data in the middle of their cells: of the gap of uniform dequantization a fifth is left."""
+    """For data in the middle of their cells, at most a fifth of the uniform gap is left."""
     sde, cells = VP(), Cells(4, -1.0, 1.0)
     spread = cells.width / 8
     score = GaussianScore(sde, torch.full((4,), -0.25), torch.full((4,), spread**2))
@@ -233,7 +233,7 @@ def test_wrong_settings_are_refused(call, sentence):
 
 @pytest.mark.parametrize("steps", [12, 232])
 def test_a_hybrid_loss_takes_a_chains_own_levels(steps):
-    """All of them but the lowest step, down to data, which has no variance to train."""
+    """All levels but the lowest, whose step to the data has no variance to train."""
     chain = VE().discretize(steps)
     levels = HybridLoss(chain).levels
     torch.testing.assert_close(levels, chain.times.flip(0), rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The average of the weights: its type, what it copies, and that it moves."""
+"""The average of the weights: its type, its updates, and the values that it copies."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 class Mixed(nn.Module):
-    """Parameters and buffers of every kind, one shared by two layers."""
+    """Parameters and buffers of all types, one shared by two layers."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ def test_what_is_no_number_of_an_average_is_copied():
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_saved_average_is_restored_bit_by_bit_and_old_ones_are_read(dtype):
-    """Before, the average had the model's type: such a state is taken as it is, and goes on."""
+    """Old averages had the model's type: their state loads, and the average continues."""
     model = ScoreModel(MLP((2,), width=8, depth=1), VP()).to(dtype)
     ema, other, old = EMA(model, 0.99), EMA(model, 0.99), EMA(model, 0.99)
     for step in range(5):

@@ -29,7 +29,7 @@ from scoresde.training import (
 
 
 class Labelled(NamedTuple):
-    """A batch as data sets give it."""
+    """A batch as that of a data set."""
 
     x: torch.Tensor
     condition: torch.Tensor | None = None
@@ -45,7 +45,7 @@ def batch(step, size=8):
 
 
 class Twin(nn.Module):
-    """ẑ and a share of a network that is told a class."""
+    """ẑ and a share of a network with a class as its condition."""
 
     learned_variance = True
 
@@ -62,7 +62,7 @@ class Twin(nn.Module):
 
 
 def test_a_loss_asks_for_the_score_of_each_samples_class():
-    """With the exact score of the classes, labels that belong to the data lose less than others."""
+    """With the exact score of the classes, the true labels have a smaller loss than others."""
     sde, means = VP(), torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0]])
     score = GaussianMixtureScore(sde, torch.ones(3), means, torch.full((3, 2), 0.01))
     labels = torch.arange(600) % 3
@@ -97,7 +97,7 @@ def test_losses_pass_the_condition_and_nothing_else(name, condition):
 
 
 def test_every_call_reaches_a_network_through_its_forward():
-    """What a wrapper for many processes hangs on a module sees each evaluation once."""
+    """A forward hook, on which wrappers for parallel training rely, sees each evaluation once."""
     sde, labelled = VP(), batch(0)
     shaped = torch.rand(8, 1, 4, 4) * 2 - 1
     model = ScoreModel(MLP((2,), width=8, depth=1, classes=3), sde)
@@ -121,7 +121,7 @@ def test_every_call_reaches_a_network_through_its_forward():
 
 
 def test_a_hybrid_loss_of_a_score_model_is_that_of_its_methods():
-    """The forward that losses call gives what `noise_and_share` gives."""
+    """The forward that losses call returns the values of `noise_and_share`."""
     torch.manual_seed(0)
     net = nn.Sequential()
     net.forward = lambda x, c, condition=None: torch.cat([x * 0.3, -x], 1)
@@ -133,7 +133,7 @@ def test_a_hybrid_loss_of_a_score_model_is_that_of_its_methods():
             assert torch.equal(one, other)
 
 
-# Losses with a life
+# Losses with a state
 
 
 class Consistent(Loss):
@@ -234,7 +234,7 @@ def weights(module):
 
 
 def test_turns_are_taken_in_order_and_train_their_own_networks():
-    """As two updates written out by hand, to the last digit."""
+    """The step equals two updates that are written out, bit by bit."""
     networks, losses, optimizers = adversaries()
     _, steps = training(networks, losses, optimizers, 3, generator=generator(7), grad_clip=0.5)
     list_of = list(steps)
@@ -255,7 +255,7 @@ def test_turns_are_taken_in_order_and_train_their_own_networks():
 
 
 def test_one_network_is_the_case_of_size_one():
-    """Alone, and in a dictionary with its loss and its optimizer: the same to the last digit."""
+    """A single loss and a dictionary of one loss train the same weights bit by bit."""
     results = []
     for several in (False, True):
         torch.manual_seed(0)
@@ -304,7 +304,7 @@ def test_several_networks_resume_bit_by_bit(tmp_path, stop):
 
 
 def test_a_teacher_stays_as_it_is():
-    """In the dictionary, the average and the checkpoint, but of no optimizer."""
+    """A frozen network is in the average and the checkpoint, but in no optimizer."""
     torch.manual_seed(0)
     networks = nn.ModuleDict({"student": nn.Linear(2, 2), "teacher": nn.Linear(2, 2)})
     networks["teacher"].requires_grad_(False)

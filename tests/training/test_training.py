@@ -1,4 +1,4 @@
-"""The loss against its known minimum; the average; the loop; exact repetition and resuming."""
+"""The loss compared with its known minimum; average, loop, exact repetition and resuming."""
 
 import csv
 import math
@@ -44,7 +44,7 @@ def test_loss_of_the_exact_score_is_the_smallest(sde, reduce, factor, generator)
 
 @pytest.mark.parametrize("name", ["ve", "ddpm"])
 def test_likelihood_weighting_is_g_squared_over_sigma_squared(name, generator):
-    """For VE the weight is constant, for DDPM's chain it is bounded: the law's value, to 5 %."""
+    """The loss of a Gaussian to 5 %: the weight is constant for VE and bounded for DDPM's chain."""
     from tests.conftest import CHAINS, PROCESSES
 
     sde = (PROCESSES | CHAINS)[name]
@@ -168,7 +168,7 @@ def test_a_resumed_training_is_bitwise_the_straight_one(tmp_path, stop):
         if step.step == stop:
             interrupted.save(tmp_path, stop)
             break
-    torch.manual_seed(123)  # whatever happens in between
+    torch.manual_seed(123)  # the global generator must not matter
     resumed = Training(8)
     _, state = checkpoint.newest(tmp_path)
     parts = (resumed.model, resumed.ema, resumed.optimizer, resumed.generator)
@@ -228,7 +228,7 @@ def test_checkpoints_are_pruned_and_the_newest_is_found(tmp_path):
 
 
 def test_a_failing_write_keeps_what_was_there(tmp_path, monkeypatch):
-    """A full disk in the middle of a write: the old file stays, no temporary file is left."""
+    """After a full disk during a write, the old file stays and no temporary file is left."""
     training = Training(1)
     old = training.save(tmp_path, 1)
 
@@ -253,7 +253,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_used(tmp_path, share
     with pytest.raises(ValueError, match=r"step_000000002\.pt is damaged"):
         checkpoint.load(last)
     assert checkpoint.newest(tmp_path)[1]["step"] == 1
-    (tmp_path / "step_000000002.sha256").unlink()  # without a checksum the reader itself refuses
+    (tmp_path / "step_000000002.sha256").unlink()  # without a checksum torch's reader refuses
     with pytest.raises(ValueError, match=r"step_000000002\.pt cannot be read"):
         checkpoint.load(last)
     assert "step_000000002.pt" in capsys.readouterr().out
@@ -263,7 +263,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_used(tmp_path, share
 
 
 def test_a_flipped_bit_is_detected(tmp_path):
-    """The checksum catches damage that torch's reader does not look for."""
+    """The checksum detects damage that torch's reader does not check."""
     path = Training(1).save(tmp_path, 1)
     content = path.read_bytes()
     for place in range(100, len(content), len(content) // 40):
@@ -277,7 +277,7 @@ def test_a_flipped_bit_is_detected(tmp_path):
 
 
 def test_a_malicious_pickle_is_not_executed(tmp_path):
-    """A file that would run code when unpickled is refused, and does nothing."""
+    """A file that would run code when unpickled is refused without running it."""
     import pickle
 
     marker = tmp_path / "executed"
@@ -306,7 +306,7 @@ def test_foreign_files_are_refused(tmp_path):
 
 
 def test_metrics_continue_after_a_resumed_step(tmp_path):
-    """Rows after the resumed step are cut, earlier ones stay."""
+    """Rows after the resumed step are removed, and earlier ones stay."""
     logger = CSVLogger(tmp_path)
     for step in (1, 2, 3):
         logger.log(step, {"loss": float(step)})
@@ -335,7 +335,7 @@ def test_wrong_settings_are_refused(call, sentence):
 
 
 def test_wandb_online_without_a_key_is_refused(monkeypatch, tmp_path):
-    """Before anything is made, and without a prompt."""
+    """It is refused before anything is created, and without a prompt."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
