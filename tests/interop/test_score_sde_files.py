@@ -363,7 +363,7 @@ def test_loading_is_strict(how, sentence, tmp_path):
         ("model", {"nf": True}, "model.nf must be an integer ≥ 1, got True"),
         ("model", {"ch_mult": 2}, "model.ch_mult must be a list of integers, got 2"),
         ("model", {"beta_min": "abc"}, "model.beta_min must be a number, got 'abc'"),
-        ("model", {"resblock_type": 3}, "model.resblock_type must be a word, got 3"),
+        ("model", {"resblock_type": 3}, "model.resblock_type must be a string, got 3"),
         ("model", {"fir_kernel": None}, "model.fir_kernel must be a list"),
         ("data", {"image_size": "16"}, "data.image_size must be an integer"),
     ],
