@@ -143,7 +143,7 @@ def averaged(pipe, tmp_path):
 def test_the_average_is_taken_and_said(averaged, caplog):
     assert format_of(averaged) == "diffusers"
     check(load(averaged), MEAN)
-    assert "took the averaged weights, unet_ema; for the raw ones ema=False" in caplog.text
+    assert "took the averaged weights, unet_ema; for the raw ones use ema=False" in caplog.text
     caplog.clear()
     check(load(averaged, ema=False), RAW)
     assert not caplog.records
@@ -161,7 +161,7 @@ def test_either_network_can_be_named(inner, averaged, tmp_path, caplog):
     caplog.clear()
     check(load(f"{averaged}/unet{inner}", ema=False), RAW)
     assert not caplog.records
-    with pytest.raises(ValueError, match=r"has averaged weights; the raw ones are .*unet, name"):
+    with pytest.raises(ValueError, match=r"has averaged weights; the raw ones are .*unet, give"):
         load(f"{averaged}/unet_ema{inner}", ema=False)
 
 

@@ -459,8 +459,8 @@ def test_weights_do_not_change_with_their_file(tmp_path):
     [
         ({"model": 3}, "no checkpoint of score-SDE"),
         ({"model": {"a": 1}}, "no checkpoint of score-SDE"),
-        ({"ema": {"decay": 0.9, "shadow_params": {"a": 1}}}, "other things than tensors"),
-        ({"ema": {"decay": 0.9, "shadow_params": None}}, "other things than tensors"),
+        ({"ema": {"decay": 0.9, "shadow_params": {"a": 1}}}, "values other than tensors"),
+        ({"ema": {"decay": 0.9, "shadow_params": None}}, "values other than tensors"),
     ],
 )
 def test_checkpoints_of_other_things_give_one_sentence(change, sentence, tmp_path):
