@@ -42,13 +42,13 @@ def steps(cfg: DictConfig, job: Job) -> None:
         record.loggers = make_loggers(parts, folder, start)
     job.built()
     model, training = train(parts, folder, start, record.loggers)
-    record.add({"seconds": {"train": training}})
     if parts.trains:
+        record.add({"seconds": {"train": training}})
         record.attempt("pictures", lambda: save_curve(folder))
     if not task.finish(parts, model, record, job.claim):
         return
     if not parts.trains:
         record.loggers = make_loggers(parts, folder, start)
-    record.add({"seconds": {"total": time.perf_counter() - begun}})
+    record.add({"seconds": {"train": training, "total": time.perf_counter() - begun}})
     record.finish()
     print(f"\n{result_table(record.entries)}", flush=True)

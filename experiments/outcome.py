@@ -25,7 +25,6 @@ from scoresde.training import checkpoint
 from . import sweep
 from .claim import Claim, claim_new
 from .interruption import Interrupted, at_once, handled
-from .model import make
 from .wording import as_typed
 
 # Errors of wrong input, raised while a run is built.
@@ -117,7 +116,7 @@ def _claim(cfg: DictConfig) -> Claim:
     folder = Path(hydra.runtime.output_dir)
     named = OmegaConf.to_container(hydra.run, resolve=False)
     assert isinstance(named, dict)
-    if make(cfg.task).shared:
+    if cfg.task.get("shards", 1) != 1:
         return Claim(folder, shared=True)
     if hydra.mode != RunMode.RUN or not sweep.by_time(named["dir"]):
         return Claim(folder)

@@ -1,4 +1,4 @@
-"""The configurations of score-SDE, in its own field names, and what they say of a model.
+"""The configurations of score-SDE, with its own field names, and the models they describe.
 
 {"model": {"name": "ncsnpp", "nf": 128, …}, "data": {"image_size": 32, …},
  "training": {"sde": "vesde", "continuous": true}}
@@ -14,6 +14,7 @@ from scoresde.models import RefineNet, ScoreModel, UNet
 from scoresde.sde import SDE, VE, VP, SubVP, describe
 from scoresde.sde.checks import check_choice
 
+<<<<<<< HEAD
 # Fields of the network that are called the same here.
 SAME = (
     *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv"),
@@ -22,8 +23,17 @@ SAME = (
 )
 # DDPM's own class has fewer, and these instead.
 DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv")
+=======
+# Fields of both kinds of U-Net that have the same name here, and those of NCSN++.
+DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
+SAME = (
+    *(*DDPM_FIELDS, "fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive"),
+    *("progressive_input", "progressive_combine", "embedding_type", "fourier_scale", "init_scale"),
+)
+# Options of DDPM's own class, which has no such fields.
+>>>>>>> wip-words2
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
-# What the networks there cannot be told.
+# Options that are the same in all networks of score-SDE.
 FIXED: dict[str, Any] = {
     "attn_up": "last",
     "attn_middle": True,
@@ -34,6 +44,14 @@ FIXED: dict[str, Any] = {
     "groups": None,
     "norm_eps": 1e-6,
 }
+# Default constants of its processes.
+CONSTANTS: dict[str, Any] = {
+    "sigma_min": 0.01,
+    "sigma_max": 50.0,
+    "num_scales": 1000,
+    "beta_min": 0.1,
+    "beta_max": 20.0,
+}
 # Widths and dilations of the levels of the RefineNets.
 REFINE_NETS: dict[str, tuple[list[int], list[int]]] = {
     "ncsn": ([1, 2, 2, 2], [1, 1, 2, 4]),
@@ -43,7 +61,7 @@ REFINE_NETS: dict[str, tuple[list[int], list[int]]] = {
 }
 
 
-# Fields without which a network could be another one.
+# Fields that are necessary to identify a network.
 NEEDED = ("ch_mult", "num_res_blocks", "resamp_with_conv")
 NEEDED_PLUS = (
     *("fir", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
@@ -52,10 +70,10 @@ NEEDED_PLUS = (
 
 
 def meaning(config: Mapping[str, Any]) -> tuple[nn.Module, SDE, dict[str, Any]]:
-    """The network, without memory for its weights, its process, and what else a ScoreModel takes.
+    """The network on the meta device, its process, and the other arguments of a ScoreModel.
 
     Raises:
-        ValueError: The configuration is of a network or a process that there is not here.
+        ValueError: The configuration describes a network or a process that is not supported.
     """
     data, sde = config["data"], _process(config)
     wrapped: dict[str, Any] = {"data_range": (-1.0, 1.0) if data["centered"] else (0.0, 1.0)}
@@ -69,7 +87,7 @@ def configuration(model: ScoreModel) -> dict[str, Any]:
     """The configuration of a model.
 
     Raises:
-        ValueError: score-SDE has no such network or process; which part it is, is named.
+        ValueError: score-SDE has no such network or process; the message names the difference.
     """
     if model.learned_variance or model.features is not None:
         raise ValueError("score-SDE has no learned variances and no Fourier features of images")
@@ -93,10 +111,10 @@ def configuration(model: ScoreModel) -> dict[str, Any]:
 
 
 def refine_name(options: Mapping[str, Any]) -> str:
-    """What score-SDE calls the RefineNet of these arguments.
+    """The name of the RefineNet with these arguments in score-SDE.
 
     Raises:
-        ValueError: It has no such one.
+        ValueError: score-SDE has no such network.
     """
     levels = (list(options["widths"]), list(options["dilations"]))
     labelled = options["num_levels"] is not None
@@ -124,16 +142,16 @@ def _process(config: Mapping[str, Any]) -> SDE:
 
 
 def _output(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the network's output means, and how it is told the noise."""
+    """The parameterization of the network's output, and the labels of its noise levels."""
     name, continuous = str(config["model"]["name"]).lower(), config["training"]["continuous"]
     fourier = name == "ncsnpp" and config["model"].get("embedding_type") == "fourier"
     if name in REFINE_NETS and (continuous or config["training"]["sde"].lower() != "vesde"):
-        raise ValueError(f"{name} is of NCSN's chain: training.sde=vesde, continuous=false")
+        raise ValueError(f"{name} needs NCSN's chain: training.sde=vesde, continuous=false")
     if str(config["training"]["sde"]).lower() != "vesde":
         if not config["data"]["centered"]:
             raise ValueError(
-                "score-SDE gives its networks 2 x − 1 where data.centered=false, which is of no "
-                "use but for VE: VP and sub-VP scale the data by α, and it must be true"
+                "score-SDE gives its networks 2 x − 1 where data.centered=false, which is useful "
+                "for VE only: VP and sub-VP scale the data by α, and it must be true"
             )
         if fourier:
             raise ValueError("Fourier embeddings are of log σ: they need training.sde=vesde")
@@ -144,7 +162,7 @@ def _output(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             "a continuous VE needs embedding_type=fourier, which is of log σ, a chain positional"
         )
-    # NCSNv2 divides by σ whatever its configuration says, NCSN never does.
+    # NCSNv2 divides by σ for any configuration, NCSN never does.
     divides = _get(config, "scale_by_sigma") if name in ("ncsnpp", "ddpm") else None
     scaled = name != "ncsn" and (divides or name in REFINE_NETS)
     told = {} if continuous else {"c_noise": "descending"}
@@ -169,26 +187,24 @@ def _network(config: Mapping[str, Any]) -> nn.Module:
             raise ValueError(f"model.{field} must be {only} for {name}, got {model[field]}")
     if not model.get("conditional", True):
         raise ValueError("networks without a noise label (model.conditional=false) are not read")
-    needed = NEEDED + (NEEDED_PLUS if name == "ncsnpp" else ())
-    if name == "ncsnpp" and model.get("fir"):
-        needed += ("fir_kernel",)
-    if name == "ncsnpp" and model.get("progressive_input") == "input_skip":
-        needed += ("progressive_combine",)
-    if "attn_levels" not in model:
-        needed += ("attn_resolutions",)
-    for field in needed:
+    plus = name == "ncsnpp"
+    needed = {
+        **dict.fromkeys(NEEDED, True),
+        **dict.fromkeys(NEEDED_PLUS, plus),
+        "fir_kernel": plus and model.get("fir"),
+        "progressive_combine": plus and model.get("progressive_input") == "input_skip",
+        "attn_resolutions": "attn_levels" not in model,
+    }
+    for field in (name for name, necessary in needed.items() if necessary):
         _get(config, field)
-    fields = SAME if name == "ncsnpp" else DDPM_FIELDS
+    fields = ("attn_levels", *(SAME if plus else DDPM_FIELDS))
     options = {field: model[field] for field in fields if field in model}
-    if name == "ddpm":
-        options |= DDPM
-    if "attn_levels" in model:
-        options["attn_levels"] = model["attn_levels"]
+    options |= {} if plus else DDPM
     return UNet(shape, attn_resolutions=model.get("attn_resolutions", ()), **options)
 
 
 def _network_fields(net: nn.Module) -> dict[str, Any]:
-    """Sections `model` and `data` for a network."""
+    """The sections `model` and `data` for a network."""
     if isinstance(net, RefineNet):
         options = describe(net)
         fields = {"nf": options["nf"], "nonlinearity": options["activation"]}
@@ -226,25 +242,20 @@ def _size(channels: int, height: int | None, width: int | None) -> dict[str, Any
     if height is None or height != width:
         raise ValueError(
             f"score-SDE's networks are for square images of one size, this one is for "
-            f"{height} × {width}; load it with a configuration that says the size"
+            f"{height} × {width}; load it with a configuration that states the size"
         )
     return {"image_size": height, "num_channels": channels}
 
 
 def _process_fields(model: ScoreModel) -> dict[str, Any]:
-    """Fields of `model` and `training` for a process, as far as score-SDE has it."""
+    """The sections `model` and `training` for a process."""
     described = describe(model.sde)
     steps = model.sde.steps
     if model.sde.zero_terminal_snr:
         raise ValueError("score-SDE has no chain whose last level is noise alone")
     base = described["base"] if steps is not None and "base" in described else described
-    fields: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": steps or 1000}
-    fields |= {"beta_min": 0.1, "beta_max": 20.0}
-    kinds = {
-        "scoresde.sde.VE": "vesde",
-        "scoresde.sde.VP": "vpsde",
-        "scoresde.sde.SubVP": "subvpsde",
-    }
+    fields: dict[str, Any] = CONSTANTS | {"num_scales": steps or CONSTANTS["num_scales"]}
+    kinds = {f"scoresde.sde.{name}": f"{name.lower()}sde" for name in ("VE", "VP", "SubVP")}
     schedule = base.get("schedule") or {"_target_": "scoresde.sde.LinearSchedule"}
     if base["_target_"] not in kinds or schedule["_target_"] != "scoresde.sde.LinearSchedule":
         raise ValueError(f"score-SDE has VE, and VP and sub-VP with a linear β, not {described}")

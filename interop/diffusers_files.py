@@ -1,13 +1,13 @@
-"""Which files of diffusers make a model, whichever of them is named.
+"""The files of a model of diffusers, found from any one of them.
 
     PIPE/model_index.json
     PIPE/scheduler/scheduler_config.json
     PIPE/unet/config.json, diffusion_pytorch_model.safetensors (or .bin, or several with an index)
-    PIPE/unet_ema/…              the average, as the training script writes it next to unet/
+    PIPE/unet_ema/…              the average that the training script writes next to unet/
 
-A file diffusion_pytorch_model.non_ema.safetensors has raw weights, and the one without a variant is
-then their average. The script's checkpoints are folders PIPE/checkpoint-500 with unet/ and
-unet_ema/, whose scheduler is that of PIPE. Old pipelines have the files of the network and the
+If there is a file diffusion_pytorch_model.non_ema.safetensors with raw weights, the file without a
+variant holds their average. The script's checkpoints are folders PIPE/checkpoint-500 with unet/ and
+unet_ema/, and their scheduler is that of PIPE. Old pipelines have the files of the network and the
 scheduler in PIPE itself.
 """
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 NETWORK, AVERAGE = "unet", "unet_ema"
-# What `EMAModel` notes in the configuration of an average: how it was made, not of what network.
+# Fields that `EMAModel` adds to the configuration of an average; they do not affect the network.
 AVERAGING = {
     *("decay", "min_decay", "optimization_step", "update_after_step"),
     *("use_ema_warmup", "inv_gamma", "power"),
@@ -37,10 +37,10 @@ class Place(NamedTuple):
 
     Attributes:
         network: Folder of the network's configuration.
-        scheduler: Configuration of the scheduler, or None where there is none.
-        weights: File of the weights, where it was named.
-        ema: Whether to take the average out of a file that has two sets of weights, or None where
-            folders are what tells them apart.
+        scheduler: Configuration of the scheduler, or None.
+        weights: File of the weights if it was given, or None.
+        ema: Whether to take the average from a file that has two sets of weights, or None where the
+            two sets are in different folders.
     """
 
     network: Path
@@ -50,10 +50,10 @@ class Place(NamedTuple):
 
 
 def root_of(path: Path) -> Path | None:
-    """The folder that a path stands for: a pipeline's or a network's, or None where it is neither.
+    """The folder of the pipeline or the network that a path belongs to, or None.
 
-    A file or a subfolder of a pipeline that is no network's, its scheduler say, stands for the
-    pipeline.
+    Files and subfolders of a pipeline that do not belong to a network, such as its scheduler,
+    belong to the pipeline.
     """
     for way in _ways(path):
         folder = way if way.is_dir() else way.parent
@@ -69,15 +69,14 @@ def root_of(path: Path) -> Path | None:
 
 
 def find_place(path: Path, ema: bool) -> Place:
-    """The files of the model that a path stands for.
+    """The files of the model that a path belongs to.
 
     Args:
         path: Folder of a pipeline or a network, or a file in one.
         ema: Whether to take the averaged weights, where there are both.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: The raw weights are asked for and there is one set.
+        ValueError: The raw weights are requested and there is one set.
     """
     root = root_of(path) or (path.parent if path.is_file() else path)
     chosen: bool | None = ema
@@ -86,7 +85,7 @@ def find_place(path: Path, ema: bool) -> Place:
         network, chosen = _of_pipeline(root, path, ema)
     elif (twin := _twin(root)) is not None:
         if twin.name == NETWORK and not ema:
-            raise ValueError(f"{path} has averaged weights; the raw ones are {twin}, name that")
+            raise ValueError(f"{path} has averaged weights; the raw ones are {twin}, give that")
         if twin.name == AVERAGE and ema:
             log.warning("%s has raw weights; their average is %s", path, twin)
         chosen = None
@@ -98,7 +97,7 @@ def read_weights(place: Place) -> Weights:
 
     Raises:
         FileNotFoundError: There are none.
-        ValueError: They are damaged, or hold other things than tensors.
+        ValueError: They are damaged, or hold values other than tensors.
     """
     if place.weights is not None and place.weights.suffix != ".json":
         return find_weights(load_tensors(place.weights), place.weights)
@@ -106,18 +105,17 @@ def read_weights(place: Place) -> Weights:
         return Weights(_sharded(place.weights))
     weights = _weights_in(place.network, WEIGHTS)
     if weights is None:
-        folder = place.network
-        variants = sorted(path.name for path in folder.glob(f"{WEIGHTS}.*"))
-        beside = f"; of other names there are {', '.join(variants)}, rename one" if variants else ""
+        variants = sorted(path.name for path in place.network.glob(f"{WEIGHTS}.*"))
+        fix = f"; there are {', '.join(variants)}, rename one" if variants else ""
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{beside}"
+            f"{place.network} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin{fix}"
         )
     raw = _weights_in(place.network, f"{WEIGHTS}.non_ema")
     return weights if raw is None else Weights(raw.raw, weights.raw)
 
 
 def _weights_in(folder: Path, stem: str) -> Weights | None:
-    """The weights of a name in a folder, in whatever kind of file, or None."""
+    """The weights in the files of a folder that have this stem, or None."""
     for name in (f"{stem}.safetensors", f"{stem}.bin"):
         if (folder / name).is_file():
             return find_weights(load_tensors(folder / name), folder / name)
@@ -127,11 +125,11 @@ def _weights_in(folder: Path, stem: str) -> Weights | None:
 
 
 def read_network(folder: Path) -> dict[str, Any]:
-    """The fields of a network's configuration, without the notes of an average.
+    """The fields of a network's configuration, without those of an average.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is damaged.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged.
     """
     fields = read_config(folder / CONFIG)
     return {name: value for name, value in fields.items() if name not in AVERAGING}
@@ -141,8 +139,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """The fields of a configuration.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is damaged.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the folder of a pipeline or a UNet")
@@ -150,10 +148,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _ways(path: Path) -> Sequence[Path]:
-    """A path as it is named and, where links lead elsewhere, as it is stored.
+    """A path as it is given and, where it contains links, as it is stored.
 
-    Both count: a link to a network lies in no pipeline, and the files of a cache are links
-    themselves, to where nothing else of their model is.
+    Both are needed: a link to a network is in no pipeline, and the files of a cache are links to a
+    folder without the other files of their model.
     """
     stored = path.resolve()
     named = stored if ".." in path.parts else path.absolute()
@@ -161,7 +159,7 @@ def _ways(path: Path) -> Sequence[Path]:
 
 
 def _named_weights(path: Path) -> Path | None:
-    """The path where it is a file of weights or an index of such files, under any name."""
+    """The path if it is a file of weights or an index of such files, under any name, or None."""
     for way in _ways(path):
         if way.name.endswith(".index.json"):
             return way
@@ -176,13 +174,13 @@ def _is_pipeline(folder: Path) -> bool:
 
 
 def _of_pipeline(root: Path, path: Path, ema: bool) -> tuple[Path, bool | None]:
-    """The network of a pipeline, and which of two sets in its file to take."""
+    """The folder of a pipeline's network, and which of two sets of weights in its file to take."""
     raw, average = ((root / name) for name in (NETWORK, AVERAGE))
     has_raw, has_average = raw.is_dir(), (average / CONFIG).is_file()
     if has_average and (has_raw or ema):
         if ema and has_raw:
             log.warning(
-                "%s: took the averaged weights, %s; for the raw ones %s", path, AVERAGE, RAW
+                "%s: took the averaged weights, %s; for the raw ones use %s", *(path, AVERAGE, RAW)
             )
         return (average if ema else raw), None
     if has_average:
@@ -191,7 +189,7 @@ def _of_pipeline(root: Path, path: Path, ema: bool) -> tuple[Path, bool | None]:
 
 
 def _twin(network: Path) -> Path | None:
-    """The folder of the average next to one of raw weights, or the reverse."""
+    """The folder of the average next to that of raw weights, or the reverse, or None."""
     for way in _ways(network):
         other = {NETWORK: AVERAGE, AVERAGE: NETWORK}.get(way.name)
         if other is not None and (way.parent / other / CONFIG).is_file():
@@ -200,7 +198,7 @@ def _twin(network: Path) -> Path | None:
 
 
 def _scheduler(network: Path) -> Path | None:
-    """The configuration of the scheduler nearest to a network: its own, or one next to it."""
+    """The configuration of the scheduler in or next to the folder of a network, or None."""
     for folder in _ways(network):
         places = [folder / "scheduler", folder]
         if folder.name in (NETWORK, AVERAGE) or not (folder.parent / CONFIG).is_file():
@@ -215,16 +213,16 @@ def _scheduler(network: Path) -> Path | None:
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:
-    """Weights in several files: each tensor from the one that the index names for it."""
+    """The weights in several files, according to their index."""
     places: Mapping[str, Any] | Any = read_config(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
         raise ValueError(f"{index} has no weight_map from names to files")
     joined: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
         if Path(file).name != file:
-            raise ValueError(f"{index} names {file}, which is not beside it")
+            raise ValueError(f"{index} names {file}, which is not next to it")
         shard = load_tensors(index.parent / file)
         if sorted(shard) != sorted(name for name, place in places.items() if place == file):
-            raise ValueError(f"{index} names other tensors for {file} than are in it")
+            raise ValueError(f"{index} names other tensors for {file} than it contains")
         joined |= shard
     return find_weights(joined, index).raw

@@ -1,4 +1,4 @@
-"""Which of our networks a configuration of diffusers' `UNet2DModel` describes, and the reverse."""
+"""The configurations of diffusers' `UNet2DModel`, and the networks here that they describe."""
 
 import math
 from collections.abc import Mapping
@@ -12,39 +12,29 @@ from scoresde.sde import describe
 
 from .unet import parts
 
-# `UNet2DModel`'s own defaults, where its configuration leaves a field out.
-DEFAULTS: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 3,
-    "out_channels": 3,
-    "center_input_sample": False,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "freq_shift": 0,
-    "flip_sin_to_cos": True,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2D",
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (224, 448, 672, 896),
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "dropout": 0.0,
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-    "attn_norm_num_groups": None,
-    "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "default",
-    "add_attention": True,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "num_train_timesteps": None,
+# Fields of `UNet2DModel` with their default values and their types.
+FIELDS: dict[str, tuple[Any, Any]] = {
+    "sample_size": (None, object),
+    "in_channels": (3, int),
+    "out_channels": (3, int),
+    "center_input_sample": (False, bool),
+    "time_embedding_dim": (None, int | None),
+    "flip_sin_to_cos": (True, bool),
+    "down_block_types": (("DownBlock2D", *["AttnDownBlock2D"] * 3), list | tuple),
+    "up_block_types": ((*["AttnUpBlock2D"] * 3, "UpBlock2D"), list | tuple),
+    "block_out_channels": ((224, 448, 672, 896), list | tuple),
+    "layers_per_block": (2, int),
+    "mid_block_scale_factor": (1, int | float),
+    "dropout": (0.0, int | float),
+    "attention_head_dim": (8, int | None),
+    "norm_num_groups": (32, int | None),
+    "attn_norm_num_groups": (None, int | None),
+    "norm_eps": (1e-5, float),
+    "add_attention": (True, bool),
+    "num_train_timesteps": (None, object),
 }
-# Fields that can be nothing else here.
-ONLY: dict[str, tuple[Any, ...]] = {
+# Further fields with the values that are supported; the first is the default.
+CHOICES: dict[str, tuple[Any, ...]] = {
     "mid_block_type": ("UNetMidBlock2D",),
     "downsample_type": ("conv",),
     "upsample_type": ("conv",),
@@ -54,26 +44,11 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "num_class_embeds": (None,),
     "time_embedding_type": ("positional", "fourier"),
     "freq_shift": (0, 1),
-    "downsample_padding": (0, 1),
+    "downsample_padding": (1, 0),
 }
-# What kind of value a field has, where that is not plain from its use.
-KINDS: dict[str, Any] = {
-    "center_input_sample": bool,
-    "flip_sin_to_cos": bool,
-    "add_attention": bool,
-    "layers_per_block": int,
-    "in_channels": int,
-    "out_channels": int,
-    "norm_eps": float,
-    "dropout": int | float,
-    "block_out_channels": list | tuple,
-    "down_block_types": list | tuple,
-    "up_block_types": list | tuple,
-    "attention_head_dim": int | None,
-    "norm_num_groups": int | None,
-    "attn_norm_num_groups": int | None,
-}
-# What the two layouts have in common with each other's.
+DEFAULTS = {name: default for name, (default, _) in FIELDS.items()}
+DEFAULTS |= {name: allowed[0] for name, allowed in CHOICES.items()}
+# Options that all networks of a layout have in common: of DDPM's, and of NCSN++'s.
 PLAIN = {
     "resblock_type": "ddpm",
     "resamp_with_conv": True,
@@ -100,7 +75,7 @@ def build(given: Mapping[str, Any], source: object) -> UNet:
     """The network of a configuration, on the meta device.
 
     Raises:
-        ValueError: It has what there is not here; the field is named.
+        ValueError: A field has a value that is not supported; the message names it.
     """
     config = DEFAULTS | {k: v for k, v in given.items() if not k.startswith("_")}
     _check(config, given, source)
@@ -142,15 +117,20 @@ def config(model: ScoreModel) -> dict[str, Any]:
     """The configuration of a model's network.
 
     Raises:
-        ValueError: `UNet2DModel` is no such network; which option it has not, is named.
+        ValueError: `UNet2DModel` has no such network; the message names the option.
     """
     net = model.net
     if not isinstance(net, UNet) or model.features is not None:
         raise ValueError("diffusers' UNet2DModel is a U-Net of images alone")
     options = describe(net)
     skip = options["progressive"] == "output_skip"
+<<<<<<< HEAD
     if not options["noise_conditional"]:
         raise ValueError("diffusers' UNet2DModel is always told the noise (noise_conditional=true)")
+=======
+    if not options["conditional"]:
+        raise ValueError("diffusers' UNet2DModel always has a noise label (conditional=true)")
+>>>>>>> wip-words2
     want = net.shape[0] * (2 if model.learned_variance else 1)
     if net.out_channels != want:
         raise ValueError(f"the network has {net.out_channels} output channels, expected {want}")
@@ -194,7 +174,7 @@ def config(model: ScoreModel) -> dict[str, Any]:
         norm = _norm(net, name)
         if norm.num_groups != groups:
             raise ValueError(
-                f"diffusers' {named} normalises {name} of {norm.num_channels} channels in {groups} "
+                f"diffusers' {named} normalizes {name} of {norm.num_channels} channels in {groups} "
                 f"groups, this network in {norm.num_groups}"
             )
     return fields | {"_diffusers_version": "0.35.0"}
@@ -205,17 +185,16 @@ def _check(config: Mapping[str, Any], given: Mapping[str, Any], source: object) 
         raise ValueError(f"{source} is a {given['_class_name']}; only UNet2DModel is read")
     unknown = sorted(k for k in given if not k.startswith("_") and k not in DEFAULTS)
     if unknown:
-        raise ValueError(f"{source} has {unknown[0]}={given[unknown[0]]}, which is not known here")
-    for name, allowed in ONLY.items():
+        raise ValueError(f"{source} has {unknown[0]}={given[unknown[0]]}, which is not supported")
+    for name, allowed in CHOICES.items():
         if config[name] not in allowed:
             listed = " or ".join(map(str, allowed))
             raise ValueError(f"{source} has {name}={config[name]}; only {listed} is read")
-    for name, kind in KINDS.items():
-        fits = isinstance(config[name], kind) and not (
+    for name, (_, kind) in FIELDS.items():
+        if not isinstance(config[name], kind) or (
             kind is not bool and isinstance(config[name], bool)
-        )
-        if not fits:
-            raise ValueError(f"{source} has {name}={config[name]!r}, of a wrong kind")
+        ):
+            raise ValueError(f"{source} has {name}={config[name]!r}, of a wrong type")
     if not config["block_out_channels"] or min(config["block_out_channels"]) < 1:
         raise ValueError(f"{source} has block_out_channels={config['block_out_channels']}")
     widths, down = list(config["block_out_channels"]), list(config["down_block_types"])
@@ -234,8 +213,8 @@ def _check(config: Mapping[str, Any], given: Mapping[str, Any], source: object) 
     fits = down == [f"{kind}DownBlock2D" for kind in kinds]
     if not fits or up != [f"{kind}UpBlock2D" for kind in reversed(kinds)]:
         raise ValueError(
-            f"{source} has {', '.join(down)} and {', '.join(up)}; read are DownBlock2D and "
-            "AttnDownBlock2D, or SkipDownBlock2D and AttnSkipDownBlock2D, and UpBlocks alike"
+            f"{source} has {', '.join(down)} and {', '.join(up)}; supported are DownBlock2D and "
+            "AttnDownBlock2D, or SkipDownBlock2D and AttnSkipDownBlock2D, and the same UpBlocks"
         )
     scale = math.sqrt(2) if skip[0] else 1
     if abs(config["mid_block_scale_factor"] - scale) > 1e-3:
@@ -246,7 +225,7 @@ def _check(config: Mapping[str, Any], given: Mapping[str, Any], source: object) 
 
 
 def _groups(net: UNet, config: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Groups of each normalisation in diffusers, by its name in our network."""
+    """Number of groups of each normalization in diffusers, by its name in our network."""
     fixed, skip = config["norm_num_groups"], "Skip" in config["down_block_types"][0]
 
     def quarter(channels: int) -> int:
@@ -266,7 +245,7 @@ def _groups(net: UNet, config: Mapping[str, Any]) -> list[tuple[str, int]]:
             if part.way == "middle":
                 first = second = lowest
             elif skip and part.way == "up" and part.role == "block" and net.attend[part.level]:
-                # Their AttnSkipUpBlock2D divides only the channels of the skip connection.
+                # Their AttnSkipUpBlock2D only divides the channels of the skip connection by 4.
                 below = _channels_from_below(net, part.level, part.number)
                 first = min(below + (into - below) // 4, 32)
             found += [(f"{name}.branch.norm_0", first), (f"{name}.branch.norm_1", second)]
@@ -280,14 +259,14 @@ def _groups(net: UNet, config: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _middle_groups(net: UNet, lowest: int) -> int | None:
-    """Groups of the middle's attention where they are not those of its blocks."""
+    """Number of groups of the middle's attention, or None if it is that of its blocks."""
     attends = net.middle_0.attention is not None
     groups = _norm(net, "middle_0.attention.norm").num_groups if attends else lowest
     return None if groups == lowest else groups
 
 
 def _channels_from_below(net: UNet, level: int, index: int) -> int:
-    """Channels that a block on the way up gets from the block before it."""
+    """Number of channels that a block on the way up receives from the previous block."""
     lowest = len(net.widths) - 1
     return net.widths[level] if index else net.widths[min(level + 1, lowest)]
 

@@ -1,4 +1,4 @@
-"""Which format a file or folder has, and the model in it."""
+"""The format of a file or folder, and the model in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,18 +16,20 @@ from .score_sde import is_named, load_score_sde
 from .weights import one_set, tensor_names
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".json")
-FORMATS = ("native", "diffusers", "score_sde", "edm", "training")
 
 
 def format_of(path: str | Path) -> str | None:
-    """The format of a file or folder, or None where it is none that is known.
+    """The format of a file or folder, or None where it is unknown.
 
-    `native` is a folder of `ScoreModel.save`; `training` a checkpoint that a training of this
-    toolkit wrote, or the folder of one; the others are those of other projects.
+    `native` is a folder of `ScoreModel.save`, and `training` a checkpoint that a training of this
+    toolkit wrote, or its folder; `diffusers`, `score_sde` and `edm` are those of other projects.
+
+    Args:
+        path: File or folder.
 
     Raises:
-        FileNotFoundError: There is nothing at the path.
-        ValueError: A file that cannot be read.
+        FileNotFoundError: The path does not exist.
+        ValueError: The file cannot be read.
     """
     path = _whole(Path(path))
     if not path.exists():
@@ -48,21 +50,21 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
 
     Args:
         path: File or folder.
-        config: Configuration of a checkpoint of score-SDE, or settings of EDM's state dict, which
-            have none in themselves.
-        ema: Whether to take the averaged weights where there are both; false takes the raw ones.
+        config: Configuration of a checkpoint of score-SDE, or settings of EDM's state dict; these
+            formats do not contain them.
+        ema: Whether to take the averaged weights where there are both, or the raw ones.
 
     Raises:
-        FileNotFoundError: There is nothing at the path.
-        ValueError: The format is not known, or the file is damaged, or ema is false and there is
-            one set of weights; also a training's checkpoint, whose network is in its run's
-            configuration: `experiments/run.py checkpoint=RUN`.
+        FileNotFoundError: The path does not exist.
+        ValueError: The format is unknown, the file is damaged, or ema is false and there is one set
+            of weights. Also for a training's checkpoint, whose network is in the configuration of
+            its run: use `experiments/run.py checkpoint=RUN`.
     """
     path = _whole(Path(path))
     kind = format_of(path)
     if config is not None and kind not in ("score_sde", "edm"):
         raise ValueError(
-            f"{path} says itself what it is; only score_sde and edm take a configuration, leave "
+            f"{path} contains its configuration; only score_sde and edm take another, leave "
             "config= (checkpoint_config=, --config) out"
         )
     if kind == "native":
@@ -88,9 +90,9 @@ def load(path: str | Path, config: Any = None, ema: bool = True) -> ScoreModel:
 
 
 def _whole(path: Path) -> Path:
-    """The folder of a model of ours, where one of its files is named; else the path.
+    """The folder of a native model if the path is one of its files, otherwise the path.
 
-    A link whose name does not tell what it leads to stands for that.
+    A link whose suffix does not show its format is resolved.
     """
     if path.is_symlink() and path.is_file() and path.suffix not in SUFFIXES:
         path = path.resolve()
@@ -110,7 +112,7 @@ def _of_folder(path: Path) -> str | None:
 
 
 def _of_tensors(found: Any) -> str | None:
-    """The format by the names in a file of torch or safetensors."""
+    """The format of a PyTorch or safetensors file, by the names in it."""
     if not isinstance(found, Mapping):
         return None
     if "format" in found and "config" in found and "ema" in found:

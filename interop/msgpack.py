@@ -1,8 +1,8 @@
-"""Decoding msgpack, the bytes in which flax keeps a state, to plain values and tensors.
+"""Decoding msgpack, the format of flax's states, to plain values and tensors.
 
-A value is a tag and what the tag announces. Flax adds three extensions: arrays, complex numbers
-and numpy's scalars. Nothing is executed, and nothing but the kinds of numbers below is looked up
-by a name from the bytes; every length is held against the bytes that are left.
+A value is a tag and the bytes that the tag announces. Flax adds three extensions: arrays, complex
+numbers and NumPy's scalars. No code is run, only the dtypes below are looked up by a name from the
+bytes, and every length is compared with the number of bytes that are left.
 
 Reference: https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -18,25 +18,12 @@ from torch import Tensor
 MAX_DEPTH = 64
 MAX_DIMENSIONS = 32
 
-DTYPES: dict[str, torch.dtype] = {
-    "bool": torch.bool,
-    "uint8": torch.uint8,
-    "uint16": torch.uint16,
-    "uint32": torch.uint32,
-    "uint64": torch.uint64,
-    "int8": torch.int8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
+_NAMES = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAMES.split()}
 
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _NUMBERS = dict(zip(range(0xCA, 0xD4), "fdBHIQbhiq", strict=True))
-# Tags that a length follows: the kind of value, and the bytes of the length.
+# Tags that are followed by a length: the kind of value, and the number of bytes of the length.
 _SIZED = {
     first + number: (kind, width)
     for kind, first, widths in (
@@ -48,12 +35,12 @@ _SIZED = {
     )
     for number, width in enumerate(widths)
 }
-_ARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # flax's codes of extensions
+_ARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # codes of flax's extensions
 _CHUNKED = "__msgpack_chunked_array__"
 
 
 class Ext(NamedTuple):
-    """An extension that is none of flax's: its code, -128 to 127, and its bytes."""
+    """An extension other than flax's: its code, -128 to 127, and its bytes."""
 
     code: int
     data: bytes
@@ -63,18 +50,18 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     """The one value that the bytes hold.
 
     Args:
-        data: The bytes. Arrays are views of them where they may be written to and the array lies
-            at a multiple of its numbers' size, and copies elsewhere.
+        data: The bytes. Arrays are views of writable bytes where they are aligned to the size of
+            their numbers, and copies otherwise.
 
     Returns:
         None, bool, int, float, complex, str, bytes, list, dict, `Ext`, or a tensor for an array.
 
     Raises:
-        ValueError: Bytes that end too early or too late, that are no msgpack, that nest too
-            deeply, or an array of a kind that is not in `DTYPES`.
+        ValueError: The bytes end too early or too late, are no msgpack, nest too deeply, or hold
+            an array with a dtype outside `DTYPES`.
     """
     view = memoryview(data).cast("B")
-    # Torch warns of memory that it must not write to.
+    # Tensors need writable memory.
     reader = _Reader(memoryview(bytearray(view)) if view.readonly else view)
     value = reader.value()
     reader.end()
@@ -82,7 +69,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
 
 
 class _Reader:
-    """Values from bytes, one after the other; `binary` says what becomes of a run of bytes."""
+    """Values from bytes, one after the other; `binary` converts raw bytes."""
 
     def __init__(
         self, data: memoryview, depth: int = 0, binary: Callable[[memoryview], Any] = bytes
@@ -155,7 +142,9 @@ class _Reader:
         for _ in range(size):
             key = self.value()
             if not isinstance(key, str | bytes | int) or key in values:
-                raise self._error("have a map with a key that is twice there, or no name or number")
+                raise self._error(
+                    "have a map with a repeated key, or one that is no name or number"
+                )
             values[key] = self.value()
         return self._join(values) if _CHUNKED in values else values
 
@@ -184,7 +173,7 @@ class _Reader:
             case [list(shape), str(name), memoryview() as raw]:
                 pass
             case _:
-                raise self._error("have an array that is not a shape, a kind and bytes")
+                raise self._error("have an array that is not a shape, a dtype and bytes")
         if name not in DTYPES:
             raise self._error(f"have an array of {name[:40]!r}, allowed are {', '.join(DTYPES)}")
         dtype = DTYPES[name]
@@ -198,21 +187,21 @@ class _Reader:
         if numbers.data_ptr() % dtype.itemsize:
             numbers = numbers.clone()
         if dtype == torch.bool:
-            numbers = numbers != 0  # a byte of another value is no bool of torch
+            numbers = numbers != 0  # torch's bools must be 0 or 1
         return numbers.view(dtype).reshape(shape)
 
     def _join(self, parts: dict[Any, Any]) -> Tensor:
-        """An array that flax has cut because it is too large for one value."""
+        """An array that flax has divided because it is too large for one value."""
         shape, chunks = self._listed(parts.get("shape")), self._listed(parts.get("chunks"))
         for chunk in chunks:
             if not isinstance(chunk, Tensor) or chunk.ndim != 1 or chunk.dtype != chunks[0].dtype:
-                raise self._error("have an array in chunks that are not all rows of one kind")
+                raise self._error("have an array in chunks that are not vectors of one dtype")
         if not chunks or self._count(shape) != sum(len(chunk) for chunk in chunks):
             raise self._error("have an array in chunks that do not fit its shape")
         return torch.cat(chunks).reshape(shape)
 
     def _listed(self, numbered: Any) -> list[Any]:
-        """The values of {"0": …, "1": …}, as which flax writes a tuple."""
+        """The values of {"0": …, "1": …}, the form of a tuple in flax."""
         if not isinstance(numbered, dict):
             raise self._error("have an array in chunks without a shape or without chunks")
         names = [str(number) for number in range(len(numbered))]
@@ -222,7 +211,7 @@ class _Reader:
 
     def _count(self, shape: list[Any]) -> int:
         sizes = all(type(size) is int and size >= 0 for size in shape)
-        # An array of no numbers can have any shape, but not one whose strides overflow.
+        # An empty array can have any shape whose strides do not overflow.
         if not sizes or len(shape) > MAX_DIMENSIONS or math.prod(n or 1 for n in shape) >= 2**63:
             raise self._error("have an array with a shape that is no list of sizes")
         return math.prod(shape)

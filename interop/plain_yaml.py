@@ -1,13 +1,13 @@
-"""YAML that a Python program dumped, read as plain values without running anything.
+"""YAML with Python's tags, read as plain values without running code.
 
-ml_collections, argparse and others write tags that name Python's types and calls:
+ml_collections, argparse and others write tags that name Python types and calls:
 
     model: !!python/object:ml_collections.config_dict.config_dict.ConfigDict
       _fields: {ch_mult: !!python/tuple [1, 2, 2, 2]}
 
-An ordinary loader would import what is named and call it. Here the tags only say how the values
-are written down: a tuple is a list, an object is what it holds, a name is a word, and a call is the
-list of its arguments.
+An ordinary loader would import and call these names. Here the tags only determine the plain value:
+a tuple becomes a list, an object its contents, a name a string, and a call the list of its
+arguments.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 PREFIX = "tag:yaml.org,2002:python/"
-# Python's own kinds of values, and YAML's tags for the same.
+# Python's scalar types, and YAML's tags for them.
 SCALARS = {
     "str": "str",
     "unicode": "str",
@@ -27,30 +27,29 @@ SCALARS = {
     "long": "int",
     "float": "float",
 }
-# Where ConfigDict and FieldReference of ml_collections keep what they hold.
+# Attributes with the contents of ConfigDict and FieldReference of ml_collections.
 HELD = ("_fields", "_value")
 DICTS = ("collections.OrderedDict", "builtins.dict", "collections.defaultdict")
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML document, of dicts, lists, words and numbers.
+    """The value of a YAML document, of dicts, lists, strings and numbers.
 
     Raises:
-        yaml.YAMLError: It is no YAML, or has tags that are neither YAML's nor Python's.
+        yaml.YAMLError: The text is no YAML, or has tags that are neither YAML's nor Python's.
     """
-    return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader that calls nothing
+    return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also reads the notation of Python's values."""
+    """YAML's safe loader, which also reads Python's tags as plain values."""
 
 
 def _tagged(loader: _PlainLoader, suffix: str, node: yaml.Node) -> Any:
     kind, _, name = suffix.partition(":")
     if kind in SCALARS:
-        construct: Callable[..., Any] = loader.yaml_constructors[
-            f"tag:yaml.org,2002:{SCALARS[kind]}"
-        ]
+        tag = f"tag:yaml.org,2002:{SCALARS[kind]}"
+        construct: Callable[..., Any] = loader.yaml_constructors[tag]
         return construct(loader, node)
     if kind in ("name", "module"):
         return name
@@ -67,7 +66,7 @@ def _tagged(loader: _PlainLoader, suffix: str, node: yaml.Node) -> Any:
 
 
 def _untagged(loader: _PlainLoader, node: yaml.Node) -> Any:
-    """The value of a node by its form alone."""
+    """The value of a node without its tag."""
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
@@ -76,12 +75,12 @@ def _untagged(loader: _PlainLoader, node: yaml.Node) -> Any:
 
 
 def _held(state: Any) -> Any:
-    """What an object holds, by its attributes."""
+    """The contents of an object, from its attributes."""
     if not isinstance(state, Mapping):
         return state
     for name in HELD:
         if name in state:
-            if state.get("_ops"):  # a field that is computed from others, by functions
+            if state.get("_ops"):  # a field that functions compute from others
                 raise yaml.constructor.ConstructorError(
                     None, None, "a field is computed from others (_ops); write its value"
                 )
@@ -90,7 +89,7 @@ def _held(state: Any) -> Any:
 
 
 def _called(name: str, call: Any) -> Any:
-    """What the notation of a call would have been given: items, attributes, or arguments."""
+    """The items, attributes or arguments of a call."""
     parts: Mapping[str, Any] = call if isinstance(call, Mapping) else {"args": call}
     arguments = parts.get("args") or []
     if name in DICTS:
@@ -105,12 +104,12 @@ def _called(name: str, call: Any) -> Any:
 
 
 def _dict(arguments: Any) -> dict[Any, Any]:
-    """The dict of its one argument, a mapping or pairs, or of none."""
+    """The dict from at most one argument, a mapping or pairs."""
     try:
         return {name: value for one in arguments if one for name, value in dict(one).items()}
     except (TypeError, ValueError) as error:
         raise yaml.constructor.ConstructorError(
-            None, None, "a dict is made of something else than pairs"
+            None, None, "a dict is made from something other than pairs"
         ) from error
 
 

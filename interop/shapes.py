@@ -1,4 +1,4 @@
-"""The configuration of a checkpoint of score-SDE, read off the names and shapes of its tensors."""
+"""The configuration of a checkpoint of score-SDE, inferred from the shapes of its tensors."""
 
 import logging
 import re
@@ -8,52 +8,50 @@ from typing import Any
 from torch import Tensor
 
 from . import refinenet
-from .configuration import refine_name
+from .configuration import CONSTANTS, refine_name
 from .fields import GIVE
 
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
-VE_DECAY = 0.999  # of the averages of VE's published networks; 0.9999 of the others
+VE_DECAY = 0.999  # decay of the averages of VE's published networks; 0.9999 for the others
 
 
 def guess(
     shapes: Shapes, sigmas: Tensor | None, decay: float | None, source: object
 ) -> dict[str, Any]:
-    """The configuration that a network was built by, in the field names of score-SDE.
+    """The configuration of a network, with the field names of score-SDE.
 
     Args:
         shapes: Shape of each tensor, by its name.
-        sigmas: The buffer of noise levels beside them, from the noisiest.
-        decay: Decay of the average, which tells VE's networks from VP's.
-        source: The file, as messages name it.
+        sigmas: The buffer of noise levels in the checkpoint, in decreasing order.
+        decay: Decay of the average, which distinguishes VE's networks from VP's.
+        source: Name of the file, for messages.
 
     Raises:
-        ValueError: The tensors are of no network of score-SDE.
+        ValueError: The tensors are not those of a network of score-SDE.
     """
-    table: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000}
+    table = dict(CONSTANTS)
     if sigmas is not None and (sigmas.ndim != 1 or len(sigmas) < 2):
         raise ValueError(f"{source} has levels σ of shape {tuple(sigmas.shape)}, expected (N,)")
     if sigmas is not None:
         table |= {"sigma_max": _round(sigmas[0]), "sigma_min": _round(sigmas[-1])}
         table["num_scales"] = len(sigmas)
-    table |= {"beta_min": 0.1, "beta_max": 20.0}
     if "begin_conv.weight" in shapes:
         options = refinenet.describe(shapes)
         model = table | {"name": refine_name(options), "nf": options["nf"]}
         channels, ve, continuous = options["shape"][0], True, False
         if options["num_levels"] is not None:
             model["num_scales"] = options["num_levels"]
-        if options["num_levels"] is not None and sigmas is None:
-            model["sigma_max"] = 1.0
+            model["sigma_max"] = 1.0 if sigmas is None else model["sigma_max"]
         if sigmas is None:
-            tell = f"{model['num_scales']} levels σ from {model['sigma_max']} to 0.01"
-            _say(source, f"{tell}, which its tensors do not tell")
+            levels = f"{model['num_scales']} levels σ from {model['sigma_max']} to 0.01"
+            _warn(source, f"{levels}, which its tensors do not show")
     else:
         try:
             walk = _Walk(shapes)
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"{source} does not show what network it is ({error}); give the fields of "
+                f"{source} does not identify its network ({error}); give the fields of "
                 f"score-SDE's configuration: {GIVE}"
             ) from error
         model, channels = table | walk.fields, walk.channels
@@ -69,34 +67,34 @@ def guess(
 def _assume(
     model: Mapping[str, Any], decay: Any, no_levels: bool, source: object
 ) -> tuple[bool, bool]:
-    """Whether a network is VE's, and whether its time is continuous, by what the published are."""
+    """Whether a network is VE's, and whether its time is continuous, as for the published ones."""
     if model["name"] == "ddpm":
-        _say(source, "DDPM's chain of VP with β from 0.1 to 20")
+        _warn(source, "DDPM's chain of VP with β from 0.1 to 20")
         return False, False
     if model["embedding_type"] == "fourier":
         constants = " with σ from 0.01 to 50" if no_levels else ""
-        _say(source, f"VE{constants}, and an output that is divided by σ")
+        _warn(source, f"VE{constants}, and an output that is divided by σ")
         return True, True
     known = isinstance(decay, int | float)
     if known and decay <= VE_DECAY and model["progressive_input"] != "none":
-        _say(source, "NCSN's chain of VE, by the decay of its average")
+        _warn(source, "NCSN's chain of VE, by the decay of its average")
         return True, False
-    _say(source, "VP with β from 0.1 to 20; sub-VP has the same tensors")
+    _warn(source, "VP with β from 0.1 to 20; sub-VP has the same tensors")
     return False, True
 
 
-def _say(source: object, assumed: str) -> None:
+def _warn(source: object, assumed: str) -> None:
     sentence = f"{source} has no configuration: assumed {assumed}, and all else as published"
-    log.warning("%s; a configuration says it: %s", sentence, GIVE)
+    log.warning("%s; otherwise give a configuration: %s", sentence, GIVE)
 
 
 def _round(sigma: Tensor) -> float:
-    """A level as it was typed: the buffer holds it in float32, after a logarithm and back."""
+    """A noise level as it was typed: the buffer has float32 numbers from an exponential."""
     return float(f"{sigma.item():.5g}")
 
 
 class _Walk:
-    """A network's layers from first to last, told apart by what tensors they have."""
+    """A walk over a network's layers, whose kinds are inferred from their tensors."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.layers: dict[int, dict[str, tuple[int, ...]]] = {}
@@ -122,7 +120,7 @@ class _Walk:
         self.blocks = self._down(biggan, len(blocks))
         progressive = self._output_pyramid()
         fir = any("Conv2d_0.weight" in layer for layer in self.layers.values())
-        residual = "residual" in (progressive, self.pyramid)  # whose names tell of filters
+        residual = "residual" in (progressive, self.pyramid)  # its names show whether it filters
         pyramids = progressive != "none" or self.pyramid != "none"
         ddpm = not (biggan or pyramids or fourier or fir)
         self.fields: dict[str, Any] = {
@@ -134,7 +132,7 @@ class _Walk:
             "dropout": 0.1,
             "resamp_with_conv": self.learned,
             "conditional": True,
-            "fir": fir or (pyramids and not residual),  # as all that were published with pyramids
+            "fir": fir or (pyramids and not residual),  # as published
             "fir_kernel": [1, 3, 3, 1],
             "skip_rescale": True,
             "resblock_type": "biggan" if biggan else "ddpm",
@@ -150,14 +148,14 @@ class _Walk:
         return self.kinds.get(self.position, "empty")
 
     def _take(self, kind: str) -> bool:
-        """Step over the present layer if it is of this kind."""
+        """Step over the current layer if it has this kind."""
         if self._kind() != kind:
             return False
         self.position += 1
         return True
 
     def _down(self, biggan: bool, total: int) -> int:
-        """Walk down to the middle; the number of blocks of a level."""
+        """Walk down to the middle, and return the number of blocks of a level."""
         count: int | None = None
         for level in range(len(self.layers)):
             number = 0
@@ -181,7 +179,7 @@ class _Walk:
         return count
 
     def _single(self, total: int, number: int, count: int | None) -> bool:
-        """Whether all of a network without steps has been seen: n blocks, 2, and n + 1."""
+        """Whether the network has a single level, with n + 2 + (n + 1) blocks and no steps."""
         steps = [i for i in self.kinds if self.kinds[i] == "resample"]
         doubled = any(self.kinds[i] == "block" and _halving(self.layers[i]) for i in self.layers)
         gaps = len(self.layers) != max(self.layers) + 1
@@ -237,6 +235,6 @@ def _kind(tensors: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _halving(block: Mapping[str, tuple[int, ...]]) -> bool:
-    """A BigGAN block changes its shortcut although its channels stay: it resamples."""
+    """Whether a BigGAN block resamples: it has a shortcut although its channels stay the same."""
     out, into = block["Conv_0.weight"][:2]
     return out == into and "Conv_2.weight" in block

@@ -1,9 +1,8 @@
-"""Checkpoints of trainers, whose weights lie among settings that are objects of other libraries.
+"""Checkpoints of trainers that store objects of other libraries next to the weights.
 
-torch's loader of tensors and plain values refuses a file for any class that it does not know, and
-Lightning keeps the arguments of a training next to the weights. Here the classes that hold such
-arguments have a stand-in each, which takes anything and does nothing; a file that names any other
-is refused as before.
+PyTorch's safe loader refuses files with unknown classes, but Lightning stores the arguments of a
+training next to the weights. Here the classes of such arguments are replaced by stand-ins, which
+accept anything and do nothing; files with any other class are still refused.
 """
 
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-# What settings are made of. A name that ends in a dot is that of a package.
+# Classes of settings. A name that ends in a dot is that of a package.
 SETTINGS = (
     *("argparse.Namespace", "functools.partial", "omegaconf.", "pathlib.", "typing."),
     *("lightning.", "lightning_fabric.", "lightning_utilities.", "pytorch_lightning."),
@@ -25,7 +24,7 @@ DICTS = ("collections.defaultdict", "AttributeDict")
 
 
 class _Nothing:
-    """An object that takes any arguments and any state, and keeps none."""
+    """An object that accepts any arguments and any state, and keeps none."""
 
     __slots__ = ()
 
@@ -40,21 +39,21 @@ class _Nothing:
 
 
 class _Dict:
-    """A dict, whatever its class was."""
+    """A plain dict in place of any mapping."""
 
-    def __new__(cls, *args: object) -> Any:  # torch fills plain dicts alone
+    def __new__(cls, *args: object) -> Any:  # torch only fills plain dicts
         return {}
 
 
 def load_among_settings(path: Path, **arguments: Any) -> Any:
-    """What `torch.load` gives for tensors and plain values, with stand-ins for settings.
+    """The tensors and plain values of a checkpoint, with stand-ins for its settings.
 
     Args:
-        path: File that torch wrote, as a zip.
-        arguments: Further ones of `torch.load`.
+        path: File of `torch.save`, a zip.
+        arguments: Further arguments of `torch.load`.
 
     Raises:
-        ValueError: It names something that is no setting, or has no weights of a trainer.
+        ValueError: The file names something that is no setting, or has no weights of a trainer.
     """
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     foreign = [name for name in names if not _is_setting(name)]

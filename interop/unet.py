@@ -1,7 +1,7 @@
-"""The layers of a U-Net in the order of their construction, each with the part that it plays.
+"""The layers of a U-Net in the order of their construction, each with its role and place.
 
-Every format names the same layers, each in its own way: a format is a name for each part here, and
-names for the tensors of each kind of layer.
+Every format has its own names for the same layers: a format is a name for each part here, and names
+for the tensors of each kind of layer.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from scoresde.models import UNet
 
 
 class Part(NamedTuple):
-    """A layer with its place.
+    """A layer with its role and place.
 
     Attributes:
         role: `fourier`, `dense`, `conv_in`, `block`, `attention`, `step` (a change of resolution),
-            `pyramid` (what joins an input or output pyramid), `norm_out` or `conv_out`.
+            `pyramid` (a layer of the input or output pyramid), `norm_out` or `conv_out`.
         way: `in`, `down`, `middle`, `up` or `out`.
         level: 0 at full resolution.
-        number: Which of its role on this level.
+        number: Number of the layer among those of its role on this level.
         name: Name of the module in the network.
         module: The layer.
     """
@@ -32,16 +32,16 @@ class Part(NamedTuple):
 
 
 def parts(net: UNet) -> Iterator[Part]:
-    """All layers with parameters or buffers of their own that are saved, or that published
-    checkpoints count, in the order of construction.
+    """All layers that have saved tensors or a number in published checkpoints, in the order of
+    their construction.
 
     Raises:
-        ValueError: The network has class labels, which those that are written here have not.
+        ValueError: The network has class labels, which the formats here do not support.
     """
     if net.classes is not None:
         raise ValueError(
-            f"a network of {net.classes} classes is none of score-SDE's, and of diffusers' none "
-            "that is written here; keep it in the native format (ScoreModel.save, --to native)"
+            f"a network of {net.classes} classes cannot be written for score-SDE or diffusers; "
+            "keep it in the native format (ScoreModel.save, --to native)"
         )
     yield from _entrance(net)
     lowest = len(net.widths) - 1

@@ -1,4 +1,4 @@
-"""The weights of a file, raw and averaged, out of what trainers and wrappers put around them.
+"""The weights of a file, raw and averaged, in the containers of various trainers and wrappers.
 
     {"model": {…}, "ema": {"decay": …, "shadow_params": […]}, "step": …}    score-SDE
     {"ema": {…}}, {"net": {…}, "ema": {…}}                                  EDM and many scripts
@@ -6,8 +6,8 @@
     {"state_dict": {"model.…": …, "ema_model.…": …}}                        an average as a module
     {"state_dict": {…}, "current_model_state": {…}}                         its `WeightAveraging`
 
-An average comes by the names of the tensors, by these names without their dots, or as a list in the
-order of construction. Names lose the prefixes of wrappers (`models.names`).
+An average is stored by the names of the tensors, by these names without their dots, or as a list in
+the order of construction. The prefixes of wrappers are removed from names (`models.names`).
 """
 
 import re
@@ -20,9 +20,9 @@ from torch import Tensor
 from scoresde.models.names import bare, unwrapped
 
 RAW = "ema=False in Python, checkpoint_ema=false for run.py, --raw for convert.py"
-# Under what names files keep the weights that are trained.
+# Names of the entry with the raw weights.
 HOLDERS = ("state_dict", "model_state_dict", "model", "net")
-# Parts of an average that are no weights of the network.
+# Entries of an average that are no weights of the network.
 COUNTERS = {"n_averaged", "decay", "num_updates", "initted", "step", "updates"}
 _AVERAGE = re.compile(
     r"(?<![a-z])ema(?![a-z])|EMA|MovingAverage|WeightAverag|averaged|averaging|"
@@ -35,11 +35,11 @@ class Weights:
     """The tensors of a network.
 
     Attributes:
-        raw: As they are trained, by their names; empty where there is only an average.
-        average: Their average by the same names, or as a list in the order of construction, or
+        raw: Raw tensors by their names; empty where there is only an average.
+        average: Averaged tensors by the same names, or as a list in the order of construction, or
             None.
-        decay: Decay of the average, where it is known.
-        step: Number of training steps, where it is known.
+        decay: Decay of the average, or None.
+        step: Number of training steps, or None.
     """
 
     raw: dict[str, Tensor]
@@ -48,16 +48,16 @@ class Weights:
     step: Any = None
 
     def chosen(self, ema: bool, trained: Sequence[str], source: object) -> dict[str, Tensor]:
-        """The averaged tensors where there are such and ema is true, else the raw ones.
+        """The averaged tensors if they exist and ema is true, otherwise the raw ones.
 
         Args:
-            ema: Whether to take the averaged ones.
-            trained: Names of the tensors that a list averages.
-            source: The file, as errors name it.
+            ema: Whether to take the averaged tensors.
+            trained: Names of the tensors of an average that is a list.
+            source: Name of the file, for messages.
 
         Raises:
-            ValueError: There is one set of weights, and ema is false; or the average is not of
-                these tensors.
+            ValueError: There is one set of weights and ema is false, or the average is that of
+                other tensors.
         """
         if not ema and (self.average is None or not self.raw):
             raise one_set(source)
@@ -68,15 +68,19 @@ class Weights:
     def averaged(self, trained: Sequence[str], source: object) -> dict[str, Tensor]:
         """The averaged tensors by name.
 
+        Args:
+            trained: Names of the tensors of an average that is a list.
+            source: Name of the file, for messages.
+
         Raises:
-            ValueError: There are none, or they are not of these tensors.
+            ValueError: There is no average, or it is that of other tensors.
         """
         average = self.average
         if average is None:
             raise ValueError(f"{source} has no averaged weights; use {RAW}, for the raw ones")
         values = list(average.values()) if isinstance(average, Mapping) else list(average)
         if not all(isinstance(value, Tensor) for value in values):
-            raise ValueError(f"{source} has other things than tensors in its average")
+            raise ValueError(f"{source} has values other than tensors in its average")
         if not isinstance(average, Mapping):
             if len(values) != len(trained):
                 raise ValueError(
@@ -95,7 +99,7 @@ class Weights:
 
 
 def one_set(source: object) -> ValueError:
-    """The error where raw weights are asked for and there is nothing else than one set."""
+    """The error where raw weights are requested and there is only one set."""
     return ValueError(
         "ema=False, checkpoint_ema=false or --raw needs a checkpoint with two sets of weights; "
         f"{source} has one"
@@ -103,14 +107,18 @@ def one_set(source: object) -> ValueError:
 
 
 def find_weights(found: Any, source: object) -> Weights:
-    """The weights in what a file holds.
+    """The weights in the contents of a file.
+
+    Args:
+        found: Contents of the file.
+        source: Name of the file, for messages.
 
     Raises:
-        ValueError: There are no tensors by their names.
+        ValueError: There are no tensors with names.
     """
     raw, average, decay = _search(found)
     if not raw and not isinstance(average, Mapping):
-        raise ValueError(f"{source} holds no weights: it has no tensors by their names")
+        raise ValueError(f"{source} holds no weights: it has no tensors with names")
     for name, value in raw.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{source} holds {name!r}, which is no tensor; pass a state dict")
@@ -119,13 +127,13 @@ def find_weights(found: Any, source: object) -> Weights:
 
 
 def tensor_names(found: Any) -> list[str]:
-    """The bare names of the tensors in what a file holds; none where it holds no weights."""
+    """The bare names of the tensors in the contents of a file, if it holds weights."""
     raw, average, _ = _search(found)
     return list(raw) or (list(average) if isinstance(average, Mapping) else [])
 
 
 def _search(found: Any) -> tuple[dict[str, Any], Any, Any]:
-    """Raw weights, their average in one of its three forms, and its decay."""
+    """The raw weights, their average in one of its three forms, and its decay."""
     if not isinstance(found, Mapping):
         return {}, None, None
     key = next((key for key in HOLDERS if isinstance(found.get(key), Mapping)), None)
@@ -147,8 +155,8 @@ def _search(found: Any) -> tuple[dict[str, Any], Any, Any]:
 
 
 def _parted(held: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """The weights of a module, and those of modules in it that average them."""
-    if "n_averaged" in held:  # torch's AveragedModel: all of it is the average
+    """The weights of a module, and those of submodules that average them."""
+    if "n_averaged" in held:  # torch's AveragedModel, which holds the average only
         return {}, [held]
     groups: dict[str, dict[str, Any]] = {}
     for name, (old, value) in zip(bare(held), held.items(), strict=True):
@@ -160,7 +168,7 @@ def _parted(held: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, 
 
 
 def _outside(found: Mapping[str, Any], key: str | None) -> list[Mapping[str, Any]]:
-    """What may be an average: next to the weights, of a callback, or of an optimizer."""
+    """Candidates for an average next to the weights, in a callback, or in an optimizer."""
     entries = [(str(name), value) for name, value in found.items() if name != key]
     callbacks, optimizers = found.get("callbacks"), found.get("optimizer_states")
     states = list(callbacks.items()) if isinstance(callbacks, Mapping) else []
@@ -177,7 +185,7 @@ def _outside(found: Mapping[str, Any], key: str | None) -> list[Mapping[str, Any
 
 
 def _average(candidate: Mapping[str, Any], raw: Mapping[str, Any]) -> Any:
-    """A candidate as names with tensors, or as a list; None where it has no tensors."""
+    """The tensors of a candidate by name or as a list, or None where it has no tensors."""
     if "shadow_params" in candidate:
         listed = candidate["shadow_params"]
         if isinstance(listed, Mapping) and _are_tensors(list(listed.values())):

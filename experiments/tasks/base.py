@@ -39,7 +39,6 @@ class Task(ABC):
         scores: Whether it computes likelihoods.
         uses_prior: Whether it starts paths from the prior of the process.
         repeats: Whether a command repeats the configuration of the run whose checkpoint it takes.
-        shared: Whether several processes may share its folder.
     """
 
     name: ClassVar[str]
@@ -51,7 +50,6 @@ class Task(ABC):
     scores: bool = False
     uses_prior: bool = True
     repeats: bool = True
-    shared: bool = False
 
     @abstractmethod
     def network(

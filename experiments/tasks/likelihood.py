@@ -38,7 +38,6 @@ class Likelihood(ScoreTask):
     def __init__(self, draw: bool = False, shard: int = 0, shards: int = 1) -> None:
         self.draw = self.samples = check_switch(draw, "draw")
         self.shards, self.shard = check_count("shards", shards, 1), check_count("shard", shard, 0)
-        self.shared = shards > 1
         if shard >= shards:
             raise ValueError(f"shard must be below task.shards={shards}, got {shard}")
 

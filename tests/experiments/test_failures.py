@@ -17,6 +17,7 @@ from scoresde.evaluation.features import class_problem, stratified_halves
 from scoresde.experiments import job, likelihood, samples
 from scoresde.experiments.outcome import sentence
 from scoresde.experiments.record import Record, complete, finished
+from scoresde.experiments.tasks import Generate
 from scoresde.training import checkpoint
 from scoresde.training.loggers import CSVLogger, Guarded
 from tests.experiments.runs import RUN, ends, images, raises, start
@@ -57,7 +58,8 @@ def test_every_error_is_one_sentence(error, said):
 )
 def test_exit_codes(tmp_path, monkeypatch, capsys, place, error, code):
     """2 while a run is built and input can be wrong, 1 after; a traceback only if asked for."""
-    monkeypatch.setattr(job, place, raises(error))
+    where = (Generate, "finish") if place == "generate" else (job, place)
+    monkeypatch.setattr(*where, raises(error))
     got, said = ends(capsys, tmp_path / "run", *RUN)
     assert got == code and " ".join(str(error).split()) in said
     assert (tmp_path / "run").exists() == (place != "build")

@@ -219,17 +219,17 @@ def test_the_average_of_the_training_script(tmp_path, caplog):
         ({"mid_block_scale_factor": 2}, "mid_block_scale_factor=2; with these blocks only 1"),
         ({"block_out_channels": [32, 48]}, r"block_out_channels=\[32, 48\]"),
         ({"time_embedding_dim": 64}, "time_embedding_dim=64; only 128"),
-        ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "read are DownBlock2D"),
+        ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "supported are DownBlock2D"),
         ({"_class_name": "UNet2DConditionModel"}, "only UNet2DModel is read"),
-        ({"encoder_hid_dim": 3}, "encoder_hid_dim=3, which is not known here"),
-        ({"layers_per_block": "2"}, "layers_per_block='2', of a wrong kind"),
-        ({"center_input_sample": "false"}, "center_input_sample='false', of a wrong kind"),
-        ({"center_input_sample": True}, "of no use but for VE"),
+        ({"encoder_hid_dim": 3}, "encoder_hid_dim=3, which is not supported"),
+        ({"layers_per_block": "2"}, "layers_per_block='2', of a wrong type"),
+        ({"center_input_sample": "false"}, "center_input_sample='false', of a wrong type"),
+        ({"center_input_sample": True}, "useful for VE only"),
         ({"block_out_channels": []}, "block_out_channels"),
         ({"block_out_channels": [0, 0]}, "block_out_channels"),
         ({"out_channels": 2}, "out_channels=2 is neither in_channels=3 nor twice that"),
         ({"out_channels": 6}, "variance_type=fixed_small does not go with 6 output channels"),
-        ({"norm_eps": None}, "norm_eps=None, of a wrong kind"),
+        ({"norm_eps": None}, "norm_eps=None, of a wrong type"),
         ({"layers_per_block": 1}, "does not fit the network: it has .*which the network has not"),
         ({"block_out_channels": [64, 64]}, "does not fit the network"),
     ],
@@ -246,8 +246,8 @@ def test_networks_that_are_not_here_are_refused_by_name(change, sentence, tmp_pa
     ("change", "sentence"),
     [
         ({"beta_schedule": "sigmoid"}, "only linear, scaled_linear and squaredcos_cap_v2"),
-        ({"trained_betas": [0.1, 0.2]}, "betas of its own"),
-        ({"variance_type": "learned"}, "the logarithm itself, is not read"),
+        ({"trained_betas": [0.1, 0.2]}, "its own betas"),
+        ({"variance_type": "learned"}, "the logarithm itself, is not supported"),
         ({"variance_type": "learned_range"}, "does not go with 3 output channels"),
         ({"beta_start": "small"}, "the scheduler's configuration in .* cannot be loaded"),
         ({"prediction_type": "flow"}, "unknown prediction_type 'flow'"),
@@ -279,12 +279,16 @@ CHAIN = VP().discretize(1000)
         ({"attn_up": "last", "attn_levels": [1]}, CHAIN, {}, "attends after each block"),
         ({"skip_rescale": True}, CHAIN, {}, "skip_rescale=False, not True"),
         ({"resblock_type": "biggan"}, CHAIN, {}, "resblock_type=ddpm, not biggan"),
+<<<<<<< HEAD
         ({"noise_conditional": False}, CHAIN, {}, "always told the noise"),
+=======
+        ({"conditional": False}, CHAIN, {}, "always has a noise label"),
+>>>>>>> wip-words2
         ({"embedding_type": "fourier"}, CHAIN, {}, "chains have a positional embedding"),
         ({}, VE(), {"parameterization": "score", "data_range": (0, 1)}, "have a Fourier embedding"),
         ({}, CHAIN, {"c_noise": "edm"}, "have c_noise=process, not edm"),
         ({}, VE(), {"data_range": (0.0, 1.0)}, "predict σ s, not noise"),
-        ({"groups": {"head.0": 8}}, CHAIN, {}, "normalises head.0 of 32 channels in 32 groups"),
+        ({"groups": {"head.0": 8}}, CHAIN, {}, "normalizes head.0 of 32 channels in 32 groups"),
     ],
 )
 def test_models_that_diffusers_has_not_are_refused_by_name(
@@ -330,7 +334,7 @@ def test_shards_are_read_each_tensor_from_its_own(tmp_path):
     check_outputs(load_diffusers(tmp_path), theirs.unet, "ddpm")
     first = next(iter(places))
     for wrong, sentence in [
-        ({"weight_map": places | {first: "../part-0.safetensors"}}, "which is not beside it"),
+        ({"weight_map": places | {first: "../part-0.safetensors"}}, "which is not next to it"),
         ({"weight_map": places | {"other": "part-0.safetensors"}}, "names other tensors"),
         ({"weight_map": [1]}, "no weight_map"),
         ({}, "no weight_map"),

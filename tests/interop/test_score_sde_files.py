@@ -367,7 +367,7 @@ def test_loading_is_strict(how, sentence, tmp_path):
         ("model", {"nf": True}, "model.nf must be an integer ≥ 1, got True"),
         ("model", {"ch_mult": 2}, "model.ch_mult must be a list of integers, got 2"),
         ("model", {"beta_min": "abc"}, "model.beta_min must be a number, got 'abc'"),
-        ("model", {"resblock_type": 3}, "model.resblock_type must be a word, got 3"),
+        ("model", {"resblock_type": 3}, "model.resblock_type must be a string, got 3"),
         ("model", {"fir_kernel": None}, "model.fir_kernel must be a list"),
         ("data", {"image_size": "16"}, "data.image_size must be an integer"),
     ],
@@ -463,8 +463,8 @@ def test_weights_do_not_change_with_their_file(tmp_path):
     [
         ({"model": 3}, "no checkpoint of score-SDE"),
         ({"model": {"a": 1}}, "no checkpoint of score-SDE"),
-        ({"ema": {"decay": 0.9, "shadow_params": {"a": 1}}}, "other things than tensors"),
-        ({"ema": {"decay": 0.9, "shadow_params": None}}, "other things than tensors"),
+        ({"ema": {"decay": 0.9, "shadow_params": {"a": 1}}}, "values other than tensors"),
+        ({"ema": {"decay": 0.9, "shadow_params": None}}, "values other than tensors"),
     ],
 )
 def test_checkpoints_of_other_things_give_one_sentence(change, sentence, tmp_path):
