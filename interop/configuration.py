@@ -14,24 +14,13 @@ from scoresde.models import RefineNet, ScoreModel, UNet
 from scoresde.sde import SDE, VE, VP, SubVP, describe
 from scoresde.sde.checks import check_choice
 
-<<<<<<< HEAD
-# Fields of the network that are called the same here.
-SAME = (
-    *("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv"),
-    *("fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input"),
-    *("progressive_combine", "embedding_type", "fourier_scale", "init_scale"),
-)
-# DDPM's own class has fewer, and these instead.
-DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv")
-=======
 # Fields of both kinds of U-Net that have the same name here, and those of NCSN++.
-DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
+DDPM_FIELDS = ("nf", "ch_mult", "num_res_blocks", "dropout", "resamp_with_conv")
 SAME = (
     *(*DDPM_FIELDS, "fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive"),
     *("progressive_input", "progressive_combine", "embedding_type", "fourier_scale", "init_scale"),
 )
 # Options of DDPM's own class, which has no such fields.
->>>>>>> wip-words2
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
 # Options that are the same in all networks of score-SDE.
 FIXED: dict[str, Any] = {

@@ -124,13 +124,8 @@ def config(model: ScoreModel) -> dict[str, Any]:
         raise ValueError("diffusers' UNet2DModel is a U-Net of images alone")
     options = describe(net)
     skip = options["progressive"] == "output_skip"
-<<<<<<< HEAD
     if not options["noise_conditional"]:
-        raise ValueError("diffusers' UNet2DModel is always told the noise (noise_conditional=true)")
-=======
-    if not options["conditional"]:
-        raise ValueError("diffusers' UNet2DModel always has a noise label (conditional=true)")
->>>>>>> wip-words2
+        raise ValueError("diffusers' UNet2DModel always has a noise label (noise_conditional=true)")
     want = net.shape[0] * (2 if model.learned_variance else 1)
     if net.out_channels != want:
         raise ValueError(f"the network has {net.out_channels} output channels, expected {want}")

@@ -73,13 +73,7 @@ def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[st
             "chains of VP scale the data by α"
         )
     prediction = scheduler.get("prediction_type", "epsilon")
-<<<<<<< HEAD
     check_choice("prediction_type", prediction, *PREDICTIONS)
-=======
-    if prediction not in PREDICTIONS:
-        known = ", ".join(PREDICTIONS)
-        raise ValueError(f"unknown prediction_type={prediction}. Available: {known}")
->>>>>>> wip-words2
     variance = scheduler.get("variance_type", "learned_range" if double else "fixed_small")
     if double != (variance == "learned_range") or variance == "learned":
         raise ValueError(

@@ -279,11 +279,7 @@ CHAIN = VP().discretize(1000)
         ({"attn_up": "last", "attn_levels": [1]}, CHAIN, {}, "attends after each block"),
         ({"skip_rescale": True}, CHAIN, {}, "skip_rescale=False, not True"),
         ({"resblock_type": "biggan"}, CHAIN, {}, "resblock_type=ddpm, not biggan"),
-<<<<<<< HEAD
-        ({"noise_conditional": False}, CHAIN, {}, "always told the noise"),
-=======
-        ({"conditional": False}, CHAIN, {}, "always has a noise label"),
->>>>>>> wip-words2
+        ({"noise_conditional": False}, CHAIN, {}, "always has a noise label"),
         ({"embedding_type": "fourier"}, CHAIN, {}, "chains have a positional embedding"),
         ({}, VE(), {"parameterization": "score", "data_range": (0, 1)}, "have a Fourier embedding"),
         ({}, CHAIN, {"c_noise": "edm"}, "have c_noise=process, not edm"),
