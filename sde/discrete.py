@@ -161,7 +161,7 @@ def _checked(base: SDE, steps: int, to_noise: bool) -> tuple[Tensor, Tensor]:
     With `to_noise` its last level may have α = 0.
 
     Raises:
-        ValueError: λ of a level does not; the error names the level, and a chain that works.
+        ValueError: λ of some level does not; the error names it, and a chain that works, if any.
     """
     table = base.levels(steps)
     level = _first_bad(*table, to_noise)

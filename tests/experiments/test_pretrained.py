@@ -253,7 +253,7 @@ def test_settings_of_edm_are_read_from_a_file(tmp_path):
     """`config` of EDM's state dict, as JSON or YAML; the sentence comes from its loader."""
     torch.save({"enc.8x8_conv.weight": torch.zeros(1)}, tmp_path / "edm.pt")
     (tmp_path / "edm.yaml").write_text("precond: vq")
-    with pytest.raises(ValueError, match="'vp'"):
+    with pytest.raises(ValueError, match=r"unknown precond 'vq'\. Available: edm, vp, ve"):
         load(tmp_path / "edm.pt", tmp_path / "edm.yaml")
 
 
