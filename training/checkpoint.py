@@ -241,7 +241,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
             checksum = digest(temporary)
-            # A file without a checksum can be read, but not one next to another file's checksum.
+            # A file without a checksum can be read, one with that of another cannot.
             _digest_of(path).unlink(missing_ok=True)
             os.replace(temporary, path)
         temporary.write_text(checksum + "\n")

@@ -25,8 +25,8 @@ class Step:
 
     Attributes:
         step: Number of steps done.
-        loss: Loss before the update, or the sum of several; shape (), on its device, so that
-            reading it is what waits for the device.
+        loss: Loss before the update, or the sum of several; shape (), on its device, which only
+            reading the value waits for.
         grad_norm: Norm of the gradient before clipping, or the largest of several; shape (), on
             its device.
         lr: Learning rate of the update, the first of several.
