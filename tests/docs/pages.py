@@ -7,7 +7,7 @@ from tests.places import ROOT
 
 PAGES = [
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), *sorted(ROOT.glob("docs/*.md")))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 ]
 LANGUAGES = ("python", "bash", "yaml", "json", "text")
 DRY = re.compile(r"<!-- dry: (.+) -->")

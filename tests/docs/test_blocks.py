@@ -37,6 +37,12 @@ SETTINGS = {
     for prefix in [".".join([*path.relative_to(ROOT / "conf").parts[:-1], ""])]
     for key in choices.keys(OmegaConf.load(path))
 }
+# The choices that the examples of CONTRIBUTING.md add.
+OWN = {
+    path.removesuffix(".yaml"): text
+    for block in blocks("CONTRIBUTING.md", "yaml")
+    for path, text in [block.text.removeprefix("# conf/").split("\n", 1)]
+}
 
 
 def shell(text):
@@ -111,8 +117,13 @@ def test_data_blocks_can_be_read(page):
 
 
 @pytest.mark.parametrize("arguments", RUNS)
-def test_commands_of_runs_are_accepted(arguments, monkeypatch, capsys):
+def test_commands_of_runs_are_accepted(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run.py"])  # which Hydra's own options read again
+    for choice, text in OWN.items():
+        path = tmp_path / "mine" / "conf" / f"{choice}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    arguments = [one.replace("/home/me/project", str(tmp_path)) for one in arguments]
     try:
         command_line.check(command_line.named(arguments))
     except SystemExit as stop:
@@ -138,7 +149,8 @@ def test_settings_in_the_text_exist(page):
             group = choices.group_of(key)
             if group is not None and not re.search(r"[…(]", value):
                 names = value.strip("[]").split(",")
-                assert set(names) <= set(choices.groups()[group]), f"{page}: {code}"
+                known = {*choices.groups()[group], *(own.rpartition("/")[2] for own in OWN)}
+                assert set(names) <= known, f"{page}: {code}"
             elif group is None and key.partition(".")[0] in choices.groups():
                 assert key in SETTINGS, f"{page}: {code}"
 
