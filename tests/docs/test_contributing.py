@@ -33,8 +33,9 @@ FILES = {
 def placed(tmp_path, monkeypatch):
     """Puts an example into its package, and its YAML into a folder beside conf/."""
 
-    def place(path):
-        package, name = path.removesuffix(".py").split("/")
+    def place(example):
+        (path,) = (one for one in FILES if one.endswith(f"/{example}.py"))
+        package, _, name = path.removesuffix(".py").replace("/", ".").partition(".")
         whole = f"scoresde.{package}.{name}"
         source = tmp_path / f"{name}.py"
         source.write_text(FILES[path])
@@ -72,7 +73,7 @@ def test_every_example_has_its_class_its_yaml_and_its_line():
 
 def test_the_process_passes_the_tests_of_all_processes(placed):
     """Those that a line in tests/conftest.py would give it, on it and on its chain."""
-    OU, path = placed("sde/ou.py")
+    OU, path = placed("ou")
     process = made("sde", path, "sde=ou")
     assert type(process) is OU
     ran = 0
@@ -95,7 +96,7 @@ def test_the_process_passes_the_tests_of_all_processes(placed):
 @pytest.mark.parametrize("process", [VP(), VE(0.01, 5.0)], ids=["vp", "ve"])
 def test_the_predictor_samples(placed, process, generator):
     """The moments of Gaussian data, and reverse diffusion at η = 1."""
-    PartialNoise, path = placed("samplers/partial_noise.py")
+    PartialNoise, path = placed("partial_noise")
     score = GaussianScore(process, torch.full((2,), 0.3), torch.full((2,), 0.36))
     predictor = made("sampler.predictor", path, "sampler/predictor=partial_noise")
     assert type(predictor) is PartialNoise and predictor.eta == 0.5
@@ -113,7 +114,7 @@ def test_the_predictor_samples(placed, process, generator):
 
 def test_the_network_trains(placed, tmp_path, undrawn):
     """Two steps of a run, which change the weights; a saved model comes back."""
-    FiLM, path = placed("models/film.py")
+    FiLM, path = placed("film")
     settings = [one for one in RUN if one != "model=mlp"]
     start(tmp_path / "run", *settings, "model=film", path)
     _, state = checkpoint.newest(tmp_path / "run" / "checkpoints")
@@ -132,7 +133,7 @@ def test_the_network_trains(placed, tmp_path, undrawn):
 
 def test_the_loss_has_a_gradient(placed, generator):
     """Finite, with a gradient for each weight, and denoising score matching for large δ."""
-    HuberScoreMatching, path = placed("training/huber.py")
+    HuberScoreMatching, path = placed("huber")
     loss = made("loss", path, "loss=huber", sde=VP())
     assert type(loss) is HuberScoreMatching
     model = ScoreModel(models.MLP((2,), width=8), VP(), parameterization="noise")
@@ -148,7 +149,7 @@ def test_the_loss_has_a_gradient(placed, generator):
 
 
 def test_batches_of_the_data_set_depend_on_step_and_seed_alone(placed):
-    Ring, path = placed("data/ring.py")
+    Ring, path = placed("ring")
     ring = made("data", path, "data=ring", "data.n=64", "data.n_test=16")
     assert type(ring) is Ring and ring.shape == (2,)
     first = ring.batch(3, 8, 0).x

@@ -1,11 +1,12 @@
 """docs/papers.md names what exists, where it is, and every paper that the code cites.
 
-`python -m tests.docs.test_papers` writes the links again after files have moved.
+`python -m tests.docs.test_papers` writes names and links again after files have moved.
 """
 
 import functools
 import importlib
 import inspect
+import pkgutil
 import re
 
 from tests.places import ROOT
@@ -24,7 +25,18 @@ def find(name):
             return functools.reduce(getattr, parts[size:], module)
         except (ModuleNotFoundError, AttributeError):
             continue
-    raise AssertionError(f"docs/papers.md: there is no scoresde.{name}")
+    raise LookupError(f"docs/papers.md: there is no scoresde.{name}")
+
+
+def moved(name):
+    """The name of an object whose module has moved within its package."""
+    package, last = name.partition(".")[0], name.rpartition(".")[2]
+    whole = importlib.import_module(f"scoresde.{package}")
+    for found in pkgutil.walk_packages(whole.__path__, f"scoresde.{package}."):
+        module = importlib.import_module(found.name)
+        if getattr(getattr(module, last, None), "__module__", None) == found.name:
+            return f"{found.name.removeprefix('scoresde.')}.{last}"
+    return name
 
 
 def place(found):
@@ -37,16 +49,24 @@ def place(found):
     raise AssertionError(f"{source} is not of the toolkit")
 
 
-def linked(text):
-    """The page with each name a link to its file."""
+def linked(text, follow=False):
+    """The page with each name a link to its file, or to where it has moved."""
+
+    def link(match):
+        name = match[1]
+        try:
+            found = find(name)
+        except LookupError:
+            if not follow:
+                raise
+            name = moved(name)
+            found = find(name)
+        return f"[`{name}`]({place(found)})"
+
     bare = re.sub(rf"\[({NAME.pattern})\]\([^)]*\)", r"\1", text)
-    rows = [
-        NAME.sub(lambda name: f"[{name[0]}]({place(find(name[1]))})", line)
-        if line.startswith("|")
-        else line
-        for line in bare.split("\n")
-    ]
-    return "\n".join(rows)
+    return "\n".join(
+        NAME.sub(link, line) if line.startswith("|") else line for line in bare.split("\n")
+    )
 
 
 def cited(text):
@@ -73,4 +93,4 @@ def test_no_method_takes_more_than_three_files_to_read():
 
 
 if __name__ == "__main__":
-    PAGE.write_text(linked(PAGE.read_text()))
+    PAGE.write_text(linked(PAGE.read_text(), follow=True))
