@@ -5,6 +5,7 @@ import shlex
 
 import yaml
 
+from benchmarks import report
 from scoresde import __version__
 from tests.docs.test_papers import cited
 from tests.places import ROOT
@@ -62,3 +63,13 @@ def test_hooks_are_the_checks_of_make_lint():
         for line in recipe[1].splitlines()
         if "$(BIN)" in line
     }
+
+
+def test_the_page_of_solvers_is_the_one_that_its_benchmark_writes():
+    """Its text, around rows and figures that take minutes to measure."""
+    page = (ROOT / "docs" / "solvers.md").read_text()
+    pieces = re.split(r"\{[^}]*\}", report._HEAD)
+    head = re.match(".+?".join(map(re.escape, pieces)), page, re.DOTALL)
+    assert head and page.endswith(report._TAIL)
+    rows = page[head.end() : -len(report._TAIL)].splitlines()
+    assert rows and all(row.startswith("| ") and row.count("|") == 6 for row in rows)
