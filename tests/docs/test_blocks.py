@@ -30,6 +30,7 @@ from tests.places import ROOT
 RUN = (["python", "experiments/run.py"], ["scoresde"])
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GROUPS = [group for group in choices.groups() if group.startswith("sampler/")]
 # Every setting of every choice, by its whole name.
 SETTINGS = {
     f"{prefix}{key}"
@@ -153,6 +154,12 @@ def test_settings_in_the_text_exist(page):
                 assert set(names) <= known, f"{page}: {code}"
             elif group is None and key.partition(".")[0] in choices.groups():
                 assert key in SETTINGS, f"{page}: {code}"
+
+
+@pytest.mark.parametrize("group", ["sde", "data", "sampler", *GROUPS])
+def test_the_readme_names_every_choice(group):
+    text = (ROOT / "README.md").read_text()
+    assert [one for one in choices.groups()[group] if f"`{one}`" not in text] == []
 
 
 @pytest.mark.parametrize("command", OTHERS)
