@@ -83,8 +83,11 @@ def test_every_block_names_its_language(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CONTRIBUTING.md"])
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """Each block after the others of its page; a dry one compiles, and its imports exist."""
+def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+    """Each block after the others of its page prints what its comments say.
+
+    A dry block compiles, and its imports exist.
+    """
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace = {}
@@ -92,9 +95,25 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         place = f"{page}:{block.line}"
         code = compile(block.text, place, "exec")
         if block.dry is None:
+            capsys.readouterr()
             exec(code, namespace)
+            check_printed(block.text, capsys.readouterr().out, place)
         else:
             check_imports(block.text, place)
+
+
+def check_printed(text, out, place):
+    """The numbers of comments `# ≈ …` are those that the statements before them printed."""
+    prints = [line for line in text.splitlines() if line.startswith("print(")]
+    for statement, line in zip(prints, out.splitlines(), strict=False):
+        _, about, comment = statement.partition("# ≈")
+        said = numbers(comment)
+        if about:
+            assert numbers(line)[: len(said)] == pytest.approx(said, abs=0.15), place
+
+
+def numbers(text):
+    return [float(one) for one in re.findall(r"-?\d+\.?\d*", text.replace("−", "-"))]
 
 
 def check_imports(text, place):
