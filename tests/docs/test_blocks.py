@@ -163,7 +163,7 @@ def test_settings_in_the_text_exist(page):
     for code in INLINE.findall(prose(page)):
         words = code.split()
         if not all(re.fullmatch(r"[a-z_]+[\w./@]*=\S+", word) for word in words):
-            setting = re.fullmatch(r"(data|evaluate|resume|sampler|train)\.[a-z_.]+", code)
+            setting = re.fullmatch(r"(data|evaluate|resume|sampler|task|train)\.[a-z_.]+", code)
             words = [f"{code}="] if setting else []
         for key, _, value in (word.partition("=") for word in words):
             group = choices.group_of(key)

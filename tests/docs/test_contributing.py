@@ -4,16 +4,16 @@ import importlib.util
 import inspect
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
 import tests.sde.test_sde as laws
-from scoresde import data, models, samplers, sde, training
 from scoresde.experiments import run
 from scoresde.experiments.model import make
-from scoresde.models import GaussianScore, ScoreModel
+from scoresde.models import MLP, GaussianScore, ScoreModel
 from scoresde.samplers import PredictorCorrector, ReverseDiffusion
 from scoresde.sde import VE, VP, construct, describe
 from scoresde.training import DenoisingScoreMatching, checkpoint
@@ -21,7 +21,7 @@ from tests.docs.pages import blocks
 from tests.experiments.runs import RUN, start
 from tests.places import ROOT
 
-PACKAGES = {"sde": sde, "samplers": samplers, "models": models, "training": training, "data": data}
+PACKAGES = {"sde", "samplers", "models", "training", "data", "experiments"}
 # The text of each example by the path in its first line.
 FILES = {
     block.text.partition("\n")[0].removeprefix("# "): block.text
@@ -35,18 +35,20 @@ def placed(tmp_path, monkeypatch):
 
     def place(example):
         (path,) = (one for one in FILES if one.endswith(f"/{example}.py"))
-        package, _, name = path.removesuffix(".py").replace("/", ".").partition(".")
-        whole = f"scoresde.{package}.{name}"
-        source = tmp_path / f"{name}.py"
+        folder = next(one for one in Path(path).parents if f"{one}/__init__.py" in FILES)
+        whole = ".".join(["scoresde", *Path(path).with_suffix("").parts])
+        package = importlib.import_module(".".join(["scoresde", *folder.parts]))
+        source = tmp_path / f"{example}.py"
         source.write_text(FILES[path])
         spec = importlib.util.spec_from_file_location(whole, source)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, whole, module)
         spec.loader.exec_module(module)
-        (line,) = FILES[f"{package}/__init__.py"].splitlines()[1:]
-        _, _, offered = line.partition(f"from .{name} import ")
+        (line,) = FILES[f"{folder}/__init__.py"].splitlines()[1:]
+        imported, _, offered = line.removeprefix("from .").partition(" import ")
+        assert f"{package.__name__}.{imported}" == whole
         cls = getattr(module, offered)
-        monkeypatch.setattr(PACKAGES[package], offered, cls, raising=False)
+        monkeypatch.setattr(package, offered, cls, raising=False)
         for target, text in FILES.items():
             if target.startswith("conf/"):
                 (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ def made(leaf, *overrides, **wires):
 
 def test_every_example_has_its_class_its_yaml_and_its_line():
     folders = {path.partition("/")[0] for path in FILES}
-    assert folders == {*PACKAGES, "conf"}
+    assert folders == PACKAGES | {"conf"}
     assert len(FILES) == 3 * len(PACKAGES)
 
 
@@ -136,7 +138,7 @@ def test_the_loss_has_a_gradient(placed, generator):
     HuberScoreMatching, path = placed("huber")
     loss = made("loss", path, "loss=huber", sde=VP())
     assert type(loss) is HuberScoreMatching
-    model = ScoreModel(models.MLP((2,), width=8), VP(), parameterization="noise")
+    model = ScoreModel(MLP((2,), width=8), VP(), parameterization="noise")
     torch.nn.init.normal_(model.net.leave.weight)
     x0 = torch.randn(16, 2, generator=generator)
     value = loss(model, x0, generator)
@@ -158,6 +160,15 @@ def test_batches_of_the_data_set_depend_on_step_and_seed_alone(placed):
     assert not torch.equal(first, ring.batch(4, 8, 0).x)
     assert not torch.equal(first, ring.batch(3, 8, 1).x)
     assert (Ring(noise=0.0).train.norm(dim=1) - 2**0.5).abs().max() < 1e-6
+
+
+@pytest.mark.skipif(not (ROOT / "experiments" / "tasks").is_dir(), reason="no task seam yet")
+def test_the_task_runs(placed, tmp_path, undrawn):
+    """Errors that are finite, and larger at higher noise levels."""
+    _, path = placed("denoising")
+    errors = start(tmp_path / "run", *RUN, "task=denoising", path)["denoising"]
+    assert list(errors) == ["0.1", "0.5", "0.9"]
+    assert 0 < errors["0.1"] < errors["0.5"] < errors["0.9"] < 10
 
 
 def test_a_package_of_ones_own_runs_without_a_change_to_the_tree(tmp_path, monkeypatch, undrawn):
