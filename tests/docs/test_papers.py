@@ -46,7 +46,7 @@ def place(found):
         folder = importlib.import_module(f"scoresde.{package}").__path__[0]
         if source.startswith(f"{folder}/"):
             return f"../{package}{source.removeprefix(folder)}"
-    raise AssertionError(f"{source} is not of the toolkit")
+    raise LookupError(f"{source} is not of this tree")
 
 
 def linked(text, follow=False):
@@ -55,13 +55,12 @@ def linked(text, follow=False):
     def link(match):
         name = match[1]
         try:
-            found = find(name)
+            return f"[`{name}`]({place(find(name))})"
         except LookupError:
             if not follow:
                 raise
-            name = moved(name)
-            found = find(name)
-        return f"[`{name}`]({place(found)})"
+        name = moved(name)
+        return f"[`{name}`]({place(find(name))})"
 
     bare = re.sub(rf"\[({NAME.pattern})\]\([^)]*\)", r"\1", text)
     return "\n".join(
