@@ -7,6 +7,7 @@ import yaml
 
 from benchmarks import report
 from scoresde import __version__
+from tests.docs.pages import blocks
 from tests.docs.test_papers import cited
 from tests.places import ROOT
 
@@ -73,3 +74,13 @@ def test_the_page_of_solvers_is_the_one_that_its_benchmark_writes():
     assert head and page.endswith(report._TAIL)
     rows = page[head.end() : -len(report._TAIL)].splitlines()
     assert rows and all(row.startswith("| ") and row.count("|") == 6 for row in rows)
+
+
+def test_the_readme_lists_every_folder():
+    (listing,) = blocks("README.md", "text")
+    ignored = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    folders = {
+        one for one in folders - ignored if not one.startswith(".") and "egg-info" not in one
+    }
+    assert set(re.findall(r"^(\w+)/", listing.text, re.MULTILINE)) == folders
