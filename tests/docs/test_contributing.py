@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture
 def placed(tmp_path, monkeypatch):
-    """Puts an example into its package, and its YAML into a folder beside conf/."""
+    """Puts an example into its package, and its YAML into a folder searched with conf/."""
 
     def place(example):
         (path,) = (one for one in FILES if one.endswith(f"/{example}.py"))

@@ -1,4 +1,4 @@
-"""The files beside the code: how to cite it, what changed, and what runs before a commit."""
+"""The files next to the code: how to cite it, what changed, and what runs before a commit."""
 
 import re
 import shlex
