@@ -18,7 +18,7 @@ from tests.experiments.test_run import POINTS, call, fails
 TINY = ["model.net.nf=4", "model.net.num_res_blocks=1", "train.steps=2", "train.batch_size=8"]
 FEW = ["evaluate.samples=4", "evaluate.pictures=4", "evaluate.frames=3", "evaluate.quality=false"]
 SCORE = ["task=likelihood", "evaluate.likelihood_samples=6", "evaluate.batch_size=2"]
-LOOSE = ["evaluate.rtol=0.01", "evaluate.atol=0.01"]
+LOOSE = ["evaluate.rtol=0.1", "evaluate.atol=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def digits(tmp_path_factory):
     """A run on the digits, hardly trained."""
     folder = tmp_path_factory.mktemp("digits") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        call(patch, folder, *TINY, *FEW, "sampler=fast", "evaluate.likelihood=false")
+        call(patch, folder, *TINY, *FEW, "sampler.steps=2", "evaluate.likelihood=false")
     return folder
 
 
@@ -181,7 +181,7 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
 def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
     """A loss of its own least time, and a density of the process's."""
     times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate.likelihood=false"]
-    call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler=fast", *times)
+    call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler.steps=2", *times)
     given = (f"checkpoint={tmp_path / 'train'}", *TINY, *SCORE, *LOOSE)
     capsys.readouterr()
     call(monkeypatch, tmp_path / "below", *given)
@@ -319,7 +319,8 @@ def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
 
     monkeypatch.setattr(ScoreModel, "score", spoiled)
     with pytest.warns(UserWarning, match="of 2 samples have no likelihood, the first of them sam"):
-        result = score(monkeypatch, digits, tmp_path / "run")
+        tolerances = ("evaluate.rtol=0.01", "evaluate.atol=0.01")
+        result = score(monkeypatch, digits, tmp_path / "run", *tolerances)
     lost = int((~np.isfinite(saved(tmp_path / "run")["log_prob"])).sum())
     assert 0 < lost < 6
     assert result["likelihood_failed"] == lost and result["likelihood_samples"] == 6 - lost
