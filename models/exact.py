@@ -130,29 +130,34 @@ class GaussianMixtureScore:
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(x; α μ_k, S_k), shape (B, K), and s_k, shape (B, K, D)."""
-        check_floating("x", x)
-        x = widened(x)  # σ² can be beyond float16
-        flat = x.reshape(x.shape[0], 1, -1)
-        means, variances = self.means.to(x), self.variances.to(x)
-        if flat.shape[2] != means.shape[1]:
-            raise ValueError(
-                f"expected states of {means.shape[1]} coordinates, got shape {tuple(x.shape)}"
-            )
-        z = flat - expand(self.sde.alpha(t), flat) * means
-        basis = None if self.basis is None else self.basis.to(x)
-        if basis is not None:
-            z = torch.einsum("bki,kij->bkj", z, basis)
-        spread = expand(self.sde.alpha(t).square(), flat) * variances
-        spread = spread + expand(self.sde.sigma(t).square(), flat)
-        log_joint = self.log_weights.to(x) - 0.5 * (
+        z, spread = self._along_axes(x, t)
+        log_joint = self.log_weights.to(z) - 0.5 * (
             (z.square() / spread).sum(-1)
             + spread.log().sum(-1)
             + z.shape[2] * math.log(2 * math.pi)
         )
+        return log_joint, self._pull(z, spread)
+
+    def _along_axes(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x − α μ_k and the eigenvalues of S_k along its axes, shape (B or 1, K, D)."""
+        check_floating("x", x)
+        x = widened(x)  # σ² can be beyond float16
+        flat = x.reshape(x.shape[0], 1, -1)
+        means, alpha = self.means.to(x), self.sde.alpha(t)
+        if flat.shape[2] != means.shape[1]:
+            raise ValueError(
+                f"expected states of {means.shape[1]} coordinates, got shape {tuple(x.shape)}"
+            )
+        z = flat - expand(alpha, flat) * means
+        if self.basis is not None:
+            z = torch.einsum("bki,kij->bkj", z, self.basis.to(x))
+        spread = expand(alpha.square(), flat) * self.variances.to(x)
+        return z, spread + expand(self.sde.sigma(t).square(), flat)
+
+    def _pull(self, z: Tensor, spread: Tensor) -> Tensor:
+        """s_k, shape (B, K, D), of what `_along_axes` gives."""
         pull = -z / spread
-        if basis is not None:
-            pull = torch.einsum("bkj,kij->bki", pull, basis)
-        return log_joint, pull
+        return pull if self.basis is None else torch.einsum("bkj,kij->bki", pull, self.basis.to(z))
 
 
 class GaussianScore:
@@ -176,7 +181,9 @@ class GaussianScore:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Score s(x, t); shape of x, which is (B, *) with D coordinates; t is (B,) or ()."""
-        return self._mixture(x, t)
+        # The only component has all of the weight.
+        pull = self._mixture._pull(*self._mixture._along_axes(x, t))
+        return pull.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats; shape (B,)."""

@@ -1,11 +1,16 @@
 """What many tests share: one of each process, and one thread, so that numbers repeat."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from scoresde.sde import EDM, SDE, VE, VP, CosineSchedule, SubVP
 
 torch.set_num_threads(1)
+
+QUICK: pytest.StashKey[dict[Path, set[str]]] = pytest.StashKey()
+"""Names of the quick tests in each folder that was collected."""
 
 PROCESSES: dict[str, SDE] = {
     "vp": VP(),
@@ -49,6 +54,21 @@ def undrawn(monkeypatch):
 
     monkeypatch.setattr(samples, "_save_points", lambda *_: None)
     monkeypatch.setattr(job, "save_curve", lambda folder: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session, items):
+    """Mark `quick` the first case of every test that is not marked `slow`."""
+    seen, folders = set(), dict[Path, set[str]]()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        quick = name not in seen and item.get_closest_marker("slow") is None
+        seen.add(name)
+        marked = folders.setdefault(item.path.parent, set())
+        if quick:
+            item.add_marker("quick")
+            marked.add(name)
+    session.config.stash[QUICK] = folders
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -90,7 +90,7 @@ def test_every_process_runs_with_every_sampler(tmp_path, monkeypatch, sde, sampl
 
 @pytest.mark.parametrize("sampler", ["dpmpp", "fast", "parallel", "adaptive_sde", "torchsde"])
 @pytest.mark.parametrize("sde", ["vp", "ncsn"])
-def test_newer_samplers_run_too(tmp_path, monkeypatch, sde, sampler):
+def test_newer_samplers_run_too(tmp_path, monkeypatch, undrawn, sde, sampler):
     if sampler == "torchsde":
         pytest.importorskip("torchsde", reason="the torchsde extra is not installed")
     result = call(monkeypatch, tmp_path / "run", f"sde={sde}", f"sampler={sampler}", *QUICK)
@@ -98,7 +98,7 @@ def test_newer_samplers_run_too(tmp_path, monkeypatch, sde, sampler):
 
 
 @pytest.mark.parametrize("predictor", choices("sampler/predictor"))
-def test_every_predictor_runs(tmp_path, monkeypatch, predictor):
+def test_every_predictor_runs(tmp_path, monkeypatch, undrawn, predictor):
     overrides = ["sampler=ddim", f"sampler/predictor={predictor}"]
     if predictor == "none":
         overrides = ["sampler=pc", "sampler/predictor=none"]

@@ -23,7 +23,7 @@ FEW = [
     "evaluate/quality=none",
 ]
 SCORE = ["task=likelihood", "evaluate.scored=6", "evaluate.batch_size=2"]
-LOOSE = ["evaluate.likelihood.rtol=0.01", "evaluate.likelihood.atol=0.01"]
+LOOSE = ["evaluate.likelihood.rtol=0.1", "evaluate.likelihood.atol=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def digits(tmp_path_factory):
     """A run on the digits, hardly trained."""
     folder = tmp_path_factory.mktemp("digits") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        call(patch, folder, *TINY, *FEW, "sampler=fast", "evaluate/likelihood=none")
+        call(patch, folder, *TINY, *FEW, "sampler.steps=2", "evaluate/likelihood=none")
     return folder
 
 
@@ -201,7 +201,7 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
 def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
     """A loss of its own least time, and a density of the process's."""
     times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate/likelihood=none"]
-    call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler=fast", *times)
+    call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler.steps=2", *times)
     given = (f"checkpoint={tmp_path / 'train'}", *TINY, *SCORE, *LOOSE)
     capsys.readouterr()
     call(monkeypatch, tmp_path / "below", *given)
@@ -347,7 +347,8 @@ def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
 
     monkeypatch.setattr(ScoreModel, "score", spoiled)
     with pytest.warns(UserWarning, match="of 2 samples have no likelihood, the first of them sam"):
-        result = score(monkeypatch, digits, tmp_path / "run")
+        tolerances = ("evaluate.rtol=0.01", "evaluate.atol=0.01")
+        result = score(monkeypatch, digits, tmp_path / "run", *tolerances)
     lost = int((~np.isfinite(saved(tmp_path / "run")["log_prob"])).sum())
     assert 0 < lost < 6
     assert result["likelihood_failed"] == lost and result["likelihood_samples"] == 6 - lost
