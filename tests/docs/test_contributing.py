@@ -162,7 +162,6 @@ def test_batches_of_the_data_set_depend_on_step_and_seed_alone(placed):
     assert (Ring(noise=0.0).train.norm(dim=1) - 2**0.5).abs().max() < 1e-6
 
 
-@pytest.mark.skipif(not (ROOT / "experiments" / "tasks").is_dir(), reason="no task seam yet")
 def test_the_task_runs(placed, tmp_path, undrawn):
     """Errors that are finite, and larger at higher noise levels."""
     _, path = placed("denoising")
