@@ -167,7 +167,10 @@ def test_the_raw_weights_are_to_be_had(tmp_path):
         (["{absent}", "{out}", "--to", "native"], "does not exist"),
         (["{text}", "{out}", "--to", "native"], "cannot be read as tensors"),
         (["{empty}", "{out}", "--to", "native"], "none of the known formats"),
-        (["{native}", "{out}", "--to", "native", "--config", "c.json"], "contains its configuration"),
+        (
+            ["{native}", "{out}", "--to", "native", "--config", "c.json"],
+            "contains its configuration",
+        ),
     ],
 )
 def test_wrong_conversions_write_nothing(arguments, sentence, tmp_path, capsys):
