@@ -1,7 +1,4 @@
-"""The divergence of a score: exact, or estimated from products of its Jacobian with probes.
-
-One forward pass of the network gives the score, and each probe costs one backward pass.
-"""
+"""The divergence of a score: exact, or estimated from products of its Jacobian with probes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Every function writes one file, creates its folder if necessary, and returns its
 written under a temporary name and then moved, so that it is never incomplete.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -14,30 +14,39 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from scoresde.models import ScoreModel, UNet
 from scoresde.models.file import whole
 from scoresde.models.layers import NIN
-from scoresde.models.resample import InputSkip, OutputSkip
 from scoresde.sde import SDE
 
 from . import diffusers_network, diffusers_process
 from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_network, read_weights
 from .files import replacing
-from .table import PIXELWISE, TRANSPOSED, Form, Row, layer, read, write
-from .unet import Part, parts
+from .table import PIXELWISE, SAME, TRANSPOSED, Form, Row, layer, read, write
+from .unet import Part, layers, parts
 
 log = logging.getLogger(__name__)
-BLOCK = {
-    "norm1": "branch.norm_0",
-    "conv1": "branch.conv_0",
-    "time_emb_proj": "branch.dense",
-    "norm2": "branch.norm_1",
-    "conv2": "branch.conv_1",
+# Names of our layers within a part, and theirs.
+LAYERS = {
+    "branch.norm_0": "norm1",
+    "branch.conv_0": "conv1",
+    "branch.dense": "time_emb_proj",
+    "branch.norm_1": "norm2",
+    "branch.conv_1": "conv2",
+    "shortcut": "conv_shortcut",
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "out": "to_out.0",
+    "layer.conv": "conv",
+    "conv": "skip_conv",
+    "head.0": "skip_norm",
+    "head.2": "skip_conv",
 }
-ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
-# Names of the same four matrices in files from before 2023.
+# Names of the four matrices of attention in files from before 2023.
 FORMERLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -129,43 +138,28 @@ def rows(net: UNet, flipped: bool) -> list[Row]:
         net: Network.
         flipped: Whether their embedding has the cosines first; ours has the sines first.
     """
-    return [row for part in parts(net) for row in _part(part, _name(part, net), flipped)]
-
-
-def _part(part: Part, theirs: str, flipped: bool) -> list[Row]:
-    ours, module = part.name, part.module
-    if part.role == "fourier":
-        return [Row(f"{theirs}.weight", (f"{ours}.W",))]
-    if part.role == "dense" and part.number == 0 and flipped:
-        return layer(theirs, ours, Form(lambda w: (_swap(w),), lambda tensors: _swap(tensors[0])))
-    if part.role == "attention":
-        table = layer(f"{theirs}.group_norm", f"{ours}.norm")
-        for name, own in ATTENTION.items():
-            table += layer(f"{theirs}.{name}", f"{ours}.{own}", TRANSPOSED)
-        return table
-    if isinstance(module, InputSkip):
-        return layer(f"{theirs}.skip_conv", f"{ours}.conv")
-    if isinstance(module, OutputSkip):
-        last = part.level == 0
-        norm, conv = ("conv_norm_out", "conv_out") if last else ("skip_norm", "skip_conv")
-        place = "" if last else f"{theirs}."
-        return layer(f"{place}{norm}", f"{ours}.head.0") + layer(f"{place}{conv}", f"{ours}.head.2")
-    if hasattr(module, "branch"):
-        table = [r for name in BLOCK for r in layer(f"{theirs}.{name}", f"{ours}.{BLOCK[name]}")]
-        if isinstance(module.shortcut, NIN):
-            table += layer(f"{theirs}.conv_shortcut", f"{ours}.shortcut", PIXELWISE)
-        elif isinstance(module.shortcut, nn.Conv2d):
-            table += layer(f"{theirs}.conv_shortcut", f"{ours}.shortcut")
-        return table
-    if part.role == "step":
-        return layer(f"{theirs}.conv", f"{ours}.layer.conv")
-    return layer(theirs, ours)
+    table: list[Row] = []
+    for part in parts(net):
+        theirs, first = _name(part, net), part.role == "dense" and part.number == 0
+        if part.role == "fourier":
+            table.append(Row(f"{theirs}.weight", (f"{part.name}.W",)))
+        for one in layers(part):
+            name, form = f"{theirs}.{LAYERS[one.place]}" if one.place else theirs, SAME
+            if one.place.startswith("head") and part.level == 0:
+                name = {"head.0": "conv_norm_out", "head.2": "conv_out"}[one.place]
+            if isinstance(one.module, NIN):
+                form = PIXELWISE if one.place == "shortcut" else TRANSPOSED
+            table += layer(name, one.name, SWAPPED if first and flipped else form)
+    return table
 
 
 def _swap(weight: Tensor) -> Tensor:
     """Exchange the columns for cosines and sines; an odd number of columns ends with a zero."""
     half = weight.shape[1] // 2
     return torch.cat([weight[:, half : 2 * half], weight[:, :half], weight[:, 2 * half :]], 1)
+
+
+SWAPPED = Form(lambda theirs: (_swap(theirs),), lambda ours: _swap(ours[0]))
 
 
 def _name(part: Part, net: UNet) -> str:

@@ -18,23 +18,22 @@ Reference: Karras et al. 2022, arXiv:2206.00364 (table 1, appendix C.1, F).
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scoresde.models import ScoreModel, UNet
 from scoresde.models.file import whole
-from scoresde.models.layers import Attention, BigGANBlock
 from scoresde.models.resample import InputSkip
 from scoresde.sde import EDM, VE, VP
 
 from .edm_files import read_contents, settings_of
 from .fields import GIVE
-from .table import PIXELWISE, Form, Row, layer, read
-from .unet import Part, parts
+from .table import PIXELWISE, SAME, Form, Row, layer, read
+from .unet import Part, layers, parts
 
 log = logging.getLogger(__name__)
 _OTHERS = {
@@ -44,7 +43,22 @@ _OTHERS = {
 }
 
 
-_BLOCK = ("norm0", "conv0", "affine", "norm1", "conv1")
+# Names of our layers within a part, and theirs.
+LAYERS = {
+    "": "",
+    "branch.norm_0": ".norm0",
+    "branch.conv_0": ".conv0",
+    "branch.dense": ".affine",
+    "branch.norm_1": ".norm1",
+    "branch.conv_1": ".conv1",
+    "shortcut": ".skip",
+    "norm": ".norm2",
+    "out": ".proj",
+    "conv": "_skip",
+    "resample.conv": "_residual",
+    "head.0": "_norm",
+    "head.2": "_conv",
+}
 
 
 def load_edm(
@@ -109,61 +123,57 @@ def rows(net: UNet, resolution: int) -> list[Row]:
         resolution: Height and width of its images, which the names contain.
     """
     taps = net.options.taps or (1.0, 1.0)
+    table: list[Row] = []
+    for part in parts(net):
+        here = _name(part, resolution)
+        if part.role == "fourier":
+            table.append(Row(f"{here}.freqs", (f"{part.name}.W",)))
+        for one in layers(part):
+            if one.place == "q":
+                table += _interleaved(f"{here}.qkv", part.name)
+            elif one.place not in ("k", "v"):
+                form = PIXELWISE if one.place == "out" else SAME
+                table += layer(here + LAYERS[one.place], one.name, form)
+        table += [_filter(here + place, taps) for place in _filtered(part, net)]
+    return table
+
+
+def _name(part: Part, resolution: int) -> str:
+    """Their name of a part."""
 
     def at(level: int) -> str:
         size = resolution >> level if level >= 0 else resolution << -level
         return f"{size}x{size}"
 
-    table: list[Row] = []
-    for part in parts(net):
-        match part.role, part.way:
-            case "fourier", _:
-                table.append(Row("map_noise.freqs", (f"{part.name}.W",)))
-            case "dense", _:
-                table += layer(f"map_layer{part.number}", part.name)
-            case "conv_in", _:
-                table += layer(f"enc.{at(0)}_conv", part.name)
-            case (("block" | "attention"), _):
-                table += _stage(_place(part, at), part)
-            case "step", way:
-                down = way == "down"
-                here = f"enc.{at(part.level + 1)}_down" if down else f"dec.{at(part.level - 1)}_up"
-                table += _stage(here, part)
-                table += [_filter(f"{here}.{one}", taps) for one in ("conv0", "skip")]
-            case "pyramid", "down":
-                table += _input_pyramid(f"enc.{at(part.level + 1)}_aux", part, taps)
-            case "pyramid", _:
-                here = f"dec.{at(part.level)}_aux"
-                table += layer(f"{here}_norm", f"{part.name}.head.0")
-                table += layer(f"{here}_conv", f"{part.name}.head.2")
-                if part.level < len(net.widths) - 1:
-                    table.append(_filter(f"{here}_up", taps))
-            case role, _:
-                end = "norm" if role == "norm_out" else "conv"
-                table += layer(f"dec.{at(0)}_aux_{end}", part.name)
-    return table
-
-
-def _place(part: Part, at: Callable[[int], str]) -> str:
-    """Their name for a residual block at one resolution, and for its attention."""
     way = "enc" if part.way == "down" else "dec"
-    kind = "in" if part.way == "middle" else "block"
-    return f"{way}.{at(part.level)}_{kind}{part.number}"
+    match part.role, part.way:
+        case "fourier", _:
+            return "map_noise"
+        case "dense", _:
+            return f"map_layer{part.number}"
+        case "conv_in", _:
+            return f"enc.{at(0)}_conv"
+        case (("norm_out" | "conv_out"), _):
+            return f"dec.{at(0)}_aux_{part.role.removesuffix('_out')}"
+        case "step", _:
+            return f"{way}.{at(part.level + (1 if way == 'enc' else -1))}_{part.way}"
+        case "pyramid", _:
+            return f"{way}.{at(part.level + (way == 'enc'))}_aux"
+        case _, "middle":
+            return f"dec.{at(part.level)}_in{part.number}"
+    return f"{way}.{at(part.level)}_block{part.number}"
 
 
-def _stage(theirs: str, part: Part) -> list[Row]:
-    if isinstance(part.module, Attention):
-        return [
-            *layer(f"{theirs}.norm2", f"{part.name}.norm"),
-            *_interleaved(f"{theirs}.qkv", part.name),
-            *layer(f"{theirs}.proj", f"{part.name}.out", PIXELWISE),
-        ]
-    table: list[Row] = []
-    for name, own in zip(_BLOCK, ("norm_0", "conv_0", "dense", "norm_1", "conv_1"), strict=True):
-        table += layer(f"{theirs}.{name}", f"{part.name}.branch.{own}")
-    if isinstance(part.module, BigGANBlock) and not isinstance(part.module.shortcut, nn.Identity):
-        table += layer(f"{theirs}.skip", f"{part.name}.shortcut")
-    return table
+def _filtered(part: Part, net: UNet) -> tuple[str, ...]:
+    """Their names of the layers of a part that have a filter."""
+    match part.role, part.way:
+        case "step", _:
+            return (".conv0", ".skip")
+        case "pyramid", "down":
+            return ("_down",) if isinstance(part.module, InputSkip) else ("_residual",)
+        case "pyramid", _ if part.level < len(net.widths) - 1:
+            return ("_up",)
+    return ()
 
 
 def _interleaved(theirs: str, ours: str) -> list[Row]:
@@ -181,13 +191,6 @@ def _interleaved(theirs: str, ours: str) -> list[Row]:
         Row(f"{theirs}.{kind}", tuple(f"{ours}.{one}.{kind}" for one in "qkv"), Form(split, merge))
         for kind in ("weight", "bias")
     ]
-
-
-def _input_pyramid(theirs: str, part: Part, taps: Sequence[float]) -> list[Row]:
-    if isinstance(part.module, InputSkip):
-        return [_filter(f"{theirs}_down", taps), *layer(f"{theirs}_skip", f"{part.name}.conv")]
-    convolution = layer(f"{theirs}_residual", f"{part.name}.resample.conv")
-    return [_filter(f"{theirs}_residual", taps), *convolution]
 
 
 def _filter(theirs: str, taps: Sequence[float]) -> Row:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from scoresde.models import UNet
 from scoresde.models.layers import NIN, BigGANBlock
 from scoresde.models.names import WRAPPERS
-from scoresde.models.resample import DownsampleConv2d, InputSkip, OutputSkip, UpsampleConv2d
+from scoresde.models.resample import InputSkip, OutputSkip
 
 from .msgpack import decode
 from .table import CHANNELS_LAST, SAME, TRANSPOSED, Row, layer
-from .unet import Part, parts
+from .unet import Part, layers, parts
 
 
 class FlaxState(NamedTuple):
@@ -140,8 +140,38 @@ def rows(net: UNet) -> list[Row]:
     Args:
         net: The network.
     """
-    names = _Names(net)
-    return [row for part in parts(net) for row in names.of(part)]
+    block, attention = "ResnetBlockBigGANpp", "AttnBlockpp"
+    if net.resblock_type == "ddpm":
+        block = "ResnetBlockDDPMpp"
+        if net.options.channels_per_group == 1:
+            block, attention = "ResnetBlockDDPM", "AttnBlock"
+    top, table = _Scope(), list[Row]()
+    for part in parts(net):
+        scope = _scope(part, top, block, attention)
+        if part.role == "fourier":
+            table.append(Row(f"{scope.prefix}W", (f"{part.name}.W",)))
+        for one in layers(part):
+            table += scope.layer("Conv2d" if one.filtered else _KINDS[type(one.module)], one.name)
+    return table
+
+
+def _scope(part: Part, top: "_Scope", block: str, attention: str) -> "_Scope":
+    """The module that holds the layers of the next part, in the order of construction."""
+    resample, module = "Downsample" if part.way == "down" else "Upsample", part.module
+    if part.role == "fourier":
+        return top.make("GaussianFourierProjection")
+    if part.role == "attention":
+        return top.make(attention)
+    if part.role == "block" or isinstance(module, BigGANBlock):
+        return top.make(block)
+    if isinstance(module, InputSkip):
+        top.make(resample)
+        return top.make("Combine")
+    if isinstance(module, OutputSkip):
+        if module.up is not None:
+            top.make(resample)
+        return top
+    return top.make(resample) if part.role in ("step", "pyramid") else top
 
 
 class _Scope:
@@ -170,70 +200,4 @@ _TENSORS = {
     "GroupNorm": (SAME, "scale", "bias"),
     "NIN": (SAME, "W", "b"),
 }
-
-
-class _Names:
-    """The names of one network's parts, which must be requested in the order of construction."""
-
-    def __init__(self, net: UNet) -> None:
-        self.top = _Scope()
-        self.block, self.attention = "ResnetBlockBigGANpp", "AttnBlockpp"
-        if net.resblock_type == "ddpm":
-            self.block = "ResnetBlockDDPMpp"
-            if net.options.channels_per_group == 1:
-                self.block, self.attention = "ResnetBlockDDPM", "AttnBlock"
-
-    def of(self, part: Part) -> list[Row]:
-        """The rows of the next part."""
-        match part.role:
-            case "fourier":
-                prefix = self.top.make("GaussianFourierProjection").prefix
-                return [Row(f"{prefix}W", (f"{part.name}.W",))]
-            case "dense":
-                return self.top.layer("Dense", part.name)
-            case "conv_in" | "conv_out":
-                return self.top.layer("Conv", part.name)
-            case "norm_out":
-                return self.top.layer("GroupNorm", part.name)
-            case "block":
-                return self._block(part.name, part.module)
-            case "attention":
-                at, kinds = self.top.make(self.attention), ("q", "k", "v", "out")
-                table = at.layer("GroupNorm", f"{part.name}.norm")
-                return table + [r for kind in kinds for r in at.layer("NIN", f"{part.name}.{kind}")]
-            case "step" if isinstance(part.module, BigGANBlock):
-                return self._block(part.name, part.module)
-            case "step":
-                return self._resample(part.way, f"{part.name}.layer", part.module.layer)
-            case "pyramid":
-                return self._pyramid(part)
-        raise ValueError(f"the original code has no part {part.name}")
-
-    def _block(self, name: str, block: Any) -> list[Row]:
-        at, branch = self.top.make(self.block), f"{name}.branch"
-        table = at.layer("GroupNorm", f"{branch}.norm_0") + at.layer("Conv", f"{branch}.conv_0")
-        if block.branch.dense is not None:
-            table += at.layer("Dense", f"{branch}.dense")
-        table += at.layer("GroupNorm", f"{branch}.norm_1") + at.layer("Conv", f"{branch}.conv_1")
-        if isinstance(block.shortcut, nn.Conv2d | NIN):
-            kind = "NIN" if isinstance(block.shortcut, NIN) else "Conv"
-            table += at.layer(kind, f"{name}.shortcut")
-        return table
-
-    def _resample(self, way: str, name: str, resample: Any) -> list[Row]:
-        at = self.top.make("Downsample" if way == "down" else "Upsample")
-        if not isinstance(resample, DownsampleConv2d | UpsampleConv2d):
-            return []
-        return at.layer("Conv" if resample.kernel is None else "Conv2d", f"{name}.conv")
-
-    def _pyramid(self, part: Part) -> list[Row]:
-        name, pyramid = part.name, part.module
-        if isinstance(pyramid, InputSkip):
-            self.top.make("Downsample")
-            return self.top.make("Combine").layer("Conv", f"{name}.conv")
-        if isinstance(pyramid, OutputSkip):
-            if pyramid.up is not None:
-                self.top.make("Upsample")
-            head = self.top.layer("GroupNorm", f"{name}.head.0")
-            return head + self.top.layer("Conv", f"{name}.head.2")
-        return self._resample(part.way, f"{name}.resample", pyramid.resample)
+_KINDS = {nn.Conv2d: "Conv", nn.Linear: "Dense", nn.GroupNorm: "GroupNorm", NIN: "NIN"}

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from scoresde.models import RefineNet, ScoreModel, UNet
 from scoresde.models.file import whole
 from scoresde.models.layers import NIN
-from scoresde.models.resample import InputSkip, OutputSkip
 
 from . import flax, refinenet
 from .configuration import configuration, meaning
@@ -28,18 +27,23 @@ from .fields import GIVE, read_configuration
 from .files import load_tensors, replacing
 from .shapes import guess
 from .table import Row, layer, read, write
-from .unet import Part, parts
+from .unet import Layer, layers, parts
 from .weights import RAW, Weights, find_weights, one_set, tensor_names
 
-BLOCK = {
-    "GroupNorm_0": "branch.norm_0",
-    "Conv_0": "branch.conv_0",
-    "Dense_0": "branch.dense",
-    "GroupNorm_1": "branch.norm_1",
-    "Conv_1": "branch.conv_1",
+# Names of our layers within a part, and theirs.
+LAYERS = {
+    "branch.norm_0": "GroupNorm_0",
+    "branch.conv_0": "Conv_0",
+    "branch.dense": "Dense_0",
+    "branch.norm_1": "GroupNorm_1",
+    "branch.conv_1": "Conv_1",
+    "norm": "GroupNorm_0",
+    "q": "NIN_0",
+    "k": "NIN_1",
+    "v": "NIN_2",
+    "out": "NIN_3",
+    "conv": "Conv_0",
 }
-ATTENTION = {"NIN_0": "q", "NIN_1": "k", "NIN_2": "v", "NIN_3": "out"}
-NIN_NAMES = (".W", ".b")
 
 
 def load_score_sde(
@@ -141,49 +145,25 @@ def rows(net: nn.Module) -> list[Row]:
     table: list[Row] = []
     number = 0
     for part in parts(net):
-        if isinstance(part.module, OutputSkip):  # a normalization and a convolution
-            table += layer(f"all_modules.{number}", f"{part.name}.head.0")
-            table += layer(f"all_modules.{number + 1}", f"{part.name}.head.2")
-            number += 2
-            continue
-        table += _part(part, f"all_modules.{number}")
+        if part.role == "fourier":
+            table.append(Row(f"all_modules.{number}.W", (f"{part.name}.W",)))
+        for one in layers(part):
+            number += one.place == "head.2"  # an output pyramid counts as two modules
+            names = (".W", ".b") if isinstance(one.module, NIN) else (".weight", ".bias")
+            table += layer(f"all_modules.{number}{_place(one)}", one.name, names=names)
         number += 1
     return table
 
 
-def _part(part: Part, theirs: str) -> list[Row]:
-    ours, module = part.name, part.module
-    if part.role == "fourier":
-        return [Row(f"{theirs}.W", (f"{ours}.W",))]
-    if part.role == "attention":
-        table = layer(f"{theirs}.GroupNorm_0", f"{ours}.norm")
-        for name, own in ATTENTION.items():
-            table += layer(f"{theirs}.{name}", f"{ours}.{own}", names=NIN_NAMES)
-        return table
-    if isinstance(module, InputSkip):
-        return layer(f"{theirs}.Conv_0", f"{ours}.conv")
-    if hasattr(module, "branch"):
-        return _block(module, theirs, ours)
-    inner = {"layer": getattr(module, "layer", None), "resample": getattr(module, "resample", None)}
-    for name, resampler in inner.items():  # a learned change of resolution, or one without weights
-        if resampler is not None:
-            own = "Conv_0" if getattr(resampler, "kernel", None) is None else "Conv2d_0"
-            known = hasattr(resampler, "conv")
-            return layer(f"{theirs}.{own}", f"{ours}.{name}.conv") if known else []
-    return layer(theirs, ours)
-
-
-def _block(module: nn.Module, theirs: str, ours: str) -> list[Row]:
-    table: list[Row] = []
-    for name, own in BLOCK.items():
-        if getattr(module.branch, own.rpartition(".")[2]) is not None:  # Dense_0 needs a label
-            table += layer(f"{theirs}.{name}", f"{ours}.{own}")
-    shortcut = getattr(module, "shortcut", None)
-    if isinstance(shortcut, NIN):
-        table += layer(f"{theirs}.NIN_0", f"{ours}.shortcut", names=NIN_NAMES)
-    elif isinstance(shortcut, nn.Conv2d):
-        table += layer(f"{theirs}.Conv_2", f"{ours}.shortcut")
-    return table
+def _place(one: Layer) -> str:
+    """The name of a layer within its module of score-SDE."""
+    if one.place in ("", "head.0", "head.2"):
+        return ""
+    if one.place == "shortcut":
+        return ".NIN_0" if isinstance(one.module, NIN) else ".Conv_2"
+    if one.place in ("layer.conv", "resample.conv"):
+        return ".Conv2d_0" if one.filtered else ".Conv_0"
+    return f".{LAYERS[one.place]}"
 
 
 def _is_frequency(row: Row) -> bool:

@@ -1,26 +1,28 @@
 """The layers of a U-Net in the order of their construction, each with its role and place.
 
-Every format has its own names for the same layers: a format is a name for each part here, and names
-for the tensors of each kind of layer.
+Every format has its own names for the same layers: a format is a name for each part of the network,
+and for each layer within a part.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from scoresde.models import UNet
 
 
 class Part(NamedTuple):
-    """A layer with its role and place.
+    """A part of the network, of one or several layers, with its role and place.
 
     Attributes:
         role: `fourier`, `dense`, `conv_in`, `block`, `attention`, `step` (a change of resolution),
             `pyramid` (a layer of the input or output pyramid), `norm_out` or `conv_out`.
         way: `in`, `down`, `middle`, `up` or `out`.
         level: 0 at full resolution.
-        number: Number of the layer among those of its role on this level.
+        number: Number of the part among those of its role on this level.
         name: Name of the module in the network.
-        module: The layer.
+        module: The module.
     """
 
     role: str
@@ -31,8 +33,24 @@ class Part(NamedTuple):
     module: Any
 
 
+class Layer(NamedTuple):
+    """A layer with a weight and a bias.
+
+    Attributes:
+        place: Name within its part, empty for the part itself.
+        name: Name in the network.
+        module: The layer.
+        filtered: Whether a FIR filter is applied next to it.
+    """
+
+    place: str
+    name: str
+    module: nn.Module
+    filtered: bool
+
+
 def parts(net: UNet) -> Iterator[Part]:
-    """All layers that have saved tensors or a number in published checkpoints, in the order of
+    """All parts that have saved tensors or a number in published checkpoints, in the order of
     their construction.
 
     Raises:
@@ -64,6 +82,15 @@ def parts(net: UNet) -> Iterator[Part]:
     if net.head is not None:
         yield Part("norm_out", "out", 0, 0, "head.0", net.head[0])
         yield Part("conv_out", "out", 0, 0, "head.2", net.head[2])
+
+
+def layers(part: Part) -> Iterator[Layer]:
+    """The layers of a part in the order of their construction."""
+    for place, module in part.module.named_modules():
+        if list(module.parameters(recurse=False)):
+            parent = part.module.get_submodule(place.rpartition(".")[0])
+            filtered = getattr(parent, "kernel", None) is not None
+            yield Layer(place, f"{part.name}.{place}".rstrip("."), module, filtered)
 
 
 def _entrance(net: UNet) -> Iterator[Part]:

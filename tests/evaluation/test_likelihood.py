@@ -26,7 +26,7 @@ def mixture(sde):
 
 
 def gaussian(sde):
-    """A correlated law in 16 coordinates."""
+    """A correlated Gaussian in 16 coordinates."""
     generator = torch.Generator().manual_seed(2)
     root = torch.randn(16, 16, generator=generator, **DOUBLE) / 4
     mean = 0.3 * torch.randn(16, generator=generator, **DOUBLE)
@@ -65,7 +65,7 @@ def test_log_prob_is_exact_to_the_tolerance(process):
 
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-8])
 def test_log_prob_is_exact_in_many_coordinates(process, rtol):
-    """At most 30 rtol in 64 coordinates, for a mixture of three anisotropic, correlated laws."""
+    """At most 30 rtol in 64 coordinates, for a mixture of three correlated Gaussians."""
     generator = torch.Generator().manual_seed(2)
     means = 0.5 * torch.randn(3, 64, generator=generator, **DOUBLE)
     roots = torch.randn(3, 64, 64, generator=generator, **DOUBLE) / 16

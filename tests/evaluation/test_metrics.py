@@ -139,7 +139,7 @@ def test_mmd_bandwidths_come_from_the_median_distance_of_y():
 
 
 def test_mmd_is_at_its_floor_for_one_law_and_above_it_for_two():
-    """E MMD² of one law is (2/n)(K − E k): 5 kernels, n = 500 give about 0.1 for their root."""
+    """E MMD² of one distribution is (2/n)(K − E k): 5 kernels at n = 500 give 0.1 for its root."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(n):

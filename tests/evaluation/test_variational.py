@@ -1,4 +1,4 @@
-"""Variational bounds against laws whose entropy is known, and against DDPM's own formula."""
+"""Variational bounds against distributions of known entropy, and against DDPM's own formula."""
 
 import math
 
@@ -20,7 +20,7 @@ CELLS = Cells(4, -1.0, 1.0)
 
 
 def points(sde):
-    """The exact score of a law on the centres of four cells: data without any spread."""
+    """The exact score of a distribution on the centres of four cells: data without any spread."""
     centres = CELLS.centre(torch.arange(4))[:, None]
     return GaussianMixtureScore(sde, WEIGHTS, centres, torch.zeros(4, 1))
 
