@@ -203,6 +203,7 @@ def test_hutch_plus_plus_has_finite_gradients_at_its_worst(jacobian):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.slow
 def test_likelihood_by_hutch_plus_plus_is_differentiable_where_two_probes_coincide():
     """In two coordinates half of the pairs do; each sketch spans the plane, so all is exact."""
     sde, score = VP(), mixture(VP())

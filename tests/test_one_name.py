@@ -79,6 +79,7 @@ def installed(tmp_path_factory):
     return python.parent
 
 
+@pytest.mark.slow
 def test_a_wheel_runs_outside_of_the_tree(installed, tmp_path):
     said = run(
         *(installed / "scoresde", "dry_run=true", "hydra.run.dir=run", "data=mixture"),
@@ -106,6 +107,7 @@ def test_a_wheel_holds_the_packages_and_no_others(installed, tmp_path):
     assert about == "The score-SDE toolkit authors | True | None"
 
 
+@pytest.mark.slow
 def test_a_project_with_folders_of_the_same_names_runs_a_script(tmp_path):
     for name in ("models", "data"):
         (tmp_path / name).mkdir()
@@ -114,6 +116,7 @@ def test_a_project_with_folders_of_the_same_names_runs_a_script(tmp_path):
     assert run(sys.executable, "script.py", cwd=tmp_path) == "mine mine (3, 1) False\n"
 
 
+@pytest.mark.slow
 def test_no_package_is_loaded_by_two_names(tmp_path):
     code = f"""
 import contextlib, runpy, sys
@@ -181,6 +184,7 @@ def test_a_model_from_before_gives_the_same_score(name, step, c_noise):
     torch.testing.assert_close(score, torch.from_numpy(saved["score"]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_from_before_goes_on_as_it_did(tmp_path):
     """From step 3 of 6, to the weights, the average and the noise that the run itself had at 6."""
     folder = tmp_path / "run"

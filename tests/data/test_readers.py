@@ -95,6 +95,7 @@ def test_missing_or_disagreeing_mnist_is_named(tmp_path):
         MNIST(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason="the real MNIST files are not here")
 def test_real_mnist_has_its_published_statistics():
     mnist = MNIST(REAL / "mnist")

@@ -687,6 +687,7 @@ def test_digest_tells_bytes_labels_parts_and_forms_apart(places, tmp_path):
 # Runs
 
 
+@pytest.mark.slow
 def test_a_run_streams_its_images_and_goes_on_from_the_middle(tmp_path, capsys):
     """Weights after 2 + 2 steps, with other workers, are those of 4 steps on images in memory."""
     from scoresde.training import checkpoint
@@ -722,6 +723,7 @@ def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, m
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["celebahq_1024_ncsnpp_ve", "bedroom_128_ncsnv2", "celeba_ncsnv2"])
 def test_presets_get_the_batches_of_their_size(name, tmp_path):
     """A training batch of the preset, from photographs larger and smaller than its size."""

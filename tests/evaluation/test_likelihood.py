@@ -49,6 +49,7 @@ def error(sde, score, x, rtol, **options):
     return (ours - score.log_prob(x, start)).abs().max().item()
 
 
+@pytest.mark.slow
 def test_log_prob_is_exact_to_the_tolerance(process):
     """Every error is at most 30 rtol, and the largest of 120 samples falls at least as fast.
 
@@ -138,6 +139,7 @@ def test_batches_change_nothing(process, divergence):
         assert torch.equal(other.nfe, whole.nfe[rows])
 
 
+@pytest.mark.slow
 def test_a_network_is_not_moved_by_the_batch_beyond_its_own_rounding():
     """A U-Net's output differs by 1e-6 between batch sizes; log p, which adds up some hundred of
     them in 64 coordinates, by 1e-3 nats at most (measured 5e-5)."""
@@ -203,6 +205,7 @@ def test_log_prob_can_be_differentiated(process):
     torch.testing.assert_close(gradient, exact, rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_log_prob_trains_a_network():
     """The gradient in the weights is that of finite differences."""
     torch.manual_seed(0)
@@ -263,6 +266,7 @@ def test_one_network_pass_gives_drift_and_divergence():
         assert not x.requires_grad and model.net.leave.weight.grad is None
 
 
+@pytest.mark.slow
 def test_density_of_a_network_integrates_to_one():
     """exp log p on a grid sums to 1: holds for any score, trained or not."""
     sde = VP()

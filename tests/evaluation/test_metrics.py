@@ -138,6 +138,7 @@ def test_mmd_bandwidths_come_from_the_median_distance_of_y():
     assert maximum_mean_discrepancy(x, y) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_mmd_is_at_its_floor_for_one_law_and_above_it_for_two():
     """E MMD² of one distribution is (2/n)(K − E k): 5 kernels at n = 500 give 0.1 for its root."""
     generator = torch.Generator().manual_seed(0)
@@ -205,6 +206,7 @@ def test_halves_of_a_large_set_keep_the_shares():
     assert abs(np.mean(labels[first] == 8) - 0.25) < 1e-3
 
 
+@pytest.mark.slow
 def test_classifier_reads_held_out_digits(digits, halves, reader):
     images, labels = digits[0][halves[1]], digits[1][halves[1]]
     assert reader.accuracy(images, labels) >= 0.97
@@ -249,6 +251,7 @@ def test_classifier_refuses(digits, reader):
         DigitClassifier(LEVELS).fit(images, labels[:-1])
 
 
+@pytest.mark.slow
 def test_quality_of_real_digits_is_that_of_real_digits(digits, halves, reader):
     # The same seed splits alike, so the samples are the images the classifier has not seen.
     q = sample_quality(digits[0][halves[1]], *digits, LEVELS, seed=0)
@@ -263,6 +266,7 @@ def test_quality_of_real_digits_is_that_of_real_digits(digits, halves, reader):
     assert SampleQuality(**json.loads(json.dumps(dataclasses.asdict(q)))) == q
 
 
+@pytest.mark.slow
 def test_quality_of_noise_is_far_worse(digits):
     images, labels = digits[0][:600], digits[1][:600]
     noise = np.random.default_rng(0).integers(0, LEVELS, (200, 1, 8, 8), dtype=np.uint8)
@@ -272,6 +276,7 @@ def test_quality_of_noise_is_far_worse(digits):
     assert q.frechet > 20 * q.frechet_floor
 
 
+@pytest.mark.slow
 def test_quality_of_a_lost_mode_is_worse(digits):
     images, labels = digits[0][:600], digits[1][:600]
     q = sample_quality(digits[0][600:][digits[1][600:] != 3], images, labels, LEVELS)
@@ -280,6 +285,7 @@ def test_quality_of_a_lost_mode_is_worse(digits):
     assert q.frechet > 1.5 * q.frechet_floor
 
 
+@pytest.mark.slow
 def test_quality_of_a_few_samples_is_finite(digits):
     q = sample_quality(digits[0][-4:], digits[0][:600], digits[1][:600], LEVELS)
     assert q.n == 4

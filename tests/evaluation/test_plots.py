@@ -227,6 +227,7 @@ def cloud():
     return torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_points_draws_a_panel_for_each_thing_given(tmp_path, cloud):
     everything = {
         "reference": cloud + 0.1,

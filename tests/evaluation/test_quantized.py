@@ -62,6 +62,7 @@ def test_density_over_the_cells_sums_to_one():
         torch.testing.assert_close(cells, exact, rtol=0, atol=5e-3 * exact.max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["uniform", "truncated-normal", "variational"])
 @pytest.mark.parametrize("name", SDES)
 def test_bounds_lie_below_and_close_their_gap(name, rule):

@@ -32,6 +32,7 @@ def bits_of(bound, k):
     return means, torch.stack([part.std() / math.sqrt(len(part)) for part in parts])
 
 
+@pytest.mark.slow
 def test_continuous_bound_is_the_probability_where_the_score_is_exact(process):
     """The reverse process then is the forward one, so no gap is left: log w_k, to 4 errors.
 
@@ -122,6 +123,7 @@ def test_variances_between_the_two():
     assert wide.mean() < narrow.mean()
 
 
+@pytest.mark.slow
 def test_some_terms_estimate_all(process):
     """One in each of ten parts of 200 steps: the sum of all, to four of its errors."""
     k = torch.arange(4).repeat(100)[:, None]

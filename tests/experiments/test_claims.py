@@ -48,6 +48,7 @@ def other(tmp_path):
         kill()
 
 
+@pytest.mark.slow
 def test_another_process_is_named_and_its_files_outlive_every_refusal(tmp_path, capsys, other):
     pid, kill = other
     folder = tmp_path / "run"
@@ -96,6 +97,7 @@ def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path):
     assert not list(tmp_path.iterdir())  # nothing was written in any
 
 
+@pytest.mark.slow
 def test_a_folder_named_by_the_time_is_not_used_twice(tmp_path, monkeypatch, capsys, undrawn):
     """The second run of one name goes next to the first; a name that was chosen is refused."""
     year = datetime.now().year

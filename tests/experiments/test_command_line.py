@@ -251,6 +251,7 @@ def test_options_may_stand_anywhere():
     assert command_line.check(["sde=vp,ve", "-m", "seed=1,2"]) == ["sde=vp,ve", "seed=1,2", "-m"]
 
 
+@pytest.mark.slow
 def test_what_hydra_accepts_is_not_refused():
     """Presets upon presets, and what is easily taken for a mistake."""
     command_line.check(["-m", f"experiment={','.join(groups()['experiment'][::4])}"])
@@ -272,6 +273,7 @@ def test_what_hydra_accepts_is_not_refused():
     command_line.check(["-m", "hydra/launcher=basic", "seed=range(0,3)", "sde=choice(vp,ve)"])
 
 
+@pytest.mark.slow
 def test_wrong_commands_and_help_import_nothing_heavy():
     """torch alone takes seconds; held by what is imported, in one process."""
     code = """

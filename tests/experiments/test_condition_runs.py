@@ -34,6 +34,7 @@ def trained(tmp_path_factory):
     return folder, settings, start(folder, *settings)
 
 
+@pytest.mark.slow
 def test_a_run_of_classes_is_scored_and_loaded(trained):
     folder, _, result = trained
     assert result["bits_per_dim"] > 0 and result["elbo"]["samples"] == 3
@@ -50,6 +51,7 @@ def test_the_picture_has_a_row_for_each_class(trained):
     assert height == pytest.approx(5 * width, rel=0.1)  # ten rows of two
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_in_turn_or_as_chosen(trained, tmp_path):
     draws = ["task=sample", f"checkpoint={trained[0]}", "sampler=ddim", "sampler.steps=2"]
     draws += ["evaluate.samples.count=6", "evaluate.samples.frames=2"]

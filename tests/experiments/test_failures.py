@@ -143,6 +143,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
     assert checkpoint.load(old)["step"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_is_saved_at_its_step(tmp_path, monkeypatch, capsys, number):

@@ -28,6 +28,7 @@ def test_data_differ_by_number_or_content():
     assert "of another content" in data_difference(was, Data(10, 2, "b"))
 
 
+@pytest.mark.slow
 def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
     """12 images, then 24: in the run's own folder, by name, and by auto from a new one."""
     settings = images(tmp_path / "data", 12)
@@ -61,6 +62,7 @@ def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
     assert "other data" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_likelihoods_of_other_data_are_not_mixed_in(tmp_path, capsys):
     settings = images(tmp_path / "data", 12)
     start(tmp_path / "run", *settings)

@@ -77,6 +77,7 @@ def refused(call, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_are_drawn_from_every_format(kind, call, tmp_path):
     path = make(kind, tmp_path)
@@ -91,6 +92,7 @@ def test_samples_are_drawn_from_every_format(kind, call, tmp_path):
     assert "steps: 100" in config  # what ran, not what the defaults are
 
 
+@pytest.mark.slow
 def test_all_formats_draw_the_same_samples(call, tmp_path):
     """Those that can hold one and the same network."""
     drawn = []
@@ -100,6 +102,7 @@ def test_all_formats_draw_the_same_samples(call, tmp_path):
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["native", "score_sde"])
 def test_a_split_is_scored_with_every_format(kind, call, tmp_path):
     arguments = ("task=likelihood", "evaluate.scored=2", "evaluate.likelihood.rtol=1e-2")
@@ -110,6 +113,7 @@ def test_a_split_is_scored_with_every_format(kind, call, tmp_path):
     assert (result["sde"], result["bound"]) == ("VP chain of 100", True)
 
 
+@pytest.mark.slow
 def test_both_at_once(call, tmp_path):
     arguments = ("task=[sample,likelihood]", "evaluate.scored=2", "evaluate.likelihood.rtol=1e-2")
     result = sampled(
@@ -124,6 +128,7 @@ def test_both_at_once(call, tmp_path):
     assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (4, *SHAPE)
 
 
+@pytest.mark.slow
 def test_a_training_is_drawn_from_without_its_settings(call, tmp_path):
     """task=sample takes process, network and shape from the checkpoint."""
     train = ["sde=ve", "model.net.nf=8", "model.net.num_res_blocks=1", "dry_run=true"]
@@ -224,6 +229,7 @@ def test_wrong_command_lines_end_with_one_sentence(arguments, sentence, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_training_with_features_of_images_is_drawn_from(tmp_path, call):
     """Its network sees more channels than are drawn."""
     features = ["model.net.nf=8", "model.fourier_features=[2,3]", "dry_run=true"]
@@ -257,10 +263,12 @@ def test_settings_of_edm_are_read_from_a_file(tmp_path):
         load(tmp_path / "edm.pt", tmp_path / "edm.yaml")
 
 
+@pytest.mark.slow
 def test_sampling_needs_a_checkpoint(tmp_path, refused):
     assert "add checkpoint=" in refused("task=sample", f"hydra.run.dir={tmp_path}/run")
 
 
+@pytest.mark.slow
 def test_the_size_of_images_is_asked_for_where_nothing_says_it(tmp_path, call, refused):
     path = make("score_sde", tmp_path)
     path.with_suffix(".json").unlink()

@@ -55,6 +55,7 @@ def weights(folder):
     return checkpoint.newest(folder / "checkpoints")[1]["ema"]["model"]
 
 
+@pytest.mark.slow
 def test_dry_run_of_the_defaults_as_a_script_from_any_folder(tmp_path):
     """The digits, in a process of its own, from another working directory."""
     done = subprocess.run(
@@ -79,6 +80,7 @@ def test_dry_run_of_the_defaults_as_a_script_from_any_folder(tmp_path):
         assert movie.n_frames > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["pc", "ode", "ald", "ddim", "ancestral", "edm"])
 @pytest.mark.parametrize("sde", ["vp", "vp_cosine", "subvp", "ve", "edm", "ddpm", "ncsn"])
 def test_every_process_runs_with_every_sampler(tmp_path, monkeypatch, sde, sampler):
@@ -107,6 +109,7 @@ def test_every_predictor_runs(tmp_path, monkeypatch, undrawn, predictor):
     assert call(monkeypatch, tmp_path / "run", *overrides, *QUICK)["nfe"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edm", "edm_vp", "edm_ve", "edm_iddpm"])
 def test_the_columns_of_edm_run(tmp_path, monkeypatch, name):
     """The four columns of the table of Karras et al. train, sample and are scored on the digits."""
@@ -116,6 +119,7 @@ def test_the_columns_of_edm_run(tmp_path, monkeypatch, name):
     assert math.isfinite(result["bits_per_dim"])
 
 
+@pytest.mark.slow
 def test_multirun_runs_all_six(tmp_path, monkeypatch, capsys):
     sweep = ["-m", "sde=vp,ve,subvp", "sampler=pc,ode", f"hydra.sweep.dir={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["run.py", *sweep, *QUICK])
@@ -143,6 +147,7 @@ TRAIN = [
 ]
 
 
+@pytest.mark.slow
 def test_resumed_run_is_bitwise_the_straight_one(tmp_path, monkeypatch, capsys):
     """A run cut off after step 3 goes on, in its own folder or beside it, to the same weights."""
     straight = tmp_path / "straight"
@@ -162,6 +167,7 @@ def test_resumed_run_is_bitwise_the_straight_one(tmp_path, monkeypatch, capsys):
         assert [int(row.split(",")[0]) for row in rows[1:]] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_checkpoint_samples_without_training(tmp_path, monkeypatch, capsys):
     call(monkeypatch, tmp_path / "trained", *TRAIN)
     first = tmp_path / "again"
@@ -187,6 +193,7 @@ def test_checkpoint_samples_without_training(tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch, capsys):
     """The same sections, but a network of another input: named before anything is written."""
     call(monkeypatch, tmp_path / "trained", *QUICK)
@@ -199,6 +206,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "bad").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     call(monkeypatch, tmp_path / "run", *QUICK)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -209,6 +217,7 @@ def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     assert before == after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb", "[csv,tensorboard]"])
 def test_loggers(tmp_path, monkeypatch, logger):
     """Others write beside metrics.csv, which is always there; wandb stays offline."""

@@ -45,6 +45,7 @@ def saved(folder):
         return {name: file[name] for name in file.files}
 
 
+@pytest.mark.slow
 def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
     result = score(
         monkeypatch, digits, tmp_path / "run", "evaluate.bounds.vlb=10", "evaluate.bounds.terms=3"
@@ -64,6 +65,7 @@ def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
         assert picture.size[0] > 300
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
     """Stopped after two parts of three: repeated, the command does the rest, to equal numbers."""
     whole = score(monkeypatch, digits, tmp_path / "whole")
@@ -100,6 +102,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
             np.testing.assert_allclose(column, saved(tmp_path / "whole")[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsys, digits):
     """Nobody joins the rest as if it were the whole."""
     shards = ["task.shards=2", "task.shard=1"]
@@ -117,6 +120,7 @@ def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsy
     assert "already holds a result.json" in fails(capsys, monkeypatch, tmp_path / "run", *done)
 
 
+@pytest.mark.slow
 def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
     """A run that has trained on, or another in its place, is not mixed in."""
     copy = tmp_path / "copy"
@@ -133,6 +137,7 @@ def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
     assert "holds likelihoods by other settings (weights)" in sentence
 
 
+@pytest.mark.slow
 def test_bounds_may_be_asked_for_later_and_in_batches(tmp_path, monkeypatch, digits):
     """They change no part; six samples in batches of two are the six at once."""
     with pytest.raises(FileNotFoundError):
@@ -166,6 +171,7 @@ def test_what_could_only_fail_at_the_end_fails_at_once(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
     whole = score(monkeypatch, digits, tmp_path / "whole")
     with pytest.raises(FileNotFoundError):  # no result.json yet
@@ -176,6 +182,7 @@ def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
     assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys, digits):
     """The flows are one flow in other clocks: equal noise at eps, equal bits/dim to 1e-3."""
     arguments = [
@@ -198,6 +205,7 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
         assert "it needs checkpoint=RUN, model.parameterization=edm" in sentence
 
 
+@pytest.mark.slow
 def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
     """A loss of its own least time, and a density of the process's."""
     times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate/likelihood=none"]
@@ -210,6 +218,7 @@ def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
     assert "trained at times" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
     with pytest.raises(FileNotFoundError):
         score(monkeypatch, digits, tmp_path / "run", "task.shards=2")
@@ -218,6 +227,7 @@ def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
     assert "holds likelihoods by other settings (seed)" in sentence
 
 
+@pytest.mark.slow
 def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
     """White noise against digits: the picture, and areas under the curve that are shares."""
     folder = tmp_path / "noise"
@@ -337,6 +347,7 @@ def test_samples_of_a_seed_do_not_depend_on_the_batch(tmp_path, monkeypatch, dig
     assert len(np.unique(drawn[0], axis=0)) == 6
 
 
+@pytest.mark.slow
 def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
     """Where the model is NaN for one of six images, five are scored, and the sixth is counted."""
     evaluate = ScoreModel.score

@@ -15,6 +15,7 @@ from tests.experiments.test_run import fails
 YEAR = str(datetime.now().year)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_failed_jobs_stop_no_others(tmp_path, monkeypatch, capsys):
     """One refused, one that fails after it was built, and one that must not notice.

@@ -104,6 +104,7 @@ def check_outputs(model, unet, name):
     torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("safe", [True, False])
 def test_networks_are_read_and_written_back(name, safe, tmp_path):

@@ -326,6 +326,7 @@ def test_augmentation_is_dropped(images):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.slow
 def test_describes_itself(tmp_path, images):
     """A model that was read can be saved, and loaded again."""
     model = load_edm(tensors(NCSNPP))

@@ -524,6 +524,7 @@ DDPM = {  # 4 levels, 2 blocks each, attention at 16 px
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "expected", "counts", "size_of_all"),
     [

@@ -314,6 +314,7 @@ def test_damaged_files(contents, tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_flipped_bytes(contents, tmp_path):
     """A file of which single bytes were changed is read, or refused with a ValueError."""
     file, chance = tmp_path / "model.pkl", random.Random(0)

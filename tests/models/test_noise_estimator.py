@@ -92,12 +92,14 @@ def toy_error(sde, shape, data, steps):
     return error.square().reshape(4, -1).mean(1).sqrt()
 
 
+@pytest.mark.slow
 def test_the_estimator_learns_on_points_of_many_dimensions():
     """Known up to 1/√(2 · 64) = 0.09 between the ends; the range of λ is 8.5."""
     error = toy_error(VE(), (DIM,), lambda n, g: 0.01 * torch.randn(n, DIM, generator=g), 300)
     assert error.max() < 0.3 and error[1:3].max() < 0.15
 
 
+@pytest.mark.slow
 def test_the_estimator_learns_on_images():
     """Flat images of one grey level, where every filter of mean zero sees the noise."""
     flat = lambda n, g: (2 * torch.rand(n, 1, 1, 1, generator=g) - 1).expand(n, 1, 7, 6)  # noqa: E731
@@ -293,6 +295,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_task_trains_measures_and_is_used(trained, tmp_path, monkeypatch, capsys):
     result = json.loads((trained / "result.json").read_text())
     assert {path.name for path in trained.iterdir()} == {
@@ -314,6 +317,7 @@ def test_the_task_trains_measures_and_is_used(trained, tmp_path, monkeypatch, ca
     call(monkeypatch, tmp_path / "again", *QUICK, *named, *base)
 
 
+@pytest.mark.slow
 def test_an_estimator_does_not_change_the_training(trained, tmp_path, monkeypatch):
     """The network's first weights are those of any other sampler."""
     adaptive = ["sampler=noise_adaptive", f"sampler.estimator={trained}"]
@@ -324,6 +328,7 @@ def test_an_estimator_does_not_change_the_training(trained, tmp_path, monkeypatc
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_task_resumes_bitwise(tmp_path, monkeypatch):
     quick = [*POINTS, "task=noise_estimator", "train.batch_size=8", "train.decay=none"]
     quick += ["evaluate.samples.count=5"]
@@ -356,6 +361,7 @@ def test_wrong_commands_end_with_one_sentence(tmp_path, monkeypatch, capsys, arg
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_file_is_named(trained, tmp_path, monkeypatch, capsys):
     """A checkpoint of another task, process, or shape of data; and one used as a score."""
     call(monkeypatch, tmp_path / "score", *QUICK)
@@ -383,6 +389,7 @@ def test_a_wrong_file_is_named(trained, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "bad").exists()
 
 
+@pytest.mark.slow
 def test_an_estimator_for_another_size_is_named(tmp_path, monkeypatch, capsys):
     """Convolutions fit images of any size, but the estimate would not."""
     for size in (8, 10):

@@ -40,6 +40,7 @@ def mixture(name):
     return GaussianMixtureScore(SDES[name], data.weights, data.means, data.covariances)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("sde", SDES)
 def test_samples_cannot_be_told_from_exact_draws(sde, sampler, floor):
@@ -49,6 +50,7 @@ def test_samples_cannot_be_told_from_exact_draws(sde, sampler, floor):
     assert maximum_mean_discrepancy(samples.x, exact) < 2 * floor
 
 
+@pytest.mark.slow
 def test_a_wrong_law_is_told_from_exact_draws(floor):
     """The bar is not idle: a mean that is off by 0.15, where the scale is 1, is above it."""
     score, generator = mixture("vp"), torch.Generator().manual_seed(3)

@@ -150,6 +150,7 @@ def coarsen(z):
     return torch.stack([increment, math.sqrt(3) * (2 * area - increment)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, solver, draws, bar",
     [

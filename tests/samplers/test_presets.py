@@ -265,6 +265,7 @@ def test_presets_say_what_they_are(name):
     assert plan.is_multistep == (name not in {*single, "sde_dpmpp_1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [5, 10, 20])
 def test_optimized_steps_are_better_than_equal_ones(problem, steps):
     """Of Adams in v, corrected, the error on the mixture falls by 1.5 at least; of DDIM too."""
@@ -275,6 +276,7 @@ def test_optimized_steps_are_better_than_equal_ones(problem, steps):
         assert error(problem, solver, steps, grid) < error(problem, solver, steps) / 1.5
 
 
+@pytest.mark.slow
 def test_ten_evaluations_are_three_times_better_than_dpm_solver_pp_2m(problem):
     """Its published form, as another library ships it, on steps equal in λ: 0.062 on average."""
     solver = ExponentialMultistep(3, "v", corrector=True)

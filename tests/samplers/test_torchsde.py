@@ -41,6 +41,7 @@ def test_samples_have_the_law_of_the_data(variable, process, method, generator):
     assert samples.nfe == 100 * COST[method]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable, process", [("log_snr", EDM()), ("time", VP())])
 @pytest.mark.parametrize("method", ["euler", "srk", "heun"])
 def test_adaptive_steps_have_the_law_of_the_data(variable, process, method, generator):

@@ -177,6 +177,7 @@ def test_the_density_of_a_dequantization_is_its_jacobian():
     torch.testing.assert_close(log_q[0], log_normal - log_det, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_trained_dequantization_is_closer_than_a_uniform_one():
     """For data in the middle of their cells, at most a fifth of the uniform gap is left."""
     sde, cells = VP(), Cells(4, -1.0, 1.0)
@@ -243,6 +244,7 @@ def test_a_hybrid_loss_takes_a_chains_own_levels(steps):
 # --- The command
 
 
+@pytest.mark.slow
 def test_variances_and_dequantizations_are_trained_by_the_command(tmp_path, monkeypatch):
     bare = [*TINY, *FEW, "sampler=fast", "evaluate.scored=3"]
     common = [*bare, *LOOSE]
