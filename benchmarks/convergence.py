@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.problem import Problem, mixture
 from scoresde.models import GaussianScore
 from scoresde.samplers import Grid, LogSNRGrid, PredictorCorrector, Solver
-from scoresde.samplers.run import Noise
+from scoresde.samplers.context import Noise
 from scoresde.sde import EDM, SDE, VE, VP, CosineSchedule, Score, SubVP
 
 PROCESSES: dict[str, SDE] = {

@@ -139,7 +139,7 @@ def spread(score: Score, sde: SDE, data: Tensor, x: Tensor) -> dict[str, float]:
     found = {}
     for name, (rule, gaussian, count) in rules.items():
         result = log_likelihood(
-            sde, score, x, rtol=1e-3, atol=1e-3, divergence=rule, control=gaussian, seed=1
+            sde, score, x, rtol=1e-3, atol=1e-3, divergence=rule, control_variate=gaussian, seed=1
         )
         nats = (count * result.probe_error.square().mean()).sqrt().item()
         found[name] = nats / (x[0].numel() * np.log(2))
@@ -155,7 +155,8 @@ def rounding(sde: SDE, score: Score, x: Tensor) -> tuple[float, float]:
     settings = PROBE | {"rtol": 1e-4, "atol": 1e-4}
     together = log_likelihood(sde, score, x, **settings).log_prob[:8]
     single = [
-        log_likelihood(sde, score, few[i : i + 1], index=[i], **settings).log_prob for i in range(8)
+        log_likelihood(sde, score, few[i : i + 1], sample_ids=[i], **settings).log_prob
+        for i in range(8)
     ]
     moved = (torch.cat(single) - together).abs().max().item()
     return ((alone - whole).norm() / whole.norm()).item(), moved

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.measure import median_seconds
 from scoresde.samplers import LogSNRGrid, ReverseDiffusion, Solver
+from scoresde.samplers.context import SamplingContext
 from scoresde.samplers.presets import PRESETS
-from scoresde.samplers.run import Run
 from scoresde.samplers.solvers.folding import fold, merge
 from scoresde.samplers.solvers.plan import State
 from scoresde.sde import VP
@@ -41,7 +41,7 @@ def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
     plan = fold(merge(solver.plan(sde, LogSNRGrid()(sde, STEPS))))
 
     def take() -> None:
-        state = State(plan, lambda y, t: s, x, Run())
+        state = State(plan, lambda y, t: s, x, SamplingContext())
         for step in plan:
             state.predict(step)
 

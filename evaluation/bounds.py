@@ -89,7 +89,7 @@ class Bounds:
         cells: Cells,
         *,
         seed: int,
-        index: list[int],
+        sample_ids: list[int],
         device: Any = None,
     ) -> dict[str, Any]:
         """The bounds of quantized samples, as entries of result.json.
@@ -101,19 +101,21 @@ class Bounds:
             raw: Values k, integers, shape (B, *); a part is read at a time.
             cells: Their cells.
             seed: Seed of times and noise.
-            index: Numbers of the samples.
+            sample_ids: Numbers of the samples.
             device: Where they are evaluated.
         """
 
         def whole(bound: Callable[..., VariationalBound]) -> dict[str, Any]:
             parts = []
-            bar = tqdm(total=len(index), disable=None, leave=False, unit="sample")
-            for first in range(0, len(index), self.batch_size):
-                rows = slice(first, min(first + self.batch_size, len(index)))
-                own, k = score(index[rows]), raw[rows].to(device)
+            bar = tqdm(total=len(sample_ids), disable=None, leave=False, unit="sample")
+            for first in range(0, len(sample_ids), self.batch_size):
+                rows = slice(first, min(first + self.batch_size, len(sample_ids)))
+                own, k = score(sample_ids[rows]), raw[rows].to(device)
                 with silent():  # the data of the whole run have been looked at
                     parts.append(
-                        bound(sde, own, k, cells, seed=seed, index=index[rows], eps=self.eps)
+                        bound(
+                            sde, own, k, cells, seed=seed, sample_ids=sample_ids[rows], eps=self.eps
+                        )
                     )
                 bar.update(len(k))
             bar.close()

@@ -23,7 +23,7 @@ Products = Callable[[Tensor], Tensor]
 """products(V) = A V for each sample: V and the result have shape (B, M, D)."""
 
 
-class Control(Protocol):
+class ControlVariate(Protocol):
     """A control variate: a Jacobian with a known trace, near that of the score."""
 
     def trace(self, t: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def score_and_divergence(
     divergence: Divergence,
     probes: Tensor,
     *,
-    control: Control | None = None,
+    control_variate: ControlVariate | None = None,
     forward_mode: bool = False,
     differentiable: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -225,7 +225,7 @@ def score_and_divergence(
         t: Time, shape (B,).
         divergence: Estimator.
         probes: Probes from `divergence.draw` for these samples, (B, M, D).
-        control: Control variate whose Jacobian is subtracted and whose trace is added.
+        control_variate: Control variate whose Jacobian is subtracted and whose trace is added.
         forward_mode: Compute products by forward-mode differentiation, with one pass of the network
             for each; for networks without a backward pass.
         differentiable: Keep the graph, so that the result can be differentiated.
@@ -235,14 +235,14 @@ def score_and_divergence(
         if differentiable and not x.requires_grad:
             x = x.detach().requires_grad_()
         jacobian = (_ForwardMode if forward_mode else _ReverseMode)(score, x, t, differentiable)
-        if control is None:
+        if control_variate is None:
             estimate = divergence.estimate(jacobian.products, probes)
         else:
-            known = control.products
+            known = control_variate.products
             rest = divergence.estimate(
                 lambda v: jacobian.products(v) - known(t, widened(v)), probes
             )
-            estimate = rest + control.trace(t).to(rest)[:, None]
+            estimate = rest + control_variate.trace(t).to(rest)[:, None]
         s = jacobian.score
         return (s, estimate) if differentiable else (s.detach(), estimate.detach())
 

@@ -33,7 +33,7 @@ class FlowLikelihood:
         log_prob_tol: Absolute tolerance of log p in nats > 0; None for rtol of a point, and for
             rtol per coordinate of an image, whose bits/dim are a mean over coordinates.
         method: `bosh3`, `dopri5` or `dop853`.
-        clock: Variable of the integration: `t` or `log_snr`.
+        clock: Variable of the integration: `t`, or `half_log_snr` (also `log_snr`) for λ.
         eps: Time of the density > 0; None for the process's own.
         control_variate: Whether a Gaussian fitted to data is the control variate of a stochastic
             divergence.
@@ -51,7 +51,7 @@ class FlowLikelihood:
     atol: float = 1e-4
     log_prob_tol: float | None = None
     method: str = "dopri5"
-    clock: str = "log_snr"
+    clock: str = "half_log_snr"
     eps: float | None = None
     control_variate: bool = False
     draws: int = 1
@@ -100,9 +100,9 @@ class FlowLikelihood:
         raw: Tensor,
         cells: Cells | None = None,
         *,
-        control: GaussianControl | None = None,
+        control_variate: GaussianControl | None = None,
         seed: int = 0,
-        index: Sequence[int] | None = None,
+        sample_ids: Sequence[int] | None = None,
         progress: bool = False,
     ) -> Likelihood:
         """Likelihoods of points, or bounds of those of quantized values.
@@ -112,9 +112,9 @@ class FlowLikelihood:
             score: s(x, t).
             raw: Points, or values k of cells, shape (B, *).
             cells: Cells of quantized values; None for points.
-                control: Control variate, where `controlled` asks for one.
+                control_variate: Control variate, where `controlled` asks for one.
             seed: Seed of probes and dequantization.
-            index: Numbers of the samples, to which both belong; 0 … B − 1 where not given.
+            sample_ids: Numbers of the samples, to which both belong; 0 … B − 1 where not given.
             progress: Show a bar on a terminal.
         """
         tolerance = self.log_prob_tol
@@ -128,9 +128,9 @@ class FlowLikelihood:
             "clock": self.clock,
             "eps": self.eps,
             "divergence": self.divergence,
-            "control": control,
+            "control_variate": control_variate,
             "seed": seed,
-            "index": index,
+            "sample_ids": sample_ids,
             "batch_size": self.batch_size,
             "give_up": True,
             "progress": progress,

@@ -17,12 +17,12 @@ from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite
 from scoresde.sde.tableau import PAIRS, EmbeddedPair
 
-from .divergence import Control, Divergence, choose_divergence, score_and_divergence
+from .divergence import ControlVariate, Divergence, choose_divergence, score_and_divergence
 from .graph import check_differentiable, derivatives_allowed, ordinary
 from .result import Likelihood, join, warn_failed
 from .seeding import Draws, numbers_of
 
-CLOCKS = ("t", "log_snr")
+CLOCKS = ("t", "half_log_snr", "log_snr")  # the last two are names of λ
 
 # The error of log p through the state that a step may have, in units of its tolerance. With 1,
 # typical points of VE would take 10 % more evaluations; with 3, errors far out approach 30 rtol.
@@ -38,13 +38,13 @@ def log_likelihood(
     atol: float = 1e-5,
     log_prob_tol: float | None = None,
     divergence: str | Divergence = "exact",
-    control: Control | None = None,
+    control_variate: ControlVariate | None = None,
     method: str = "dopri5",
     clock: str = "t",
     eps: float | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
-    index: Sequence[int] | None = None,
+    sample_ids: Sequence[int] | None = None,
     batch_size: int | None = None,
     forward_mode: bool = False,
     differentiable: bool = False,
@@ -70,13 +70,13 @@ def log_likelihood(
             error of the integral stays below it, and the error s · δ of log p that comes from the
             error δ of the state stays below twice the tolerance.
         divergence: `exact`, `hutchinson`, `hutch++`, or an object of `evaluation.divergence`.
-        control: Control variate of a stochastic divergence.
+        control_variate: Control variate of a stochastic divergence.
         method: `bosh3`, `dopri5` or `dop853`, embedded pairs of orders 3, 5 and 8.
-        clock: Variable of the integration: `t`, or `log_snr` for λ.
+        clock: Variable of the integration: `t`, or `half_log_snr` (also `log_snr`) for λ.
         eps: Time of the density; the `eps` of the process by default.
         dtype: Type of the network's input; the type of x by default.
         seed: Seed of the probes.
-        index: Numbers of the samples, which determine their probes; 0 … B − 1 by default.
+        sample_ids: Numbers of the samples, which determine their probes; 0 … B − 1 by default.
         batch_size: Largest number of samples at once, ≥ 1; all by default.
         forward_mode: Compute products with the Jacobian by forward-mode differentiation.
         differentiable: Keep the graph, so that log p can be differentiated in x and in the
@@ -110,7 +110,7 @@ def log_likelihood(
     for name, tolerance in (("atol", atol), ("log_prob_tol", log_prob_tol)):
         if tolerance is not None and not 0 < tolerance < float("inf"):
             raise ValueError(f"{name} must be > 0, got {tolerance}")
-    numbers = numbers_of(x, index)
+    numbers = numbers_of(x, sample_ids)
     size = len(x) if batch_size is None else check_steps(batch_size, "batch_size")
     flow = _Flow(
         (end, sde.T),
@@ -118,7 +118,7 @@ def log_likelihood(
         atol,
         rtol if log_prob_tol is None else log_prob_tol,
         rule,
-        control if rule.stochastic else None,
+        control_variate if rule.stochastic else None,
         PAIRS[method],
         clock,
         dtype,
@@ -153,7 +153,7 @@ class _Flow:
     atol: float
     log_prob_tol: float
     divergence: Divergence
-    control: Control | None
+    control_variate: ControlVariate | None
     tableau: EmbeddedPair
     clock: str
     dtype: torch.dtype
@@ -208,7 +208,7 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
             t,
             flow.divergence,
             probes[index],
-            control=flow.control,
+            control_variate=flow.control_variate,
             forward_mode=flow.forward_mode,
             differentiable=flow.differentiable,
         )
@@ -265,18 +265,22 @@ class _Clock:
     """The variable of an integration: t, or λ with dt/dλ = 1/λ′ = −2 σ²/g²."""
 
     def __init__(self, sde: SDE, name: str, ends: tuple[float, float]) -> None:
-        self.sde, self.over_log_snr, self.ends = sde, name == "log_snr", ends
-        if self.over_log_snr:
-            first, last = sde.log_snr(torch.tensor(ends, dtype=torch.float64)).tolist()
+        self.sde, self.over_half_log_snr, self.ends = sde, name != "t", ends
+        if self.over_half_log_snr:
+            first, last = sde.half_log_snr(torch.tensor(ends, dtype=torch.float64)).tolist()
             self.ends = first, last
 
     def time(self, u: Tensor) -> Tensor:
         """t where the variable is u."""
         # Stages may pass an end by a rounding error, where λ has no inverse.
-        return self.sde.time_of_log_snr(u.clamp(*self.ends[::-1])) if self.over_log_snr else u
+        return (
+            self.sde.time_of_half_log_snr(u.clamp(*self.ends[::-1]))
+            if self.over_half_log_snr
+            else u
+        )
 
     def rate(self, t: Tensor) -> Tensor:
         """dt/du at time t."""
-        if not self.over_log_snr:
+        if not self.over_half_log_snr:
             return torch.ones_like(t)
         return -2 * (self.sde.sigma(t) / self.sde.g(t)).square()

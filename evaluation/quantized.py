@@ -32,7 +32,7 @@ def quantized_likelihood(
     importance: bool = True,
     eps: float | None = None,
     seed: int = 0,
-    index: Sequence[int] | None = None,
+    sample_ids: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
     **settings: Any,
 ) -> Likelihood:
@@ -55,7 +55,7 @@ def quantized_likelihood(
         importance: Weigh the points by importance, rather than average their bounds.
         eps: Time of the density; the `eps` of the process by default.
         seed: Seed of points and probes.
-        index: Numbers of the samples, which determine both; 0 … B − 1 by default.
+        sample_ids: Numbers of the samples, which determine both; 0 … B − 1 by default.
         dtype: Type of the network's input; torch's default type by default.
         **settings: Further arguments of `log_likelihood`.
 
@@ -75,14 +75,14 @@ def quantized_likelihood(
         c(torch.tensor(eps, dtype=torch.float64)).item() for c in (sde.alpha, sde.sigma)
     )
     dtype = dtype or torch.get_default_dtype()
-    numbers = numbers_of(k, index)
+    numbers = numbers_of(k, sample_ids)
     parts, bounds = list[Likelihood](), list[Tensor]()
     for repeat in range(samples):
         own = seed + (repeat << 32)  # seeds are below 2³², so that no two runs share points
         x, log_q = rule.draw(k, cells, alpha, sigma, Draws(own, numbers))
         with silent() if parts else nullcontext():  # the first point has been checked for its width
             part = log_likelihood(
-                sde, score, x, eps=eps, seed=own, index=numbers, dtype=dtype, **settings
+                sde, score, x, eps=eps, seed=own, sample_ids=numbers, dtype=dtype, **settings
             )
         parts.append(part)
         bounds.append(part.log_prob - log_q)

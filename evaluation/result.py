@@ -209,18 +209,18 @@ def mean_and_error(values: Tensor | ArrayLike) -> tuple[float, float]:
     return array.mean().item(), error
 
 
-def warn_failed(failed: Tensor, index: Sequence[int], name: str) -> None:
+def warn_failed(failed: Tensor, sample_ids: Sequence[int], name: str) -> None:
     """Warn of samples without a finite likelihood or bound.
 
     Args:
         failed: Whether each sample has none, shape (B,).
-        index: Numbers of the samples.
+        sample_ids: Numbers of the samples.
         name: What they lack, for the message.
     """
     bad = failed.nonzero()[:, 0].tolist()
     if bad:
         warnings.warn(
             f"{len(bad)} of {len(failed)} samples have no {name}, the first of them sample "
-            f"{index[bad[0]]}: the score is not finite on their path; means exclude them",
+            f"{sample_ids[bad[0]]}: the score is not finite on their path; means exclude them",
             stacklevel=3,
         )

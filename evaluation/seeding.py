@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 
-def numbers_of(x: Tensor, index: Sequence[int] | None) -> list[int]:
+def numbers_of(x: Tensor, sample_ids: Sequence[int] | None) -> list[int]:
     """The numbers of the samples x (B, *): 0 … B − 1 where none are given.
 
     Raises:
         ValueError: There are not as many numbers as samples.
     """
-    numbers = list(range(len(x)) if index is None else index)
+    numbers = list(range(len(x)) if sample_ids is None else sample_ids)
     if len(numbers) != len(x):
-        raise ValueError(f"index must name each of {len(x)} samples, got {len(numbers)} numbers")
+        raise ValueError(
+            f"sample_ids must name each of {len(x)} samples, got {len(numbers)} numbers"
+        )
     return numbers
 
 
@@ -26,11 +28,11 @@ class Draws:
 
     Args:
         seed: Seed.
-        index: Numbers of the samples, B of them.
+        sample_ids: Numbers of the samples, B of them.
     """
 
     seed: int
-    index: Sequence[int]
+    sample_ids: Sequence[int]
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Numbers uniform on [0, 1), float64, shape (B, *shape)."""
@@ -46,7 +48,7 @@ class Draws:
 
     def _stack(self, purpose: str, numbers: Callable[[torch.Generator], Tensor]) -> Tensor:
         """The numbers of each sample, from a generator of its own."""
-        names = (f"{self.seed}/{purpose}/{i}" for i in self.index)
+        names = (f"{self.seed}/{purpose}/{i}" for i in self.sample_ids)
         digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
         seeds = (int.from_bytes(digest, "big") >> 1 for digest in digests)
         return torch.stack([numbers(torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -38,7 +38,7 @@ def variational_bound(
     terms: int | None = None,
     eps: float | None = None,
     seed: int = 0,
-    index: Sequence[int] | None = None,
+    sample_ids: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> VariationalBound:
@@ -60,7 +60,7 @@ def variational_bound(
             parts of the chain; all steps by default.
         eps: Lowest time; the `sampling_eps` of the process by default.
         seed: Seed of the noise.
-        index: Numbers of the samples, which determine their noise; 0 … B − 1 by default.
+        sample_ids: Numbers of the samples, which determine their noise; 0 … B − 1 by default.
         dtype: Type of the network's input; torch's default type by default.
         progress: Show a progress bar on a terminal.
 
@@ -80,7 +80,7 @@ def variational_bound(
     count = len(levels) - 1
     if terms is not None and not 1 <= terms <= count:
         raise ValueError(f"terms must be in 1 … {count}, the steps between levels, got {terms}")
-    data = _Data(sde, score, k, cells, Draws(seed, numbers_of(k, index)), dtype)
+    data = _Data(sde, score, k, cells, Draws(seed, numbers_of(k, sample_ids)), dtype)
     if terms is None:
         chosen = torch.arange(count, device=k.device).expand(len(k), count)
     else:
@@ -117,7 +117,7 @@ def elbo(
     terms: int = 32,
     eps: float | None = None,
     seed: int = 0,
-    index: Sequence[int] | None = None,
+    sample_ids: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> VariationalBound:
@@ -136,7 +136,7 @@ def elbo(
         terms: Number M ≥ 1 of times for each sample.
         eps: Lowest time; the `eps` of the process by default.
         seed: Seed of times and noise.
-        index: Numbers of the samples, which determine both; 0 … B − 1 by default.
+        sample_ids: Numbers of the samples, which determine both; 0 … B − 1 by default.
         dtype: Type of the network's input; torch's default type by default.
         progress: Show a progress bar on a terminal.
 
@@ -150,9 +150,9 @@ def elbo(
     terms = check_count("terms", terms, 1)
     eps = sde.check_end(sde.eps if eps is None else eps)
     ends = torch.tensor([sde.T, eps], dtype=torch.float64, device=k.device)
-    low, high = sde.log_snr(ends).unbind()
-    data = _Data(sde, score, k, cells, Draws(seed, numbers_of(k, index)), dtype)
-    times = sde.time_of_log_snr(torch.lerp(high, low, data.strata(terms)))
+    low, high = sde.half_log_snr(ends).unbind()
+    data = _Data(sde, score, k, cells, Draws(seed, numbers_of(k, sample_ids)), dtype)
+    times = sde.time_of_half_log_snr(torch.lerp(high, low, data.strata(terms)))
 
     def term(number: int) -> Tensor:
         t, purpose = times[:, number], f"term {number}"
@@ -233,7 +233,7 @@ class _Data:
             name,
             lowest.item(),
         )
-        warn_failed(bound.log_prob.isnan(), self.draws.index, f"bound ({name})")
+        warn_failed(bound.log_prob.isnan(), self.draws.sample_ids, f"bound ({name})")
         return bound
 
     def _decoder(self, t: Tensor) -> Tensor:

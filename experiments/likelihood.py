@@ -39,16 +39,16 @@ class Evaluator:
         data = parts.data if data is None else data
         self.labels = labels_of(data, split or parts.cfg.evaluate.split)
         self.cells = cells_of(data)
-        self.control = None
+        self.control_variate = None
         dim = torch.Size(data.shape).numel()
         if parts.likelihood is not None and parts.likelihood.controlled(dim):
             known = parts.data.scale(parts.data.train[:CONTROL_SAMPLES])
-            self.control = GaussianControl.fit(parts.sde, known.to(parts.device))
+            self.control_variate = GaussianControl.fit(parts.sde, known.to(parts.device))
 
     def __call__(
         self,
         raw: Tensor,
-        index: list[int],
+        sample_ids: list[int],
         *,
         dequantization: Dequantization | None = None,
         progress: bool = False,
@@ -57,7 +57,7 @@ class Evaluator:
 
         Args:
             raw: Samples, shape (B, *).
-            index: Their numbers in the split.
+            sample_ids: Their numbers in the split.
             dequantization: Another than that of the run.
             progress: Show a bar on a terminal.
         """
@@ -68,16 +68,16 @@ class Evaluator:
         with silent():  # `build` has looked at the data of the whole run
             return likelihood(
                 parts.sde,
-                self._score(index),
+                self._score(sample_ids),
                 raw.to(parts.device),
                 self.cells,
-                control=self.control,
+                control_variate=self.control_variate,
                 seed=parts.seed,
-                index=index,
+                sample_ids=sample_ids,
                 progress=progress,
             )
 
-    def bounds(self, raw: Raw, index: list[int]) -> dict[str, Any]:
+    def bounds(self, raw: Raw, sample_ids: list[int]) -> dict[str, Any]:
         """The variational bounds that the configuration asks for, as entries of result.json."""
         parts = self.parts
         if not parts.bounds.names:
@@ -90,10 +90,12 @@ class Evaluator:
             raw,
             self.cells,
             seed=parts.seed,
-            index=index,
+            sample_ids=sample_ids,
             device=parts.device,
         )
 
-    def _score(self, index: list[int]) -> Any:
+    def _score(self, sample_ids: list[int]) -> Any:
         """The score of the samples of these numbers."""
-        return given(self.model, None if self.labels is None else self.labels[torch.tensor(index)])
+        return given(
+            self.model, None if self.labels is None else self.labels[torch.tensor(sample_ids)]
+        )

@@ -13,7 +13,7 @@ def likelihood(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What likelihoods in a folder depend on, where `evaluate` may be flat.
 
     Args:
-        saved: What settings.json of the folder holds.
+        saved: What settings.json of the folder holds, or would hold.
     """
     theirs: dict[str, Any] = dict(current_names(saved))
     evaluate = theirs["evaluate"]
@@ -24,6 +24,8 @@ def likelihood(saved: Mapping[str, Any]) -> dict[str, Any]:
         scored = evaluate["likelihood_samples"]
         theirs["evaluate"] = {"split": evaluate["split"], "scored": scored}
         theirs["evaluate"]["likelihood"] = _flow(evaluate)
+    if theirs["evaluate"]["likelihood"]["clock"] == "log_snr":  # another name of the same clock
+        theirs["evaluate"]["likelihood"]["clock"] = "half_log_snr"
     return theirs
 
 

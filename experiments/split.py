@@ -214,7 +214,7 @@ def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
         pass
     finally:
         temporary.unlink(missing_ok=True)
-    theirs, own = old.likelihood(json.loads(path.read_text())), json.loads(json.dumps(mine))
+    theirs, own = (old.likelihood(json.loads(one)) for one in (path.read_text(), json.dumps(mine)))
     # The oldest folders do not name their samples.
     unknown = () if "samples" in theirs else ("samples", "samples of ood_data")
     found = differences(theirs, own, lambda key: key.partition(".")[0] not in unknown)

@@ -59,7 +59,7 @@ class NoiseLevelEstimator(Described, nn.Module):
         self.sde, self.shape = sde, tuple(shape)
         self._middle, self._half = span.middle, span.half
         ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
-        self.bounds: tuple[float, float] = tuple(sde.log_snr(ends).tolist())
+        self.bounds: tuple[float, float] = tuple(sde.half_log_snr(ends).tolist())
         if len(self.shape) == 3:
             self.features: nn.Module = _convolutions(self.shape[0], width, depth)
         else:
@@ -88,7 +88,7 @@ class NoiseLevelEstimator(Described, nn.Module):
 
     def time(self, x: Tensor) -> Tensor:
         """The time t̂ with λ(t̂) = λ̂(x), float64, shape (B,); arguments as for `forward`."""
-        return self.sde.time_of_log_snr(self(x))
+        return self.sde.time_of_half_log_snr(self(x))
 
 
 def _perceptron(dim: int, width: int, depth: int) -> nn.Sequential:

@@ -14,8 +14,8 @@ from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite
 
 from .base import Sampler
+from .context import SamplingContext
 from .grids.grid import BELOW_TOP, last_time
-from .run import Run
 from .wiener import WienerPaths
 
 SHORTEST = 1e-10
@@ -97,7 +97,7 @@ class AdaptiveSDE(Sampler):
                 f"use PredictorCorrector() with {BELOW_TOP}"
             )
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from T to eps, each sample with its own steps."""
         self.check(sde, run.dtype or x.dtype)
         _refuse(run)
@@ -118,7 +118,7 @@ class AdaptiveSDE(Sampler):
         return x
 
     def _solve(
-        self, flows: RowCache[ReverseSDE], x: Tensor, stops: Tensor, run: Run
+        self, flows: RowCache[ReverseSDE], x: Tensor, stops: Tensor, run: SamplingContext
     ) -> list[Tensor]:
         """The states of all samples at the falling times `stops`, which are to be passed."""
         T, eps = flows.whole.sde.T, stops[-1]
@@ -147,7 +147,7 @@ class AdaptiveSDE(Sampler):
             "raise max_steps"
         )
 
-    def _step(self, way: "_Way", flow: ReverseSDE, stop: Tensor, run: Run) -> Tensor:
+    def _step(self, way: "_Way", flow: ReverseSDE, stop: Tensor, run: SamplingContext) -> Tensor:
         """Try one step of each sample, at most to its stop; return which were accepted."""
         slack = 1e-12 * flow.sde.T  # rounding of sums of times
         known = way.path.known()
@@ -198,7 +198,7 @@ def _trial(way: "_Way", flow: ReverseSDE, t: Tensor, h: Tensor, w: Tensor) -> tu
     return y, 0.5 * (y + ahead)
 
 
-def _refuse(run: Run) -> None:
+def _refuse(run: SamplingContext) -> None:
     """Raise ValueError for what adaptive steps with noise cannot do."""
     if run.encode:
         raise ValueError(

@@ -7,10 +7,10 @@ from scoresde.sde import SDE, Score
 from scoresde.sde.checks import check_switch
 
 from .base import Sampler
+from .context import SamplingContext
 from .grids.grid import Grid
 from .langevin import AnnealedLangevinStep
 from .pc import PredictorCorrector
-from .run import Run
 from .solvers.predictors import Rescale
 
 
@@ -57,7 +57,7 @@ class AnnealedLangevin(Sampler):
         """Number of states of a run, those of its levels."""
         return self.levels.states(sde)
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x through the levels."""
         if run.encode:
             raise ValueError("annealed Langevin dynamics cannot encode; use ProbabilityFlowODE")

@@ -18,7 +18,7 @@ from scoresde.sde.prior import Randomness
 from scoresde.sde.stopping import first_not_finite
 
 from .cast import CastScore
-from .run import Callback, Constraint, Noise, Run
+from .context import Callback, Constraint, Noise, SamplingContext
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sampler(ABC):
         """Raise ValueError if this sampler cannot run on a process with states of a type."""
 
     @abstractmethod
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from time T to the end; count evaluations and report steps to `run`."""
 
     def states(self, sde: SDE) -> int | None:
@@ -131,7 +131,7 @@ class Sampler(ABC):
             sde,
             score,
             x,
-            Run(
+            SamplingContext(
                 generator,
                 constraint,
                 callback,
@@ -179,11 +179,11 @@ class Sampler(ABC):
         if x.ndim < 2 or x.numel() == 0:
             raise ValueError(f"x0 must be (B, *) with B ≥ 1, got {tuple(x.shape)}")
         check_range(sde, x.dtype)
-        run = Run(None, None, callback, progress, trajectory, encode=True)
+        run = SamplingContext(None, None, callback, progress, trajectory, encode=True)
         run.differentiable = differentiable
         return self._follow(sde, score, x, run)
 
-    def _follow(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Samples:
+    def _follow(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Samples:
         """Run from x, counting the evaluations."""
         dtype = x.dtype
         caution_training(score)

@@ -11,7 +11,7 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice, check_steps
 
-from .run import Noise
+from .context import Noise
 
 VANISHING = 1e10
 """Bound of ‖z‖²/(σ ‖s‖)²: the score is then 10⁵ times smaller than that of noise."""

@@ -11,8 +11,8 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.checks import check_steps, check_switch
 
 from .base import Sampler
+from .context import SamplingContext
 from .grids.grid import Grid, UniformGrid
-from .run import Run
 from .solvers.predictors import Predictor
 from .solvers.variance import NotFitted
 from .stability import check_plan
@@ -89,7 +89,7 @@ class NoiseAdaptive(Sampler):
         """Number of states of a run, one more than its steps."""
         return self.steps + 1
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from T to the end of the grid, each sample by its own times."""
         if run.encode:
             raise ValueError(
@@ -140,7 +140,7 @@ class _AdaptedGrid:
     """
 
     def __init__(self, sde: SDE, times: Tensor, device: torch.device) -> None:
-        grid = sde.log_snr(times[sde.sigma(times) > 0])
+        grid = sde.half_log_snr(times[sde.sigma(times) > 0])
         self.sde, self.end = sde, times[-1].to(device)
         self.first, self.last = grid[0].item(), grid[-1].item()
         left = (self.last - grid).tolist()
@@ -152,7 +152,7 @@ class _AdaptedGrid:
         dense = torch.linspace(self.first, self.last, KNOTS, dtype=torch.float64)
         # The table contains the grid, so that a perfect estimate gives its times exactly.
         knots = torch.cat([grid, dense[1:-1]]).unique()
-        self._knots, self._times = knots.to(device), sde.time_of_log_snr(knots).to(device)
+        self._knots, self._times = knots.to(device), sde.time_of_half_log_snr(knots).to(device)
 
     def node(self, own: Tensor, i: int) -> Tensor:
         """G_i: the grid's λ number i, laid over [own, Λ_N]; Λ_N beyond its end."""

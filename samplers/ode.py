@@ -17,8 +17,8 @@ from scoresde.sde.stopping import not_finite, refuse_not_finite
 from scoresde.sde.tableau import PAIRS
 
 from .base import Sampler
+from .context import SamplingContext
 from .grids.grid import last_time
-from .run import Run
 
 Ends = tuple[float, float]
 
@@ -82,7 +82,7 @@ class ProbabilityFlowODE(Sampler):
         sde.check_signal("the probability flow")
         check_resolution(self.rtol, dtype)
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from T to eps, or from eps to T (`encode`)."""
         self.check(sde, run.dtype or x.dtype)
         ends = (sde.T, last_time(sde, self.eps))
@@ -106,7 +106,7 @@ class ProbabilityFlowODE(Sampler):
         return x
 
     def _per_sample(
-        self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
+        self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: SamplingContext
     ) -> tuple[Tensor, list[Tensor]]:
         flows = RowCache(score, lambda part: sde.reverse(part, eta=0.0))
 
@@ -135,7 +135,7 @@ class ProbabilityFlowODE(Sampler):
         return x_end, states
 
     def _scipy(
-        self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: Run
+        self, sde: SDE, score: Score, x: Tensor, ends: Ends, save_at: Tensor, run: SamplingContext
     ) -> tuple[Tensor, list[Tensor]]:
         flow, calls = sde.reverse(score, eta=0.0), itertools.count(1)
         limit = MAX_STEPS * (MOST_STAGES + (x[0].numel() if self.method in IMPLICIT else 0))

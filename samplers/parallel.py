@@ -11,8 +11,8 @@ from scoresde.sde.broadcast import expand
 from scoresde.sde.checks import check_steps
 
 from .base import Sampler
+from .context import SamplingContext
 from .grids.grid import Grid, UniformGrid
-from .run import Run
 from .solvers.plan import Plan, Row
 from .solvers.solver import Solver
 from .stability import check_plan
@@ -83,7 +83,7 @@ class ParallelPicard(Sampler):
         """Number of states of a run, one more than the steps of the plan."""
         return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from T to the end of the grid, or from data to T (`encode`)."""
         run.refuse_constraint("a parallel solver")
         sde.check_signal("a parallel solver")

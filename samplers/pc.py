@@ -9,9 +9,9 @@ from scoresde.sde import SDE, Score
 from scoresde.sde.checks import check_choice, check_steps, check_switch
 
 from .base import Sampler
+from .context import SamplingContext
 from .grids.grid import Grid, UniformGrid
 from .langevin import Corrector
-from .run import Run
 from .solvers.folding import fold, merge
 from .solvers.plan import Plan, State, Step, tabulate
 from .solvers.solver import Solver, from_noise_alone
@@ -65,7 +65,7 @@ class PredictorCorrector(Sampler):
         self.steps, self.grid = check_steps(steps), grid or UniformGrid()
         self.order, self.denoise = order, check_switch(denoise, "denoise")
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from T to the end of the grid (algorithm 1), or from data to T (`encode`)."""
         plan = self._prepare(sde, x.dtype, run)
         state = State(plan, score, x, run)
@@ -86,7 +86,7 @@ class PredictorCorrector(Sampler):
         """Number of states of a run, one more than its steps."""
         return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
-    def _prepare(self, sde: SDE, dtype: torch.dtype, run: Run) -> Plan:
+    def _prepare(self, sde: SDE, dtype: torch.dtype, run: SamplingContext) -> Plan:
         """The steps of a run, in as few operations as possible.
 
         Raises:

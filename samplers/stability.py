@@ -62,7 +62,7 @@ def check_plan(
 def _instead(sde: SDE, step: Step) -> str:
     """What to use where a step is refused."""
     # A grid may begin below T only where almost nothing of the data is left.
-    if sde.log_snr(step.t).item() < -10:
+    if sde.half_log_snr(step.t).item() < -10:
         return f"use {BELOW_TOP}"
     return "use more steps, or DDIM() (sampler/predictor=ddim), whose steps may be long"
 

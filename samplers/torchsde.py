@@ -20,8 +20,8 @@ from scoresde.sde.stopping import refuse_not_finite
 
 from .base import Sampler
 from .brownian import BrownianPaths
+from .context import SamplingContext
 from .grids.grid import last_time
-from .run import Run
 from .solvers.predictors import EulerMaruyama
 from .stability import check_plan
 
@@ -38,7 +38,7 @@ CALCULUS = {
     "midpoint": "stratonovich",
     "euler_heun": "stratonovich",
 }
-VARIABLES = ("log_snr", "time")
+VARIABLES = ("half_log_snr", "log_snr", "time")  # the first two are names of λ
 
 
 class TorchSDE(Sampler):
@@ -60,8 +60,9 @@ class TorchSDE(Sampler):
         rtol: Relative tolerance > 0 of an adaptive step.
         atol: Absolute tolerance > 0 of an adaptive step.
         eta: Stochasticity η ≥ 0.
-        variable: In what the steps are equal: `log_snr` (λ), with which few steps suffice on any
-            process, or `time`, which needs no inversion of λ but many steps where σ(t) is large.
+        variable: In what the steps are equal: `half_log_snr` or `log_snr` (λ), with which few steps
+            suffice on any process, or `time`, which needs no inversion of λ but many steps where
+            σ(t) is large.
         eps: Last time; the process's `sampling_eps` where not given.
 
     Raises:
@@ -83,7 +84,7 @@ class TorchSDE(Sampler):
         rtol: float = 1e-2,
         atol: float = 1e-2,
         eta: float = 1.0,
-        variable: str = "log_snr",
+        variable: str = "half_log_snr",
         eps: float | None = None,
     ) -> None:
         check_choice("method", method, *CALCULUS)
@@ -106,16 +107,16 @@ class TorchSDE(Sampler):
             return
         # Its methods are about as stable as Euler's steps between the same times.
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
-        first, last = (sde.log_snr(ends) if self.variable == "log_snr" else ends).tolist()
+        first, last = (sde.half_log_snr(ends) if self.variable != "time" else ends).tolist()
         times = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
-        times = sde.time_of_log_snr(times) if self.variable == "log_snr" else times
+        times = sde.time_of_half_log_snr(times) if self.variable != "time" else times
         check_plan(sde, EulerMaruyama().plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int | None:
         """Number of states of a run; None with adaptive steps."""
         return None if self.adaptive else self.steps + 1
 
-    def run(self, sde: SDE, score: Score, x: Tensor, run: Run) -> Tensor:
+    def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:
         """Carry x from T to eps, or from eps to T (`encode`)."""
         self.check(sde, run.dtype or x.dtype)
         self._refuse(run)
@@ -133,7 +134,7 @@ class TorchSDE(Sampler):
             run.frames.append(states[-1])
         return states[-1]
 
-    def _refuse(self, run: Run) -> None:
+    def _refuse(self, run: SamplingContext) -> None:
         if run.differentiable:
             raise ValueError(
                 "torchsde keeps no graph here; use PredictorCorrector(SRA1()), or "
@@ -156,7 +157,9 @@ class TorchSDE(Sampler):
         start, end = equation.clock()
         return start + (end - start) * share
 
-    def _states(self, equation: "_Equation", clock: Tensor, x: Tensor, run: Run) -> Tensor:
+    def _states(
+        self, equation: "_Equation", clock: Tensor, x: Tensor, run: SamplingContext
+    ) -> Tensor:
         """States at some times τ, shape (K, B, *)."""
         source = run.generator
         if not (self.adaptive and isinstance(source, Sequence)):
@@ -234,13 +237,13 @@ class _Equation:
         ends: tuple[float, float],
         calculus: str,
         variable: str,
-        run: Run,
+        run: SamplingContext,
     ) -> None:
         self.sde_type = calculus
         self._sde, self._parts = sde, RowCache(score, lambda part: sde.reverse(part, eta))
         self._reverse, self._ends, self._run = self._parts.whole, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
-        self._warp = self._warped() if variable == "log_snr" else None
+        self._warp = self._warped() if variable != "time" else None
         # torchsde evaluates the start to find its shape, srk its first stage twice, and an
         # adaptive step and its first half begin at the same state.
         self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=2)
@@ -259,7 +262,7 @@ class _Equation:
     def clock(self) -> Tensor:
         """τ at both ends, shape (2,)."""
         t = torch.tensor(self._ends, dtype=torch.float64)
-        return self._sign * (t if self._warp is None else -self._sde.log_snr(t))
+        return self._sign * (t if self._warp is None else -self._sde.half_log_snr(t))
 
     def time(self, tau: Tensor) -> Tensor:
         """t of τ; torchsde's sums can end a rounding below a chain's lowest level."""
@@ -301,9 +304,9 @@ class _Equation:
         The process stays exact, as v is the derivative of the interpolant.
         """
         t = torch.tensor(self._ends, dtype=torch.float64)
-        first, last = (-self._sign * self._sde.log_snr(t)).tolist()
+        first, last = (-self._sign * self._sde.half_log_snr(t)).tolist()
         tau = torch.linspace(first, last, 1025, dtype=torch.float64)
-        times = self._sde.time_of_log_snr(-self._sign * tau)
+        times = self._sde.time_of_half_log_snr(-self._sign * tau)
         times[0], times[-1] = t  # not a rounding away from them
         return PchipInterpolator(tau.numpy(), times.numpy())
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from .broadcast import expand
 from .checks import check_floating
 from .description import Described
-from .inversion import invert_log_snr
+from .inversion import invert_half_log_snr
 from .prior import Prior
 from .reverse import ReverseSDE
 from .score import Score
@@ -170,22 +170,22 @@ class SDE(Described, ABC):
         mean, std = self.marginal(x0, t)
         return mean + std * noise
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def half_log_snr(self, t: Tensor) -> Tensor:
         """λ(t) = log α(t) − log σ(t), falling in t; shape of t."""
         return self.alpha(t).log() - self.sigma(t).log()
 
-    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Invert λ: the time t with log_snr(t) = λ, in float64.
+    def time_of_half_log_snr(self, half_log_snr: Tensor) -> Tensor:
+        """Invert λ: the time t with half_log_snr(t) = λ, in float64.
 
         See `inversion.py` for the method; it always ends, at the time closest in λ.
 
         Args:
-            log_snr: λ between λ(T) and λ(0), any shape.
+            half_log_snr: λ between λ(T) and λ(0), any shape.
 
         Raises:
             ValueError: A value lies outside the range of the process, or the process has no λ.
         """
-        return invert_log_snr(self, log_snr)
+        return invert_half_log_snr(self, half_log_snr)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of the kernel between two times, x_t = a x_s + b z for s ≤ t.

@@ -9,8 +9,8 @@ if TYPE_CHECKING:  # base.py imports this module
     from .base import SDE
 
 
-def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
-    """The time t with log_snr(t) = λ, in float64.
+def invert_half_log_snr(sde: "SDE", half_log_snr: Tensor) -> Tensor:
+    """The time t with half_log_snr(t) = λ, in float64.
 
     Newton's method with λ′ = −g²/(2σ²), which holds for every process, safeguarded by bisection:
     where Newton's step leaves the bracket or does not halve the error, the bracket is halved. Every
@@ -19,22 +19,22 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
 
     Args:
         sde: Process.
-        log_snr: λ between λ(T) and λ(0), any shape.
+        half_log_snr: λ between λ(T) and λ(0), any shape.
 
     Raises:
         ValueError: A value lies outside the range of the process, or the process has no λ.
     """
     sde.check_finite_snr()
-    lam = log_snr.double()
+    lam = half_log_snr.double()
     low, high = torch.zeros_like(lam), torch.full_like(lam, sde.T)
-    first, last = sde.log_snr(low), sde.log_snr(high)
+    first, last = sde.half_log_snr(low), sde.half_log_snr(high)
     # The tolerance covers the rounding of a λ that was computed at t = 0 or t = T.
     early = lam > first + 1e-9 * (1 + first.abs())
     late = lam < last - 1e-9 * (1 + last.abs())
     outside = early | late | lam.isnan()
     if outside.any():
         raise ValueError(
-            f"log_snr {lam[outside][0].item():.6g} lies outside "
+            f"half_log_snr {lam[outside][0].item():.6g} lies outside "
             f"[{last.min().item():.6g}, {first.max().item():.6g}], "
             f"the range of {type(sde).__name__} on [0, T={sde.T}]"
         )
@@ -42,7 +42,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
     rounding = 16 * torch.finfo(lam.dtype).eps * (1 + lam.abs())
     before = torch.full_like(lam, torch.inf)
     for _ in range(3000):  # twice the halvings of [0, T] down to the smallest number
-        excess = sde.log_snr(t) - lam  # > 0 where t is too early
+        excess = sde.half_log_snr(t) - lam  # > 0 where t is too early
         if excess.isnan().any():
             where = t[excess.isnan()][0].item()
             raise ValueError(
@@ -62,7 +62,7 @@ def invert_log_snr(sde: "SDE", log_snr: Tensor) -> Tensor:
     if (excess.abs() > rounding).any():
         # Neighbouring times can be far apart in λ: take the nearer of the two.
         for end in (low, high):
-            gap = sde.log_snr(end) - lam
+            gap = sde.half_log_snr(end) - lam
             t = torch.where(gap.abs() < excess.abs(), end, t)
             excess = torch.where(gap.abs() < excess.abs(), gap, excess)
     t = torch.where(lam == first, start, t)  # λ may be ∞ at the data

@@ -94,8 +94,8 @@ def estimate(sde):
 
     def estimator(x):
         ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
-        lam = torch.linspace(*sde.log_snr(ends).tolist(), 200, dtype=torch.float64)
-        t = sde.time_of_log_snr(lam)
+        lam = torch.linspace(*sde.half_log_snr(ends).tolist(), 200, dtype=torch.float64)
+        t = sde.time_of_half_log_snr(lam)
         level = sde.alpha(t).square() * (MEAN**2 + STD**2) + sde.sigma(t).square()
         nearest = (level - x.flatten(1).double().square().mean(1)[:, None]).abs().argmin(1)
         return lam[nearest]

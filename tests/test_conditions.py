@@ -144,7 +144,7 @@ def test_likelihoods_of_classes_are_those_of_samples_alone(sde, options):
     options = {"divergence": "hutchinson", "rtol": 1e-4, "atol": 1e-4} | options
     whole = log_likelihood(sde, mixture(sde).given(LABELS), x, **options)
     for i, score in enumerate(alone(sde)):
-        one = log_likelihood(sde, score, x[i : i + 1], index=[i], **options)
+        one = log_likelihood(sde, score, x[i : i + 1], sample_ids=[i], **options)
         torch.testing.assert_close(whole.log_prob[i], one.log_prob[0], rtol=1e-10, atol=1e-10)
         assert whole.nfe[i] == one.nfe[0]
 
@@ -169,7 +169,7 @@ def test_bounds_of_classes_are_those_of_samples_alone(bound):
     options["dtype"] = torch.float64
     whole = bound(sde, mixture(sde).given(LABELS), k, cells, **options).log_prob
     for i, score in enumerate(alone(sde)):
-        one = bound(sde, score, k[i : i + 1], cells, index=[i], **options).log_prob
+        one = bound(sde, score, k[i : i + 1], cells, sample_ids=[i], **options).log_prob
         torch.testing.assert_close(whole[i], one[0], rtol=1e-10, atol=1e-10)
 
 

@@ -227,7 +227,7 @@ def test_likelihood_within_inference_mode_is_that_without(divergence):
 
     def results(x):
         control = GaussianControl.fit(sde, x)
-        point = log_likelihood(sde, model, x, control=control, **settings)
+        point = log_likelihood(sde, model, x, control_variate=control, **settings)
         quantized = quantized_likelihood(sde, model, k, cells, **settings)
         bound = elbo(sde, model, k, cells, terms=2, eps=1e-2)
         return [point.log_prob, point.latent, quantized.log_prob, bound.log_prob]

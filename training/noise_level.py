@@ -35,7 +35,7 @@ class NoiseLevelLoss(Loss):
         sde.check_signal("an estimator of the noise level")
         self.sde = sde
         ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
-        self._first, self._last = sde.log_snr(ends).tolist()
+        self._first, self._last = sde.half_log_snr(ends).tolist()
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
@@ -61,6 +61,6 @@ class NoiseLevelLoss(Loss):
         """
         check_floating("x0", x0)
         lam = self._first + (self._last - self._first) * share
-        t = self.sde.to_levels(self.sde.time_of_log_snr(lam))
+        t = self.sde.to_levels(self.sde.time_of_half_log_snr(lam))
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        return self.sde.perturb(x0, t, z), self.sde.log_snr(t)
+        return self.sde.perturb(x0, t, z), self.sde.half_log_snr(t)

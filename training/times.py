@@ -90,11 +90,11 @@ class LogNormalTimes:
     ) -> Tensor:
         """Draw n times; arguments as for `uniform_times`."""
         z = torch.randn(n, generator=generator, dtype=torch.float64, device=device)
-        last, first = sde.log_snr(
+        last, first = sde.half_log_snr(
             torch.tensor([sde.T, sde.eps], dtype=torch.float64, device=device)
         ).unbind()
-        log_snr = -(self.mean + self.std * z + self._log_half).clamp(-first, -last)
-        return sde.to_levels(sde.time_of_log_snr(log_snr).clamp(sde.eps, sde.T))
+        half_log_snr = -(self.mean + self.std * z + self._log_half).clamp(-first, -last)
+        return sde.to_levels(sde.time_of_half_log_snr(half_log_snr).clamp(sde.eps, sde.T))
 
 
 class ImportanceTimes:
@@ -129,6 +129,6 @@ class ImportanceTimes:
         sde.check_signal("importance sampling of times")
         eps = sde.eps if self.eps is None else sde.check_end(self.eps)
         ends = torch.tensor([eps, sde.T], dtype=torch.float64, device=device)
-        first, last = sde.log_snr(ends).unbind()
-        times = sde.time_of_log_snr(torch.lerp(first, last, u)).clamp(eps, sde.T)
+        first, last = sde.half_log_snr(ends).unbind()
+        times = sde.time_of_half_log_snr(torch.lerp(first, last, u)).clamp(eps, sde.T)
         return sde.to_levels(times)

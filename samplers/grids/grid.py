@@ -82,10 +82,12 @@ class LogSNRGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
-        check_log_snr(sde, "log_snr")
+        check_half_log_snr(sde, "log_snr")
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
-        first, last = sde.log_snr(ends).tolist()
-        times = sde.time_of_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
+        first, last = sde.half_log_snr(ends).tolist()
+        times = sde.time_of_half_log_snr(
+            torch.linspace(first, last, steps + 1, dtype=torch.float64)
+        )
         times[0], times[-1] = ends  # exactly
         return sde.to_grid(times)
 
@@ -153,13 +155,13 @@ class KarrasGrid(Grid):
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
         if self.sigma_max is None:
-            check_log_snr(sde, "karras")
+            check_half_log_snr(sde, "karras")
         first = self._time(sde, "sigma_max", self.sigma_max, sde.T)
         last = self._time(sde, "sigma_min", self.sigma_min, last_time(sde, self.eps))
         ends = torch.tensor([first, last], dtype=torch.float64)
-        top, bottom = torch.exp(-sde.log_snr(ends) / self.rho).tolist()
+        top, bottom = torch.exp(-sde.half_log_snr(ends) / self.rho).tolist()
         roots = torch.linspace(top, bottom, steps + 1 - self.to_data, dtype=torch.float64)
-        times = sde.time_of_log_snr(-self.rho * roots.log())
+        times = sde.time_of_half_log_snr(-self.rho * roots.log())
         # The exact ends; a single step to the data begins at the first.
         times[-1] = last
         times[0] = first
@@ -169,14 +171,16 @@ class KarrasGrid(Grid):
         """The time of a σ/α; a default where none was given."""
         if sigma is None:
             return default
-        log_snr = -torch.tensor(sigma, dtype=torch.float64).log()
-        ends = torch.exp(-sde.log_snr(torch.tensor([0.0, sde.T], dtype=torch.float64))).tolist()
+        half_log_snr = -torch.tensor(sigma, dtype=torch.float64).log()
+        ends = torch.exp(
+            -sde.half_log_snr(torch.tensor([0.0, sde.T], dtype=torch.float64))
+        ).tolist()
         if not ends[0] < sigma <= ends[1] * (1 + 1e-9):
             raise ValueError(
                 f"{name} must be in ({ends[0]:g}, {ends[1]:g}], the range of σ/α on this process, "
                 f"got {sigma:g}"
             )
-        return sde.time_of_log_snr(log_snr).item()
+        return sde.time_of_half_log_snr(half_log_snr).item()
 
 
 class FixedGrid(Grid):
@@ -206,7 +210,7 @@ class FixedGrid(Grid):
         return self.times
 
 
-def check_log_snr(sde: SDE, name: str) -> None:
+def check_half_log_snr(sde: SDE, name: str) -> None:
     """Refuse a chain whose last level has λ = −∞, for a grid in λ.
 
     Raises:

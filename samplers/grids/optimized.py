@@ -7,12 +7,12 @@ from torch import Tensor
 
 from scoresde.sde import SDE
 
-from ..run import Run
+from ..context import SamplingContext
 from ..solvers.folding import fold
 from ..solvers.plan import State
 from ..solvers.solver import Solver
 from ..solvers.variance import NotFitted
-from .grid import Grid, check_log_snr, last_time
+from .grid import Grid, check_half_log_snr, last_time
 
 MOST_STEPS = 64
 
@@ -59,7 +59,7 @@ class OptimizedGrid(Grid):
 
     def place(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, or the levels nearest to them."""
-        check_log_snr(sde, "optimized")
+        check_half_log_snr(sde, "optimized")
         if steps > MOST_STEPS:
             raise ValueError(
                 f"steps are optimized up to {MOST_STEPS}, got {steps}; use grid=log_snr, which "
@@ -71,12 +71,12 @@ class OptimizedGrid(Grid):
 
     def _search(self, sde: SDE, steps: int) -> Tensor:
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
-        first, last = sde.log_snr(ends).tolist()
+        first, last = sde.half_log_snr(ends).tolist()
 
         def times(logits: np.ndarray) -> Tensor:
             shares = np.exp(logits - logits.max())
             lam = first + (last - first) * np.cumsum(shares)[:-1] / shares.sum()
-            return torch.cat([ends[:1], sde.time_of_log_snr(torch.from_numpy(lam)), ends[1:]])
+            return torch.cat([ends[:1], sde.time_of_half_log_snr(torch.from_numpy(lam)), ends[1:]])
 
         even = np.zeros(steps)
         if self._is_random(sde, times(even)):
@@ -105,7 +105,7 @@ class OptimizedGrid(Grid):
             return -x / spread(t)
 
         plan = fold(self.solver.plan(sde, times))
-        state = State(plan, score, spread(times[0]).sqrt(), Run())
+        state = State(plan, score, spread(times[0]).sqrt(), SamplingContext())
         for step in plan:
             state.predict(step)
         return (state.x - spread(times[-1]).sqrt()).flatten().numpy()

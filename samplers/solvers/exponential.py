@@ -211,7 +211,7 @@ class ExponentialSinglestep(Solver):
             if r == 1:
                 here = end
             else:
-                here = Nodes.at(sde, sde.time_of_log_snr(torch.lerp(start.lam, end.lam, r)))
+                here = Nodes.at(sde, sde.time_of_half_log_snr(torch.lerp(start.lam, end.lam, r)))
             step = Segment(sde, self.kind, start, here, tau)
             weights = [torch.zeros_like(times[:-1]) for _ in range(i + 1)]
             for j, weight in zip(uses, step.weights([known[j] for j in uses]), strict=True):

@@ -35,7 +35,8 @@ def merge(plan: Plan) -> Plan:
         y = B x + Σ b k,   x′ = C x + Σ c k,   y′ = B′ x′ + Σ b′ k
 
     of two steps give y′ = B′ [(C/B) (y − Σ b k) + Σ c k] + Σ b′ k, and x is never made. The states
-    between steps are then predictions, so this is for runs that use none of them (`Run.watched`).
+    between steps are then predictions, so this is for runs that use none of
+    them (`SamplingContext.watched`).
     A plan that is not of this form is returned unchanged.
     """
     steps = plan.steps

@@ -18,8 +18,8 @@ from torch import Tensor
 from scoresde.sde import Score
 from scoresde.sde.score import denoise
 
+from ..context import SamplingContext
 from ..langevin import Corrector, Level
-from ..run import Run
 
 Column = Tensor | float
 """One number for each step, shape (N,), or one for all."""
@@ -156,7 +156,7 @@ class State:
         run: The run's noise, its constraint, and what it reports and keeps.
     """
 
-    def __init__(self, plan: Plan, score: Score, x: Tensor, run: Run) -> None:
+    def __init__(self, plan: Plan, score: Score, x: Tensor, run: SamplingContext) -> None:
         self.x = self.mean = x
         self._score, self._run, self._step = score, run, 0
         self._memory = Memory(maxlen=plan.depth)

@@ -13,7 +13,7 @@ from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_choice
 
-from ..run import Noise
+from ..context import Noise
 from .plan import Plan, Stage, tabulate
 from .solver import Solver
 from .variance import AnalyticVariance

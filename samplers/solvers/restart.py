@@ -67,7 +67,7 @@ class Restart(Solver):
 
     def _interval(self, sde: SDE, times: Tensor) -> tuple[int, int]:
         """Numbers of the grid's times nearest to σ_max and σ_min."""
-        noisy = sde.log_snr(times[sde.sigma(times) > 0])
+        noisy = sde.half_log_snr(times[sde.sigma(times) > 0])
         bounds = torch.tensor([self.sigma_max, self.sigma_min], dtype=torch.float64)
         if len(noisy) < 2:
             raise ValueError(

@@ -127,9 +127,11 @@ class EDMHeun(Solver):
             sigma = torch.exp(-start.lam)
             churned = (sigma >= self.s_min) & (sigma <= self.s_max)
             rise = (gamma * churned.double()).log1p()
-            lowest = sde.log_snr(torch.tensor(sde.T, dtype=torch.float64))
+            lowest = sde.half_log_snr(torch.tensor(sde.T, dtype=torch.float64))
             lam = torch.maximum(start.lam - rise, lowest)
-            raised = Nodes.at(sde, torch.where(lam < start.lam, sde.time_of_log_snr(lam), start.t))
+            raised = Nodes.at(
+                sde, torch.where(lam < start.lam, sde.time_of_half_log_snr(lam), start.t)
+            )
             # σ̂² − σ², exactly 0 where nothing is raised.
             variance = sigma.square() * torch.expm1(2 * (start.lam - raised.lam))
             std = self.s_noise * raised.alpha * variance.sqrt()
@@ -167,7 +169,7 @@ def _between(sde: SDE, start: Nodes, end: Nodes, part: float) -> Nodes:
     if part == 1:
         return end
     sigma = torch.lerp(torch.exp(-start.lam), torch.exp(-end.lam), part)
-    return Nodes.at(sde, sde.time_of_log_snr(-sigma.log()))
+    return Nodes.at(sde, sde.time_of_half_log_snr(-sigma.log()))
 
 
 def _after(churn: Stage, stage: Stage) -> Stage:

@@ -39,7 +39,7 @@ class Nodes(NamedTuple):
     @classmethod
     def at(cls, sde: SDE, t: Tensor) -> "Nodes":
         """The nodes at times t."""
-        return cls(t, sde.alpha(t), sde.sigma(t), sde.log_snr(t))
+        return cls(t, sde.alpha(t), sde.sigma(t), sde.half_log_snr(t))
 
     def part(self, part: slice) -> "Nodes":
         """Some of the nodes."""
@@ -84,7 +84,9 @@ class Segment:
             (whole,) = self.weights(nodes[:1])
             return [whole * share for share in adams(len(nodes))]
         lam, measure = _rule(self.start.lam, self.end.lam)
-        t = self.sde.time_of_log_snr(lam) if variable == "time" else lam  # t is read there alone
+        t = (
+            self.sde.time_of_half_log_snr(lam) if variable == "time" else lam
+        )  # t is read there alone
         inner, u = measure * self.integrand(lam), _variable(variable, t, lam)
         known = [_variable(variable, node.t, node.lam)[:, None] for node in nodes]
         return [(inner * basis).sum(1) for basis in lagrange(known, u)]

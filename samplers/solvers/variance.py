@@ -51,10 +51,10 @@ class AnalyticVariance:
         """Fit this variance; see `fit`."""
         sde.check_signal("variance=analytic")
         ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
-        first, last = sde.log_snr(ends).tolist()
+        first, last = sde.half_log_snr(ends).tolist()
         lam = torch.linspace(first, last, 100, dtype=torch.float64)
         losses, data = [], widened(x0)
-        for t in sde.time_of_log_snr(lam):
+        for t in sde.time_of_half_log_snr(lam):
             z = standard_normal(tuple(x0.shape), generator, data.dtype, x0.device)
             s = like(z, score(sde.perturb(data, t, z).to(x0.dtype), t))
             losses.append((z + expand(sde.sigma(t), s) * s).double().square().mean().item())
@@ -69,7 +69,7 @@ class AnalyticVariance:
                 "Ancestral(AnalyticVariance.fit(sde, score, x0)), or variance=posterior"
             )
         first, last, table = self._table
-        lam, table = sde.log_snr(t), table.to(t.device)
+        lam, table = sde.half_log_snr(t), table.to(t.device)
         place = ((lam - first) / (last - first)).clamp(0, 1) * (len(table) - 1)
         below = place.floor().clamp(max=len(table) - 2).long()
         return torch.lerp(table[below], table[below + 1], place.double() - below).exp().to(lam)

@@ -92,7 +92,7 @@ def test_control_leaves_the_expectation_and_takes_the_variance(process):
     probes = rule.draw(Draws(0, range(500)), x)
 
     def divergence(rule, control=None):
-        return score_and_divergence(score, x, t, rule, probes, control=control)[1]
+        return score_and_divergence(score, x, t, rule, probes, control_variate=control)[1]
 
     exact = divergence(Exact())
     own = divergence(rule, GaussianControl(process, values, vectors))

@@ -129,8 +129,8 @@ def test_batches_change_nothing(process, divergence):
     whole = log_likelihood(process, score, x, **options)
     split = log_likelihood(process, score, x, batch_size=3, **options)
     order = [4, 2, 6, 0, 1, 5, 3]
-    shuffled = log_likelihood(process, score, x[order], index=order, **options)
-    alone = log_likelihood(process, score, x[4:5], index=[4], **options)
+    shuffled = log_likelihood(process, score, x[order], sample_ids=order, **options)
+    alone = log_likelihood(process, score, x[4:5], sample_ids=[4], **options)
     scale = whole.log_prob.abs().max().item()
     for other, rows in ((split, slice(None)), (shuffled, order), (alone, slice(4, 5))):
         same = {"rtol": 0, "atol": 1e-12 * scale}
@@ -150,7 +150,7 @@ def test_a_network_is_not_moved_by_the_batch_beyond_its_own_rounding():
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     options = {"rtol": 1e-3, "atol": 1e-3, "divergence": "hutchinson"}
     whole = log_likelihood(VP(), model, x, **options)
-    alone = [log_likelihood(VP(), model, x[i : i + 1], index=[i], **options) for i in range(5)]
+    alone = [log_likelihood(VP(), model, x[i : i + 1], sample_ids=[i], **options) for i in range(5)]
     parts = torch.cat([part.log_prob for part in alone])
     torch.testing.assert_close(parts, whole.log_prob, rtol=0, atol=1e-3)
 

@@ -183,7 +183,9 @@ def test_draws_and_probes_belong_to_samples():
     options |= {"dtype": torch.float64}
     whole = quantized_likelihood(sde, score, k, CELLS, **options)
     order = [3, 1, 4, 0, 2]
-    other = quantized_likelihood(sde, score, k[order], CELLS, index=order, batch_size=2, **options)
+    other = quantized_likelihood(
+        sde, score, k[order], CELLS, sample_ids=order, batch_size=2, **options
+    )
     torch.testing.assert_close(other.log_prob, whole.log_prob[order], rtol=1e-12, atol=1e-12)
 
 

@@ -144,7 +144,7 @@ def test_bounds_belong_to_samples(process, method):
     whole = method(process, points(process), k, CELLS, terms=3, seed=2, dtype=torch.float64)
     order = [4, 0, 3, 2, 1]
     options = {"terms": 3, "seed": 2, "dtype": torch.float64}
-    other = method(process, points(process), k[order], CELLS, index=order, **options)
+    other = method(process, points(process), k[order], CELLS, sample_ids=order, **options)
     torch.testing.assert_close(other.log_prob, whole.log_prob[order], rtol=1e-9, atol=1e-9)
 
 
@@ -195,8 +195,14 @@ def test_cell_probabilities_far_from_the_mean():
             "terms must be in 1 … 5, the steps between levels, got 9",
         ),
         (lambda k: variational_bound(VP(), never, k, CELLS, eps=2.0), r"eps must be in \(0, T=1"),
-        (lambda k: elbo(VP(), never, k, CELLS, index=[1, 2, 3]), "name each of 2 samples, got 3"),
-        (lambda k: variational_bound(VP(), never, k, CELLS, index=[]), "2 samples, got 0 numbers"),
+        (
+            lambda k: elbo(VP(), never, k, CELLS, sample_ids=[1, 2, 3]),
+            "name each of 2 samples, got 3",
+        ),
+        (
+            lambda k: variational_bound(VP(), never, k, CELLS, sample_ids=[]),
+            "2 samples, got 0 numbers",
+        ),
         (
             lambda k: variational_bound(VP(), never, k, CELLS, variance="beta"),
             "unknown variance 'beta'. Available: posterior, forward",

@@ -276,7 +276,7 @@ def denoised(model: ScoreModel, precond: str, x: Tensor, sigma: Tensor) -> Tenso
         return 2 * model.denoise((x + 1) / 2, t) - 1
     t = sigma
     if precond == "vp":
-        t = model.sde.time_of_log_snr(-sigma.log()).to(x.dtype)
+        t = model.sde.time_of_half_log_snr(-sigma.log()).to(x.dtype)
     return model.denoise(model.sde.alpha(t)[:, None, None, None] * x, t)
 
 

@@ -42,9 +42,9 @@ def gaussian(sde):
 
 def from_norm(sde):
     """λ̂ of data N(0, STD² I) in closed form: the λ at which E‖x_t‖² is this ‖x‖²."""
-    ends = sde.log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE))
+    ends = sde.half_log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE))
     lam = torch.linspace(*ends.tolist(), 4001, **DOUBLE)
-    t = sde.time_of_log_snr(lam)
+    t = sde.time_of_half_log_snr(lam)
     squares = (sde.alpha(t) * STD).square() + sde.sigma(t).square()
     squares, order = squares.sort()
     lam = lam[order]
@@ -58,7 +58,7 @@ def from_norm(sde):
 
 def perfect(sde, times, every=1):
     """An estimator that knows at which time of a grid it is asked."""
-    ask = iter(sde.log_snr(times)[:-1:every])
+    ask = iter(sde.half_log_snr(times)[:-1:every])
     return lambda x: next(ask).expand(len(x))
 
 
@@ -88,7 +88,7 @@ def toy_error(sde, shape, data, steps):
     x, lam = loss.perturb(data(800, g), share, g)
     with torch.no_grad():
         error = ema.model(x) - lam
-    torch.testing.assert_close(ema.model.time(x), sde.time_of_log_snr(ema.model(x)))
+    torch.testing.assert_close(ema.model.time(x), sde.time_of_half_log_snr(ema.model(x)))
     return error.square().reshape(4, -1).mean(1).sqrt()
 
 
@@ -111,7 +111,7 @@ def test_loss_of_the_truth_is_zero_and_levels_of_a_chain_are_its_own(some, gener
     loss = NoiseLevelLoss(some)
     share = torch.rand(500, generator=generator, **DOUBLE)
     x, lam = loss.perturb(torch.zeros(500, 3), share, generator)
-    t = some.time_of_log_snr(lam)
+    t = some.time_of_half_log_snr(lam)
     torch.testing.assert_close(some.to_levels(t), t)
     assert x.dtype == torch.float32 and lam.dtype == torch.float64
     spread = loss(lambda x: torch.zeros(len(x), **DOUBLE) + lam.mean(), torch.zeros(4000, 3))
@@ -123,7 +123,7 @@ def test_estimates_stay_in_the_range_of_the_process(name):
     """For noise of any size, and for a state of zeros."""
     sde = SOME[name]
     model = NoiseLevelEstimator(sde, (1, 8, 8), (0.0, 1.0))
-    low, high = sde.log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE)).tolist()
+    low, high = sde.half_log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE)).tolist()
     for scale in (0.0, 1e-3, 1.0, 1e4):
         lam = model(scale * torch.randn(5, 1, 8, 8))
         assert lam.shape == (5,) and lam.isfinite().all()
@@ -218,13 +218,13 @@ def test_estimates_cannot_leave_their_place(some, every):
     torch.testing.assert_close(ends[-1], grid[-1].expand(6))
     torch.testing.assert_close(some.to_levels(times), times)
     # G: the grid in λ, laid over what the first estimate left.
-    lam = some.log_snr(grid[some.sigma(grid) > 0])
+    lam = some.half_log_snr(grid[some.sigma(grid) > 0])
     share = ((lam - lam[0]) / (lam[-1] - lam[0]))[:, None]
-    first = some.log_snr(times[0])
+    first = some.half_log_snr(times[0])
     own = first + (lam[-1] - first) * torch.cat([share, torch.ones(10 - len(share), 1)])
     # t(λ) is a table, to some 1e-4; a level of a chain is less than one level from its λ.
     slack = 1e-3 if some in PROCESSES.values() else 0.5
-    seen = some.log_snr(times)
+    seen = some.half_log_snr(times)
     assert (seen[1:] >= own[:8] - slack).all()
     assert (seen <= own[1:] + slack).all()
 

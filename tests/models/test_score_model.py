@@ -89,7 +89,7 @@ def test_an_edm_network_is_the_denoiser_of_any_process(process):
     theirs = ScoreModel(net, other, "edm", data_range=(-1.0, 1.0))
     y = middle + half * clean
     found = (own.denoise(expand(process.alpha(t), y) * y, t) - middle) / half
-    expected = theirs.denoise(clean, other.time_of_log_snr(-sigma.log()))
+    expected = theirs.denoise(clean, other.time_of_half_log_snr(-sigma.log()))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from scoresde.models import GaussianScore
 from scoresde.samplers import AdaptiveSDE
-from scoresde.samplers.run import Run
+from scoresde.samplers.context import SamplingContext
 from scoresde.samplers.wiener import WienerPaths
 from scoresde.sde import EDM, VE, VP, SubVP
 
@@ -63,7 +63,7 @@ def test_a_step_compares_euler_with_heun(sde):
             steps.append((difference, y, before))
             return super()._error(difference, y, before)
 
-    class Known(Run):
+    class Known(SamplingContext):
         def noise(self, x, index=None):
             return torch.tensor([[0.8, -1.1]], **DOUBLE)
 
@@ -125,7 +125,7 @@ def test_samples_do_not_depend_on_their_neighbours(sde):
     Rounding grows along a path, since the noise is a rough function of the state: it is rounded.
     """
 
-    class Own(Run):
+    class Own(SamplingContext):
         def noise(self, x, index=None):
             seed = (x.double() * 1e3).round() * 12.9898
             return (1.5 * torch.sin(seed * 78.233)).to(x)

@@ -71,7 +71,7 @@ def test_karras_grid_of_a_chain_is_levels_and_the_data(to_data):
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-9)
     top, low = (noise(chain, chain.times[[-1, 0]]) ** (1 / 7)).tolist()
     roots = torch.linspace(top, low, 51 - to_data, **DOUBLE)[: len(levels)]
-    wanted = chain.label(chain.time_of_log_snr(-7 * roots.log()))
+    wanted = chain.label(chain.time_of_half_log_snr(-7 * roots.log()))
     assert (levels - wanted).abs().max() <= 1
 
 

@@ -397,9 +397,9 @@ def test_a_table_that_ends_in_noise_alone_may_say_so():
 def test_the_time_and_the_kernel_of_noise_alone():
     """λ = −∞ is inverted to T, among other λ; from a time to itself nothing happens."""
     lam = torch.tensor([-math.inf, -9.0, 1.0, -math.inf], **DOUBLE)
-    t = CHAIN.time_of_log_snr(lam)
+    t = CHAIN.time_of_half_log_snr(lam)
     assert t[0] == t[3] == CHAIN.T
-    torch.testing.assert_close(CHAIN.log_snr(t[1:3]), lam[1:3], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(CHAIN.half_log_snr(t[1:3]), lam[1:3], rtol=1e-9, atol=1e-9)
     s = CHAIN.times[[0, 20, -1]]
     a, b = CHAIN.transition(s, s)
     assert a.tolist() == [1, 1, 1] and b.tolist() == [0, 0, 0]
@@ -451,12 +451,16 @@ def test_the_process_of_such_a_chain():
     torch.testing.assert_close(CHAIN.alpha(CHAIN.times), CHAIN.alphas, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(CHAIN.sigma(CHAIN.times), CHAIN.sigmas, rtol=1e-12, atol=0)
     dense = torch.linspace(0, CHAIN.T, 400, **DOUBLE)
-    assert (CHAIN.log_snr(dense)[1:].diff() < 0).all() and CHAIN.log_snr(dense)[-1] == -math.inf
+    assert (CHAIN.half_log_snr(dense)[1:].diff() < 0).all() and CHAIN.half_log_snr(dense)[
+        -1
+    ] == -math.inf
     assert (CHAIN.alpha(dense)[:-1] > 0).all()
     rates = CHAIN.rates(dense)
     assert all(rate.isfinite().all() for rate in rates)
     lam = torch.tensor([-20.0, -3.0, 0.0, 2.0], **DOUBLE)
-    torch.testing.assert_close(CHAIN.log_snr(CHAIN.time_of_log_snr(lam)), lam, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        CHAIN.half_log_snr(CHAIN.time_of_half_log_snr(lam)), lam, rtol=1e-9, atol=1e-9
+    )
     s, t = CHAIN.times[-2], CHAIN.times[-1]
     a, b = CHAIN.transition(s, t)
     assert a == 0 and b == 1

@@ -134,7 +134,7 @@ def test_noise_shrinks_by_the_right_factor(process, tau, order, make):
 def test_weights_are_those_of_dpm_solver_pp_2m_and_3m():
     """Algorithm 2 of the paper and its third-order extension, in the paper's own symbols."""
     sde, times = VP(), torch.tensor([1.0, 0.8, 0.55, 0.3, 0.1], dtype=torch.float64)
-    lam, alpha = sde.log_snr(times).tolist(), sde.alpha(times).tolist()
+    lam, alpha = sde.half_log_snr(times).tolist(), sde.alpha(times).tolist()
     solver = ExponentialMultistep(3, weights="dpmpp")
     _, plan = rows(solver, sde, 4, FixedGrid(times))
     # Step 1 is of order 2, step 3 of order 3.
@@ -167,7 +167,7 @@ def test_noise_levels_are_those_of_sde_dpm_solver_pp():
     """std = σ_t √(1 − e^{−2h}), and the state's weight (σ_t/σ_s) e^{−h}."""
     sde = VP()
     times, plan = rows(PRESETS["sde_dpmpp_1"](), sde, 7)
-    sigma, h = sde.sigma(times), sde.log_snr(times).diff()
+    sigma, h = sde.sigma(times), sde.half_log_snr(times).diff()
     std = sigma[1:] * (-torch.expm1(-2 * h)).sqrt()
     weight = sigma[1:] / sigma[:-1] * torch.exp(-h)
     assert [row.z[0][1] for row in plan] == pytest.approx(std.tolist(), rel=1e-11)

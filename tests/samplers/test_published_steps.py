@@ -44,7 +44,7 @@ def same(a, b):
 
 
 def coefficients(sde, t):
-    return sde.alpha(t), sde.sigma(t), sde.log_snr(t)
+    return sde.alpha(t), sde.sigma(t), sde.half_log_snr(t)
 
 
 def test_dpm_solver_3(sde):
@@ -61,8 +61,8 @@ def test_dpm_solver_3(sde):
 
     for s, t, before, after in zip(times[:-1], times[1:], frames[:-1], frames[1:], strict=True):
         alpha, _, lam = coefficients(sde, s)
-        h = sde.log_snr(t) - lam
-        s1, s2 = (sde.time_of_log_snr(lam + r * h) for r in (r1, r2))
+        h = sde.half_log_snr(t) - lam
+        s1, s2 = (sde.time_of_half_log_snr(lam + r * h) for r in (r1, r2))
         (a1, b1, _), (a2, b2, _), (a, b, _) = (coefficients(sde, u) for u in (s1, s2, t))
         e = noise(before, s)
         u1 = a1 / alpha * before - b1 * torch.expm1(r1 * h) * e
@@ -114,11 +114,11 @@ def test_churned_heun(name, churn):
     gamma, used = min(churn / n, math.sqrt(2) - 1), 0
 
     def slope(y, sigma):  # d(x/α)/d(σ/α) = −σ s
-        t = sde.time_of_log_snr(-sigma.log())
+        t = sde.time_of_half_log_snr(-sigma.log())
         return -sde.sigma(t) * score(sde.alpha(t) * y, t)
 
     for i in range(n):
-        sigma, end = (torch.exp(-sde.log_snr(t)) for t in times[i : i + 2])
+        sigma, end = (torch.exp(-sde.half_log_snr(t)) for t in times[i : i + 2])
         y = frames[i] / sde.alpha(times[i])
         if 0.05 <= sigma <= 5:
             raised = (1 + gamma) * sigma
@@ -135,7 +135,7 @@ def test_churned_heun(name, churn):
 def test_stochasticity_acts_where_it_is_told_to(sde, make):
     """A step is random where its middle in λ has σ/α in the interval, to 1e-9 of its ends."""
     times = LogSNRGrid()(sde, 10)
-    lam = sde.log_snr(times)
+    lam = sde.half_log_snr(times)
     middle = torch.exp(-(lam[:-1] + lam[1:]) / 2)
     low, high = middle[6].item() * (1 - 1e-9), middle[3].item() * (1 + 1e-9)
     random = [
@@ -213,8 +213,8 @@ def test_the_analytic_variance_is_the_loss_that_was_measured():
     x0 = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
     generator = torch.Generator().manual_seed(0)
     predictor = Ancestral(AnalyticVariance.fit(sde, gaussian(sde), x0, generator))
-    ends = sde.log_snr(torch.tensor([sde.T, sde.sampling_eps], **DOUBLE))
-    nodes = sde.time_of_log_snr(torch.linspace(*ends.tolist(), n, **DOUBLE))
+    ends = sde.half_log_snr(torch.tensor([sde.T, sde.sampling_eps], **DOUBLE))
+    nodes = sde.time_of_half_log_snr(torch.linspace(*ends.tolist(), n, **DOUBLE))
     generator, losses = torch.Generator().manual_seed(0), []
     for t in nodes:
         z = torch.randn(200, 2, generator=generator, **DOUBLE)
@@ -230,7 +230,9 @@ def test_the_analytic_variance_is_the_loss_that_was_measured():
         return (variance - plain) / (b.square() / (a * sde.sigma(t))).square()
 
     torch.testing.assert_close(loss(nodes), losses, rtol=1e-6, atol=0)
-    middle = sde.time_of_log_snr((sde.log_snr(nodes[1:]) + sde.log_snr(nodes[:-1])) / 2)
+    middle = sde.time_of_half_log_snr(
+        (sde.half_log_snr(nodes[1:]) + sde.half_log_snr(nodes[:-1])) / 2
+    )
     torch.testing.assert_close(loss(middle), (losses[1:] * losses[:-1]).sqrt(), rtol=1e-6, atol=0)
     below = loss(torch.tensor([1e-4, 2e-5], **DOUBLE))
     torch.testing.assert_close(below, losses[-1:].expand(2), rtol=1e-6, atol=0)

@@ -116,7 +116,7 @@ def test_langevin_inflates_the_variance_as_theory_says(norm, inflation, generato
     the next order in 1/D and r² is as large.
     """
     sde, r = VE(), 0.16
-    t = sde.time_of_log_snr(torch.tensor(-math.log(0.7)))  # σ = 0.7, so that no limit acts
+    t = sde.time_of_half_log_snr(torch.tensor(-math.log(0.7)))  # σ = 0.7, so that no limit acts
     x = torch.randn(400, 256, generator=generator, **DOUBLE)
 
     def noise(x):
@@ -279,8 +279,8 @@ def test_grids_end_where_they_should(process):
         assert UniformGrid(0.1)(process, 3)[-1] == 0.1
     steps = LogSNRGrid()(process, 17)
     torch.testing.assert_close(
-        process.log_snr(steps).diff(),
-        process.log_snr(steps).diff().mean().expand(17),
+        process.half_log_snr(steps).diff(),
+        process.half_log_snr(steps).diff().mean().expand(17),
         rtol=1e-8,
         atol=1e-8,
     )

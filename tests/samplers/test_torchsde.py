@@ -176,7 +176,10 @@ X = torch.zeros(3, 2)
     [
         (lambda: TorchSDE("reversible_heun"), "unknown method 'reversible_heun'. Available: euler"),
         (lambda: TorchSDE("log_ode"), "unknown method 'log_ode'"),
-        (lambda: TorchSDE(variable="sigma"), "unknown variable 'sigma'. Available: log_snr, time"),
+        (
+            lambda: TorchSDE(variable="sigma"),
+            "unknown variable 'sigma'. Available: half_log_snr, log_snr, time",
+        ),
         (lambda: TorchSDE(steps=0), "steps must be an integer ≥ 1, got 0"),
         (lambda: TorchSDE(steps=2.5), r"steps must be an integer ≥ 1, got 2\.5"),
         (lambda: TorchSDE(rtol=0.0), r"rtol and atol must be > 0, got 0\.0"),

@@ -133,15 +133,15 @@ def test_noise_is_log_normal_on_every_process(sde, data_range, generator):
     assert t.dtype == torch.float64 and t.min() >= sde.eps and t.max() <= sde.T
     half = 1.0 if data_range is None else 0.5
     ends = torch.tensor([sde.eps, sde.T], **DOUBLE)
-    low, high = (-sde.log_snr(ends) - math.log(half)).tolist()
-    spread = (-sde.log_snr(t) - math.log(half)).sort().values
+    low, high = (-sde.half_log_snr(ends) - math.log(half)).tolist()
+    spread = (-sde.half_log_snr(t) - math.log(half)).sort().values
     quantiles = torch.linspace(0.02, 0.98, 25, **DOUBLE)
     expected = (-1.2 + 1.2 * math.sqrt(2) * torch.erfinv(2 * quantiles - 1)).clamp(low, high)
     # Five standard errors of a quantile; a level of a coarse chain stands for its whole cell.
     density = torch.exp(-0.5 * ((expected + 1.2) / 1.2) ** 2) / (1.2 * math.sqrt(2 * math.pi))
     bound = 5 * (quantiles * (1 - quantiles) / 20_000).sqrt() / density
     if len(t.unique()) < 2000:
-        bound = bound + (-sde.log_snr(sde.times)).diff().max()
+        bound = bound + (-sde.half_log_snr(sde.times)).diff().max()
         assert torch.isin(t, sde.times).all()
     assert ((spread[(quantiles * 20_000).long()] - expected).abs() <= bound).all()
 
@@ -152,7 +152,7 @@ def test_times_of_one_seed_repeat():
     )
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     z = torch.randn(9, generator=torch.Generator().manual_seed(4), **DOUBLE)
-    torch.testing.assert_close(-VP().log_snr(first), 0.5 + 0.3 * z, rtol=0, atol=1e-12)
+    torch.testing.assert_close(-VP().half_log_snr(first), 0.5 + 0.3 * z, rtol=0, atol=1e-12)
 
 
 def test_exact_score_has_the_smallest_edm_loss(process, generator):
@@ -172,11 +172,11 @@ def test_infinite_log_snr_is_the_time_of_the_data():
     """λ(0) = ∞ on EDM and VP, whose inverse is 0; VE begins with noise and refuses it."""
     infinite = torch.tensor([math.inf, 0.0], **DOUBLE)
     for sde in (EDM(), VP()):
-        t = sde.time_of_log_snr(infinite)
-        assert t[0] == 0 and abs(sde.log_snr(t[1]).item()) < 1e-12
+        t = sde.time_of_half_log_snr(infinite)
+        assert t[0] == 0 and abs(sde.half_log_snr(t[1]).item()) < 1e-12
     for value in (math.inf, -math.inf, math.nan):
         with pytest.raises(ValueError, match="lies outside"):
-            VE().time_of_log_snr(torch.tensor(value, **DOUBLE))
+            VE().time_of_half_log_snr(torch.tensor(value, **DOUBLE))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_linear_schedule_without_data_at_its_end_names_the_largest_that_works(
         family(beta_min, beta_max)
     largest = float(re.search(r"≤ ([0-9.]+)", str(refused.value))[1])
     sde = family(beta_min, largest)
-    assert sde.log_snr(torch.tensor(sde.T, **DOUBLE)).isfinite()
+    assert sde.half_log_snr(torch.tensor(sde.T, **DOUBLE)).isfinite()
     with pytest.raises(ValueError):
         family(beta_min, largest + 0.2)
 
@@ -100,12 +100,12 @@ def test_inverting_log_snr_ends_with_the_nearest_time(name):
     """No neighbouring number of float64 has a λ closer to what was asked for, up to rounding."""
     sde = ENDS[name]
     ends = torch.tensor([sde.T, sde.eps], **DOUBLE)
-    lam = torch.linspace(*sde.log_snr(ends).tolist(), 301, **DOUBLE)
-    t = sde.time_of_log_snr(lam)
-    missed = (sde.log_snr(t) - lam).abs()
+    lam = torch.linspace(*sde.half_log_snr(ends).tolist(), 301, **DOUBLE)
+    t = sde.time_of_half_log_snr(lam)
+    missed = (sde.half_log_snr(t) - lam).abs()
     for way in (0.0, sde.T):
         neighbour = torch.nextafter(t, torch.full_like(t, way))
-        other = (sde.log_snr(neighbour) - lam).abs()
+        other = (sde.half_log_snr(neighbour) - lam).abs()
         assert (missed <= other + 1e-14 * (1 + lam.abs())).all()
     assert t[0] == pytest.approx(sde.T, rel=1e-15) and (t.diff() <= 0).all()
 
@@ -121,15 +121,15 @@ def test_inverting_log_snr_where_newton_is_lost():
             return torch.where((t > 0.3) & (t < 0.6), 0.0, torch.inf)
 
     t = torch.tensor([0.0, 0.1, 0.29, 0.7, 1.0], **DOUBLE)
-    back = Flat().time_of_log_snr(Flat().log_snr(t))
+    back = Flat().time_of_half_log_snr(Flat().half_log_snr(t))
     torch.testing.assert_close(back, t, rtol=0, atol=1e-12)
 
 
 def test_times_below_every_step_of_bisection_are_found():
     """λ = 300 lies at t = e⁻⁶⁰⁰/0.1, which halving [0, 1] reaches after 860 steps."""
     lam = torch.tensor([300.0, 100.0, 2.0], **DOUBLE)
-    t = VP().time_of_log_snr(lam)
-    torch.testing.assert_close(VP().log_snr(t), lam, rtol=1e-12, atol=0)
+    t = VP().time_of_half_log_snr(lam)
+    torch.testing.assert_close(VP().half_log_snr(t), lam, rtol=1e-12, atol=0)
 
 
 def test_a_process_that_reaches_noise_alone_is_refused_wherever_a_path_begins():
@@ -147,7 +147,7 @@ def test_a_process_that_reaches_noise_alone_is_refused_wherever_a_path_begins():
     for act in (
         lambda: log_likelihood(sde, lambda x, t: -x, torch.zeros(1, 2), clock="log_snr"),
         lambda: LogSNRGrid()(sde, 5),
-        lambda: sde.time_of_log_snr(torch.tensor(0.0)),
+        lambda: sde.time_of_half_log_snr(torch.tensor(0.0)),
         lambda: sde.equal_times(5),
     ):
         with pytest.raises(ValueError, match=sentence):

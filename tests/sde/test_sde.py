@@ -42,17 +42,17 @@ def test_alpha_sigma_f_g_belong_together(sde):
 def test_log_snr_falls_and_is_inverted(sde):
     """λ and its inverse agree to 1e-10 over the whole range, both ways."""
     t = times(sde)
-    log_snr = sde.log_snr(t)
-    assert (sde.log_snr(t.sort().values).diff() < 0).all()
-    back = sde.time_of_log_snr(log_snr)
+    half_log_snr = sde.half_log_snr(t)
+    assert (sde.half_log_snr(t.sort().values).diff() < 0).all()
+    back = sde.time_of_half_log_snr(half_log_snr)
     torch.testing.assert_close(back, t, rtol=0, atol=1e-10)
-    torch.testing.assert_close(sde.log_snr(back), log_snr, rtol=0, atol=1e-10)
+    torch.testing.assert_close(sde.half_log_snr(back), half_log_snr, rtol=0, atol=1e-10)
 
 
 def test_log_snr_outside_the_range_is_refused(process):
-    low = process.log_snr(torch.tensor(process.T, **DOUBLE))
-    with pytest.raises(ValueError, match=r"log_snr .* lies outside"):
-        process.time_of_log_snr(low - 1)
+    low = process.half_log_snr(torch.tensor(process.T, **DOUBLE))
+    with pytest.raises(ValueError, match=r"half_log_snr .* lies outside"):
+        process.time_of_half_log_snr(low - 1)
 
 
 def test_transitions_compose(sde):

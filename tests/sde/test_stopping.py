@@ -145,7 +145,7 @@ def test_quantized_samples_and_bounds_are_counted_too():
         UserWarning, match=r"1 of 3 samples have no likelihood, the first.* sample 9"
     ):
         scored = quantized_likelihood(
-            SDE, score, k, cells, rtol=1e-2, atol=1e-2, give_up=True, index=[7, 9, 8]
+            SDE, score, k, cells, rtol=1e-2, atol=1e-2, give_up=True, sample_ids=[7, 9, 8]
         )
     summary = scored.summary()
     assert summary["likelihood_failed"] == 1 and math.isfinite(summary["bits_per_dim"])

@@ -33,8 +33,8 @@ def test_importance_times_are_uniform_in_log_snr(process, stratified, generator)
     """Of 4000 draws, λ is within 0.03 of uniform everywhere (Kolmogorov–Smirnov at 0.1 %)."""
     times = ImportanceTimes(stratified)(process, 4000, generator, CPU)
     assert times.min() >= process.eps and times.max() <= process.T
-    ends = process.log_snr(torch.tensor([process.T, process.eps], **DOUBLE))
-    share = ((process.log_snr(times) - ends[0]) / (ends[1] - ends[0])).sort().values
+    ends = process.half_log_snr(torch.tensor([process.T, process.eps], **DOUBLE))
+    share = ((process.half_log_snr(times) - ends[0]) / (ends[1] - ends[0])).sort().values
     ideal = (torch.arange(4000, **DOUBLE) + 0.5) / 4000
     distance = (share - ideal).abs().max()
     assert distance < (1e-3 if stratified else 0.03)
@@ -71,7 +71,7 @@ def test_importance_times_estimate_the_likelihood_weighting(sde, ratio):
         return torch.stack([loss(wrong, x0, g) for g in seeds])
 
     plain, times = losses("likelihood"), losses("uniform", ImportanceTimes())
-    last, first = sde.log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE))
+    last, first = sde.half_log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE))
     scaled = times * 2 * (first - last) / (sde.T - sde.eps)
     error = math.hypot(plain.std(), scaled.std()) / math.sqrt(60)
     assert abs(plain.mean() - scaled.mean()) < 4 * error

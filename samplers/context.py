@@ -23,7 +23,7 @@ Callback = Callable[[int, Tensor, Tensor], None]
 
 
 @dataclass
-class Run:
+class SamplingContext:
     """One call of a sampler; see `Sampler.__call__` for the arguments."""
 
     generator: Randomness = None
