@@ -719,7 +719,7 @@ def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, m
     run = [*settings, "evaluate/likelihood=flow", "data.test_fraction=0.6"]
     code, sentence = ends(capsys, tmp_path / "run", *run)
     assert code == 2 and "24 samples of 'data' are asked for at once, and at most 20" in sentence
-    assert "set evaluate.likelihood_samples, or evaluate/likelihood=none" in sentence
+    assert "set evaluate.scored, or evaluate/likelihood=none" in sentence
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -743,7 +743,7 @@ def test_the_error_of_v_counts_the_same_in_any_range(data_range):
 
 def test_times_in_the_log_snr_never_reach_the_last_level():
     """Its λ is −∞: a stratified draw there has no end, and is refused."""
-    with pytest.raises(ValueError, match="log_snr"):
+    with pytest.raises(ValueError, match="importance sampling of times"):
         ImportanceTimes()(CHAIN, 8, torch.Generator().manual_seed(0), torch.device("cpu"))
 
 

@@ -31,6 +31,7 @@ from scoresde.samplers import (
     RungeKutta,
     StochasticHeun,
     UniformGrid,
+    fit,
     presets,
 )
 from scoresde.samplers.presets import PRESETS
@@ -657,7 +658,7 @@ def test_analytic_dpm(grid):
     """
     p, predictor = VPSDE, Ancestral("analytic")
     x0 = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
-    predictor.calibrate(p.sde, p.score, x0, torch.Generator().manual_seed(1))
+    fit(predictor, p.sde, p.score, x0, torch.Generator().manual_seed(1))
     first, last = p.lam(torch.tensor([1.0, 1e-3], **DOUBLE)).tolist()
     knots, generator = torch.linspace(first, last, 100, **DOUBLE), torch.Generator().manual_seed(1)
     losses = []
