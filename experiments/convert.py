@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
+if __name__ == "__main__":  # run as a script, from any folder: find the packages next to this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scoresde.experiments.command_line import fail

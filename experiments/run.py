@@ -6,7 +6,7 @@ python experiments/run.py sde=vp sampler=pc
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script, from any folder: find the packages beside this one
+if __name__ == "__main__":  # run as a script, from any folder: find the packages next to this one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scoresde.experiments import command_line

@@ -1,4 +1,4 @@
-"""Every cell of process × sampler × shape: the right law at stated steps, or a sentence.
+"""Every cell of process × sampler × shape: the right distribution at stated steps, or a sentence.
 
 The data are Gaussian, N(0.3, 0.6² I), so that p_eps is known; W₂ between it and the samples, taken
 as Gaussian in each coordinate, is √((Δ mean)² + (Δ std)²).
@@ -118,7 +118,7 @@ def samplers(sde):
 
 
 def distance(x):
-    """W₂ in each coordinate from the law of the data, which p_eps is within 0.002."""
+    """W₂ in each coordinate from the distribution of the data, which p_eps is within 0.002."""
     mean, std = x.double().mean().item(), x.double().std().item()
     return math.hypot(mean - MEAN, std - STD)
 
@@ -228,7 +228,7 @@ def test_reported_evaluations_are_the_calls(name, shape):
 
 
 def test_the_analytic_variance_is_exact_for_isotropic_gaussians(generator):
-    """Five steps give the law that the posterior variance misses, to the noise of 10⁵ samples."""
+    """Five steps are exact to the noise of 10⁵ samples, where the posterior variance is not."""
     sde, shape = SDES["vp"], (100_000, 2)
     score, errors = gaussian(sde, shape), {}
     for variance in ("posterior", "forward", "analytic"):

@@ -44,11 +44,13 @@ def test_number_of_classes_is_of_both_parts():
     assert Blank((1, 2, 2)).classes is None and Moons(n=4, n_test=4).classes is None
 
 
-@pytest.mark.parametrize("law", TOYS)
-def test_points_are_the_same_with_labels(law):
-    plain, told = law(**SMALL), law(**SMALL, condition="label")
+@pytest.mark.parametrize("distribution", TOYS)
+def test_points_are_the_same_with_labels(distribution):
+    plain, told = distribution(**SMALL), distribution(**SMALL, condition="label")
     assert torch.equal(plain.train, told.train) and torch.equal(plain.test, told.test)
-    assert plain.train_labels is None and plain.classes is None and told.classes == TOYS[law]
+    assert (
+        plain.train_labels is None and plain.classes is None and told.classes == TOYS[distribution]
+    )
     assert told.train_labels.shape == (600,) and told.test_labels.shape == (200,)
     batch = told.batch(1, 50, seed=0)
     assert torch.equal(batch.condition, told.train_labels[told.indices(1, 50, seed=0)])

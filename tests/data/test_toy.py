@@ -11,7 +11,7 @@ from scoresde.data import Checkerboard, EightGaussians, Mixture, Moons, SwissRol
 from tests.places import ROOT
 
 CONF = ROOT / "conf" / "data"
-LAWS = [Moons, SwissRoll, Checkerboard, EightGaussians, Mixture]
+DISTRIBUTIONS = [Moons, SwissRoll, Checkerboard, EightGaussians, Mixture]
 DENSITIES = [Checkerboard, EightGaussians, Mixture]
 
 
@@ -21,9 +21,9 @@ def grid(half, nodes):
     return torch.cartesian_prod(axis, axis), (2 * half / nodes) ** 2
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_points_have_the_declared_form(law):
-    points = law(n=50, n_test=30)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_points_have_the_declared_form(distribution):
+    points = distribution(n=50, n_test=30)
     assert points.train.shape == (50, 2) and points.test.shape == (30, 2) and points.shape == (2,)
     assert points.train.dtype == points.test.dtype == torch.float32
     assert points.range is points.levels is points.cell is None
@@ -32,12 +32,12 @@ def test_points_have_the_declared_form(law):
     assert points.quantize(points.train) is points.train
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_draw_is_a_function_of_the_seed(law):
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_draw_is_a_function_of_the_seed(distribution):
     torch.manual_seed(1)
-    first = law(n=500, n_test=500, seed=3)
+    first = distribution(n=500, n_test=500, seed=3)
     torch.manual_seed(2)
-    again, other = law(n=500, n_test=500, seed=3), law(n=500, n_test=500, seed=4)
+    again, other = distribution(n=500, n_test=500, seed=3), distribution(n=500, n_test=500, seed=4)
     assert torch.equal(first.train, again.train) and torch.equal(first.test, again.test)
     assert not torch.equal(first.train, other.train)
     # Independent continuous samples share no point and have no correlation (4 / sqrt(500) = 0.18).
@@ -47,21 +47,21 @@ def test_draw_is_a_function_of_the_seed(law):
         assert correlation.abs().max() < 0.18
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_law_has_unit_scale(law):
-    x = law(n=100000).train.double()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_distribution_has_unit_scale(distribution):
+    x = distribution(n=100000).train.double()
     spread = x.std(0)
     # Four standard errors of a mean; the default mixture is only asked to be near unit scale.
     torch.testing.assert_close(x.mean(0), torch.zeros(2).double(), atol=4 / math.sqrt(1e5), rtol=0)
     # The variance of x² is at most 3 here, so that the error of std is sqrt(3) / 2 / sqrt(n).
-    tolerance = 0.06 if law is Mixture else 4 * 0.87 / math.sqrt(1e5)
+    tolerance = 0.06 if distribution is Mixture else 4 * 0.87 / math.sqrt(1e5)
     torch.testing.assert_close(spread, torch.ones(2).double(), atol=tolerance, rtol=0)
 
 
 def test_standardisation_is_of_the_law_not_of_the_sample():
     # Standardisation by the samples would make a point depend on their number.
-    for law in (Moons, SwissRoll, Checkerboard, EightGaussians):
-        one = law(n=1, seed=5).train
+    for distribution in (Moons, SwissRoll, Checkerboard, EightGaussians):
+        one = distribution(n=1, seed=5).train
         assert one.isfinite().all() and one.abs().max() < 3
 
 
@@ -94,30 +94,32 @@ def test_swiss_roll_lies_on_its_spiral():
     assert (uniform - ranks).abs().max() < 1.95 / math.sqrt(20000) + 0.5 * 0.4 / (3 * math.pi)
 
 
-@pytest.mark.parametrize("law", DENSITIES)
-def test_density_integrates_to_one(law):
+@pytest.mark.parametrize("distribution", DENSITIES)
+def test_density_integrates_to_one(distribution):
     x, area = grid(4.5, 600)
-    total = law(n=1, n_test=1).log_prob(x).exp().sum().item() * area
+    total = distribution(n=1, n_test=1).log_prob(x).exp().sum().item() * area
     # Smooth: spectral accuracy. Board: a band of half a grid cell along 32 edges, 1 / 6 each.
-    tolerance = 1e-9 if law is not Checkerboard else 32 * 0.866 * (9 / 600) / 2 / 6
+    tolerance = 1e-9 if distribution is not Checkerboard else 32 * 0.866 * (9 / 600) / 2 / 6
     assert abs(total - 1) < tolerance
 
 
-@pytest.mark.parametrize("law", DENSITIES)
-def test_entropy_is_that_of_the_density_on_a_grid(law):
-    points = law(n=1, n_test=1)
+@pytest.mark.parametrize("distribution", DENSITIES)
+def test_entropy_is_that_of_the_density_on_a_grid(distribution):
+    points = distribution(n=1, n_test=1)
     x, area = grid(4.5, 600)
     log_prob = points.log_prob(x)
     p = log_prob.exp()
     entropy = -torch.where(p > 0, p * log_prob, 0.0).sum().item() * area
-    tolerance = 2e-5 if law is not Checkerboard else 0.04 * math.log(6)  # of the mass, as above
+    tolerance = (
+        2e-5 if distribution is not Checkerboard else 0.04 * math.log(6)
+    )  # of the mass, as above
     assert abs(points.entropy - entropy) < tolerance
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("law", DENSITIES)
-def test_mean_log_prob_of_samples_is_minus_the_entropy(law, seed):
-    points = law(seed=seed)
+@pytest.mark.parametrize("distribution", DENSITIES)
+def test_mean_log_prob_of_samples_is_minus_the_entropy(distribution, seed):
+    points = distribution(seed=seed)
     for x in (points.train, points.test):
         log_prob = points.log_prob(x)
         error = log_prob.std().item() / math.sqrt(len(x))
@@ -130,9 +132,9 @@ def test_entropy_of_one_gaussian_is_closed_form():
     assert one.entropy == pytest.approx(math.log(2 * math.pi * math.e * 0.5 * 2.0), abs=1e-12)
 
 
-@pytest.mark.parametrize("law", [EightGaussians, Mixture])
-def test_log_prob_is_the_mixture_of_the_attributes(law):
-    points = law(n=1000, n_test=1)
+@pytest.mark.parametrize("distribution", [EightGaussians, Mixture])
+def test_log_prob_is_the_mixture_of_the_attributes(distribution):
+    points = distribution(n=1000, n_test=1)
     assert points.weights.dtype == points.means.dtype == points.covariances.dtype == torch.float64
     normals = torch.distributions.MultivariateNormal(points.means, points.covariances)
     mixture = torch.distributions.MixtureSameFamily(
@@ -209,8 +211,8 @@ def test_entropy_refuses_what_its_grids_cannot_resolve():
 def test_configuration_builds_the_default_set(name):
     settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert settings.pop("condition") == "${condition.kind}"
-    law = getattr(data, settings.pop("_target_").removeprefix("scoresde.data."))
-    assert torch.equal(law(**settings).train, law().train)
+    distribution = getattr(data, settings.pop("_target_").removeprefix("scoresde.data."))
+    assert torch.equal(distribution(**settings).train, distribution().train)
 
 
 def test_mixture_configuration_is_the_default():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-import tests.sde.test_sde as laws
+import tests.sde.test_sde as identities
 from scoresde.experiments import run
 from scoresde.experiments.model import make
 from scoresde.models import MLP, GaussianScore, ScoreModel
@@ -79,7 +79,7 @@ def test_the_process_passes_the_tests_of_all_processes(placed):
     process = made("sde", path, "sde=ou")
     assert type(process) is OU
     ran = 0
-    for name, test in vars(laws).items():
+    for name, test in vars(identities).items():
         arguments = {"sde", "process", "generator"}
         if not name.startswith("test_") or not inspect.signature(test).parameters:
             continue

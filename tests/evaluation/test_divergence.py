@@ -46,14 +46,14 @@ def test_exact_is_the_trace(dim, forward_mode):
 
 
 @pytest.mark.parametrize("forward_mode", [False, True])
-@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
-def test_hutchinson_has_the_mean_and_the_variance_of_its_law(law, forward_mode):
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_hutchinson_has_the_mean_and_the_variance_of_its_distribution(distribution, forward_mode):
     """10000 probes: the mean to 4 standard errors; variances 2 ‖offdiag A‖² and 2 ‖A‖² to 6 %."""
     a = matrix(5)
-    _, found = estimates(a, Hutchinson(5, law), 2000, forward_mode=forward_mode)
+    _, found = estimates(a, Hutchinson(5, distribution), 2000, forward_mode=forward_mode)
     assert found.shape == (2000, 5)
     symmetric = (a + a.T) / 2
-    if law == "rademacher":
+    if distribution == "rademacher":
         symmetric = symmetric - symmetric.diag().diag()
     variance = 2 * symmetric.square().sum()
     assert abs(found.mean() - a.trace()) < 4 * math.sqrt(variance / 10_000)

@@ -21,8 +21,8 @@ COVARIANCES = [[[0.2, 0.1], [0.1, 0.3]], [[0.1, 0.0], [0.0, 0.1]], [[0.3, 0.0], 
 
 
 def mixture(sde):
-    laws = (torch.tensor(v, **DOUBLE) for v in (WEIGHTS, MEANS, COVARIANCES))
-    return GaussianMixtureScore(sde, *laws)
+    distributions = (torch.tensor(v, **DOUBLE) for v in (WEIGHTS, MEANS, COVARIANCES))
+    return GaussianMixtureScore(sde, *distributions)
 
 
 def gaussian(sde):
@@ -57,8 +57,14 @@ def test_log_prob_is_exact_to_the_tolerance(process):
     the errors of the state do to log p is controlled: rtol^1.2 at most.
     """
     tolerances = [1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
-    laws = [(law(process), points_at_eps(process, law(process), 60)) for law in (mixture, gaussian)]
-    errors = [max(error(process, *law, rtol) for law in laws) for rtol in tolerances]
+    distributions = [
+        (distribution(process), points_at_eps(process, distribution(process), 60))
+        for distribution in (mixture, gaussian)
+    ]
+    errors = [
+        max(error(process, *distribution, rtol) for distribution in distributions)
+        for rtol in tolerances
+    ]
     assert all(e <= 30 * rtol for e, rtol in zip(errors, tolerances, strict=True))
     slope = np.polyfit(np.log10(tolerances), np.log10(errors), 1)[0]
     assert 0.85 <= slope <= 1.25
@@ -156,20 +162,20 @@ def test_a_network_is_not_moved_by_the_batch_beyond_its_own_rounding():
 
 
 @pytest.mark.parametrize("clock", ["t", "log_snr"])
-@pytest.mark.parametrize("law", [mixture, gaussian])
-def test_the_clock_changes_nothing_but_the_steps(process, law, clock):
-    score = law(process)
+@pytest.mark.parametrize("distribution", [mixture, gaussian])
+def test_the_clock_changes_nothing_but_the_steps(process, distribution, clock):
+    score = distribution(process)
     x = points_at_eps(process, score, 20)
     assert error(process, score, x, 1e-5, clock=clock) <= 30 * 1e-5
 
 
-@pytest.mark.parametrize("law", [mixture, gaussian])
-def test_the_solver_estimates_its_own_error(process, law):
+@pytest.mark.parametrize("distribution", [mixture, gaussian])
+def test_the_solver_estimates_its_own_error(process, distribution):
     """The estimate is of the size of the error: at least a third of it for nine samples in ten.
 
     It sums the sizes of local errors, so it may as well be larger.
     """
-    score = law(process)
+    score = distribution(process)
     x = points_at_eps(process, score, 40)
     result = log_likelihood(process, score, x, rtol=1e-4, atol=1e-4)
     exact = log_likelihood(process, score, x, rtol=1e-8, atol=1e-8).log_prob
@@ -290,10 +296,10 @@ def test_bits_per_dim_reproduce_the_reference(name, sde):
     with np.load(TRACES) as traces:
         data = torch.from_numpy(traces[f"{name}/likelihood/data"])
         expected = torch.from_numpy(traces[f"{name}/likelihood/bpd"]).double()
-        law = GaussianScore(
+        distribution = GaussianScore(
             sde, torch.full((64,), float(traces["mu"])), torch.full((64,), float(traces["s0"]) ** 2)
         )
-    result = log_likelihood(sde, law, data, divergence="hutchinson")
+    result = log_likelihood(sde, distribution, data, divergence="hutchinson")
     bits = -result.log_prob / (64 * math.log(2)) + 7
     torch.testing.assert_close(bits, expected, rtol=0, atol=1e-3)
 

@@ -29,10 +29,10 @@ CELLS = Cells(256, -1.0, 1.0)
 
 def toy(sde):
     """A mixture in one dimension, whose probability in each of 256 cells is known."""
-    laws = (
+    distributions = (
         torch.tensor(v, **DOUBLE) for v in (WEIGHTS, [[m] for m in MEANS], [[s**2] for s in STDS])
     )
-    return GaussianMixtureScore(sde, *laws)
+    return GaussianMixtureScore(sde, *distributions)
 
 
 def masses(sde, eps, cells=CELLS):

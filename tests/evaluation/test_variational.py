@@ -151,13 +151,13 @@ def test_bounds_belong_to_samples(process, method):
 def test_posterior_is_bayes_rule(process):
     """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0), by precisions and their means."""
     s, t = (torch.tensor(v * process.T, **DOUBLE) for v in (0.3, 0.7))
-    law = posterior(process, s, t)
+    distribution = posterior(process, s, t)
     a, b = process.transition(s, t)
     alpha, sigma = process.alpha(s), process.sigma(s)
     precision = a**2 / b**2 + 1 / sigma**2
-    torch.testing.assert_close(law.variance, 1 / precision, rtol=1e-9, atol=0)
-    torch.testing.assert_close(law.c_t, a / b**2 / precision, rtol=1e-9, atol=0)
-    torch.testing.assert_close(law.c_0, alpha / sigma**2 / precision, rtol=1e-9, atol=0)
+    torch.testing.assert_close(distribution.variance, 1 / precision, rtol=1e-9, atol=0)
+    torch.testing.assert_close(distribution.c_t, a / b**2 / precision, rtol=1e-9, atol=0)
+    torch.testing.assert_close(distribution.c_0, alpha / sigma**2 / precision, rtol=1e-9, atol=0)
 
 
 def test_kl_of_normal_laws():

@@ -20,7 +20,7 @@ def mixture(sde):
 
 
 def log_density_by_hand(sde, x, t):
-    """log Σ_k w_k N(x; α μ_k, α² Σ_k + σ² I) with torch's own normal law."""
+    """log Σ_k w_k N(x; α μ_k, α² Σ_k + σ² I) with torch's own normal distribution."""
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     parts = [
         w.log()

@@ -1,4 +1,4 @@
-"""Adaptive steps for the reverse SDE: the law whatever is rejected, and no sample's neighbours."""
+"""Adaptive steps for the reverse SDE: an exact distribution, which no other sample changes."""
 
 import math
 
@@ -191,7 +191,7 @@ def test_temperature_scales_all_noise(generator):
 
 
 def test_trajectory_stops_where_it_says(sde, generator):
-    """Frames at equal times from T to eps have the law of their times: five standard errors."""
+    """Frames at equal times have the marginals of their times, to five standard errors."""
     n, times = 3000, []
 
     def callback(step, t, x):

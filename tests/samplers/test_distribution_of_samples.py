@@ -1,4 +1,4 @@
-"""Samples of a mixture with its exact score, against exact draws: the law itself, not its moments.
+"""Samples of a mixture with its exact score have its distribution, not its moments alone.
 
 The maximum mean discrepancy of 5000 samples must lie within twice that of two exact sets.
 """
@@ -31,8 +31,8 @@ SAMPLERS = {
 @pytest.fixture(scope="module")
 def floor():
     generator = torch.Generator().manual_seed(1)
-    law = mixture("vp")
-    return mmd_noise_floor(lambda n: law.sample(n, generator), N)
+    distribution = mixture("vp")
+    return mmd_noise_floor(lambda n: distribution.sample(n, generator), N)
 
 
 def mixture(name):

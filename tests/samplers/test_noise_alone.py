@@ -464,9 +464,9 @@ def test_the_process_of_such_a_chain():
     s, t = CHAIN.times[-2], CHAIN.times[-1]
     a, b = CHAIN.transition(s, t)
     assert a == 0 and b == 1
-    law = posterior(CHAIN, s, t)
-    assert law.c_0 == CHAIN.alpha(s) and law.c_t == 0
-    assert law.variance == pytest.approx(CHAIN.sigma(s).square().item(), rel=1e-14)
+    distribution = posterior(CHAIN, s, t)
+    assert distribution.c_0 == CHAIN.alpha(s) and distribution.c_t == 0
+    assert distribution.variance == pytest.approx(CHAIN.sigma(s).square().item(), rel=1e-14)
     assert CHAIN.prior((2, 3)).std == 1
     again = construct(describe(CHAIN))
     assert torch.equal(again.alphas, CHAIN.alphas) and again.zero_terminal_snr
@@ -521,7 +521,7 @@ def test_deterministic_samples_are_those_of_ddim_written_out():
 
 @pytest.mark.parametrize("name", [*PRESETS, "pc", "ancestral", "first"])
 def test_every_solver_with_fixed_steps_leaves_noise_alone(name):
-    """To the law of the data, as on the chain whose last level has a little signal left."""
+    """To the distribution of the data, as on a chain whose last level has a little signal."""
     solvers = {
         "pc": lambda: PredictorCorrector(ReverseDiffusion(), Langevin(0.16), steps=40),
         "ancestral": lambda: PredictorCorrector(Ancestral(), steps=40),

@@ -1,4 +1,4 @@
-"""Every method of the ODE sampler on the exact flow of a Gaussian law."""
+"""Every method of the ODE sampler on the exact flow of a Gaussian distribution."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The convergence order of every solver, against exact laws and without Monte Carlo.
+"""The convergence order of every solver, against exact distributions and without Monte Carlo.
 
 `pytest -m orders` prints the table. Bars are one-sided: a solver may be better than its order, and
 an error that changes its sign somewhere looks like a higher one.
@@ -123,7 +123,7 @@ SDES = {
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_weak_order(process, name, record_property):
-    """W₂ between the exact law of the run, from p_T, and p_eps of a correlated Gaussian."""
+    """W₂ of the exact distribution of the run, from p_T, to p_eps of a correlated Gaussian."""
     (solver, bar), sde = SDES[name], PROCESSES[process]
     errors = [weak_error(solver, sde, n) for n in (128, 256, 512)]
     orders = slopes(errors)

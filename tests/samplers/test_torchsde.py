@@ -1,4 +1,4 @@
-"""torchsde's solvers on every process: the right law, the right count, the right errors."""
+"""torchsde's solvers on every process: distribution, number of evaluations, errors."""
 
 import builtins
 import math
@@ -24,7 +24,7 @@ def gaussian(sde, dim=2):
 
 
 def check_law(sde, x, bound):
-    """Mean and standard deviation of the data's law at the time where sampling ends."""
+    """Mean and standard deviation of the data's distribution at the time where sampling ends."""
     eps = torch.tensor(sde.sampling_eps, **DOUBLE)
     alpha, sigma = sde.alpha(eps).item(), sde.sigma(eps).item()
     assert abs(x.mean().item() - alpha * MEAN) < bound
@@ -51,7 +51,7 @@ def test_adaptive_steps_have_the_law_of_the_data(variable, process, method, gene
 
 @pytest.mark.parametrize("options", [{"steps": 50, "variable": "time"}, {"steps": 50}, ADAPTIVE])
 def test_images_of_any_process(sde, options, generator):
-    """Shape, law and count of (B, 1, 8, 8) on any process and chain, with a bar."""
+    """Shape, distribution and count of (B, 1, 8, 8) on any process and chain, with a bar."""
     if "variable" in options and sde.T > 1:
         pytest.skip("50 equal steps in a time that is σ ≤ 80 are too few for any solver")
     calls, score = [], gaussian(sde, 64)

@@ -80,9 +80,9 @@ def test_rows_of_the_pairs_are_consistent(tableau):
 
 @pytest.mark.parametrize("sde", [VP(), VE()], ids=["vp", "ve"])
 def test_error_on_the_flow_falls_with_the_tolerance(sde, tableau):
-    """The flow of a Gaussian law, known in closed form: at most 60 tolerances for each pair."""
-    law = torch.tensor([0.3, -0.2], **DOUBLE), torch.tensor([0.36, 0.04], **DOUBLE)
-    score = GaussianScore(sde, *law)
+    """The flow of a Gaussian, known in closed form: at most 60 tolerances for each pair."""
+    distribution = torch.tensor([0.3, -0.2], **DOUBLE), torch.tensor([0.36, 0.04], **DOUBLE)
+    score = GaussianScore(sde, *distribution)
     flow, ends = sde.reverse(score, eta=0.0), (sde.T, sde.sampling_eps)
     x = sde.prior((16, 2)).sample(torch.Generator().manual_seed(0), **DOUBLE)
     exact = score.flow(x, *(torch.tensor(t, **DOUBLE) for t in ends))

@@ -1,4 +1,4 @@
-"""Every process obeys the same laws; a new one is tested by being listed in conftest."""
+"""Every process obeys the same identities; a new one is tested by being listed in conftest."""
 
 import math
 
@@ -110,12 +110,16 @@ def test_perturb_takes_a_time_for_each_sample(sde):
 
 
 def test_prior_is_a_normal_law(sde, generator):
-    """log_prob is the density of a normal law with the prior's scale; samples have its moments."""
+    """log_prob is a normal density of the prior's scale; samples have its moments."""
     prior = sde.prior((20_000, 3))
     x = prior.sample(generator, dtype=torch.float64)
     std = sde.sigma(torch.tensor(sde.T, **DOUBLE)).item()
-    law = torch.distributions.Normal(torch.zeros((), **DOUBLE), torch.tensor(prior.std, **DOUBLE))
-    torch.testing.assert_close(prior.log_prob(x), law.log_prob(x).sum(1), rtol=1e-12, atol=1e-12)
+    distribution = torch.distributions.Normal(
+        torch.zeros((), **DOUBLE), torch.tensor(prior.std, **DOUBLE)
+    )
+    torch.testing.assert_close(
+        prior.log_prob(x), distribution.log_prob(x).sum(1), rtol=1e-12, atol=1e-12
+    )
     assert abs(x.std().item() / prior.std - 1) < 5 / math.sqrt(2 * x.numel())
     assert abs(std / prior.std - 1) < 1e-4  # the process does end at its prior
 

@@ -88,12 +88,14 @@ class _Model:
 
     def __init__(self, sde, share, factor=1.0):
         self.sde, self.share, self.factor = sde, share, factor
-        self.law = GaussianScore(sde, torch.zeros(4), torch.full((4,), 0.25))
+        self.distribution = GaussianScore(sde, torch.zeros(4), torch.full((4,), 0.25))
 
     def __call__(self, x, t, condition=None, *, predict):
         assert predict == "noise_and_share"
         sigma = self.sde.sigma(t).reshape(-1, 1)
-        return -self.factor * sigma * self.law(x, t), self.share(t).reshape(-1, 1).expand_as(x)
+        return -self.factor * sigma * self.distribution(x, t), self.share(t).reshape(
+            -1, 1
+        ).expand_as(x)
 
 
 def loss_of(sde, share, weight=1.0, factor=1.0, steps=40):
@@ -110,11 +112,13 @@ def test_the_best_variance_is_that_of_the_step(sde):
     def best(t):
         number = torch.searchsorted(-sde_levels, -t)
         s = sde_levels[number + 1]
-        law, wide = posterior(sde, s, t), sde.transition(s, t)[1].square()
+        distribution, wide = posterior(sde, s, t), sde.transition(s, t)[1].square()
         alpha, noise = sde.alpha(t), sde.sigma(t).square()
         left = 0.25 * noise / (alpha.square() * 0.25 + noise)  # Var(x_0 | x_t)
-        variance = law.variance + law.c_0.square() * left
-        return (variance.log() - law.variance.log()) / (wide.log() - law.variance.log())
+        variance = distribution.variance + distribution.c_0.square() * left
+        return (variance.log() - distribution.variance.log()) / (
+            wide.log() - distribution.variance.log()
+        )
 
     lowest = loss_of(sde, best)
     for shift in (-0.2, 0.2):
