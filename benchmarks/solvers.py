@@ -37,7 +37,8 @@ from benchmarks.digits import Digits, train_digits
 from benchmarks.plot import plot_errors
 from benchmarks.problem import Problem, mixture
 from benchmarks.report import write_report
-from scoresde.sde import VP
+from scoresde.samplers import Sampler
+from scoresde.sde import SDE, VP
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (5, 10, 20, 50, 100)
@@ -88,7 +89,7 @@ def measure(entry: Entry, problem: Problem, floor: Tensor, digits: Digits) -> Ro
     row = Row(entry, measure_order(entry))
     for budget in BUDGETS:
         sampler = entry.sampler(budget)
-        if sampler is None:
+        if sampler is None or not _fits(sampler, problem.sde):
             for column in (row.nfe, row.wasserstein, row.error, row.quality):
                 column.append(None)
             continue
@@ -101,6 +102,15 @@ def measure(entry: Entry, problem: Problem, floor: Tensor, digits: Digits) -> Ro
         row.error.append(None if entry.stochastic else problem.error(samples.x))
         row.quality.append(digits.frechet(sampler))
     return row
+
+
+def _fits(sampler: Sampler, sde: SDE) -> bool:
+    """Whether the steps are not too long for the solver on a process."""
+    try:
+        sampler.check(sde, torch.float32)
+    except ValueError:
+        return False
+    return True
 
 
 def main() -> None:

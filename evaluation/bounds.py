@@ -65,7 +65,8 @@ class Bounds:
             learned: Whether the network learns the variance of the steps.
 
         Raises:
-            ValueError: Points have no bound, the process has none, or no variance is learned.
+            ValueError: Points have no bound, the process has none or no time eps, or no variance is
+                learned.
         """
         if self.variance == "learned" and not learned:
             raise ValueError("evaluate.bounds.variance=learned needs model.learned_variance=true")
@@ -77,6 +78,8 @@ class Bounds:
                 "data are points, whose likelihood needs no bound"
             )
         sde.check_signal(f"the bound (evaluate.bounds.{self.names[0]})")
+        if self.eps is not None:
+            sde.check_end(self.eps)
         if self.vlb is not None:
             sde.equal_times(self.vlb, self.eps)
 

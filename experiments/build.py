@@ -65,7 +65,7 @@ def build(cfg: DictConfig) -> Parts[Any]:
     if pretrained is not None:
         model = pretrained
     if task.scores:
-        _check_scores(cfg, sde, data, likelihood, bounds, model)
+        _check_scores(cfg, task, sde, data, likelihood, bounds, model)
     loss.check(model)
     model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
@@ -103,6 +103,7 @@ def _likelihood(cfg: DictConfig, data: Dataset, device: torch.device) -> FlowLik
 
 def _check_scores(
     cfg: DictConfig,
+    task: Task,
     sde: SDE,
     data: Dataset,
     likelihood: FlowLikelihood | None,
@@ -113,7 +114,7 @@ def _check_scores(
     if likelihood is not None:
         likelihood.check(sde, torch.Size(data.shape).numel())
     bounds.check(sde, cells_of(data), getattr(model, "learned_variance", False))
-    if likelihood is not None or bounds.names:
+    if not task.in_parts and (likelihood is not None or bounds.names):
         total = len(getattr(data, cfg.evaluate.split))
         count = min(total, cfg.evaluate.scored or total)
         data.check_request(count, "set evaluate.scored, or evaluate/likelihood=none")

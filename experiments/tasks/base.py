@@ -37,6 +37,7 @@ class Task(ABC):
         training: Sections that are equal where a training goes on.
         samples: Whether it needs a sampler.
         scores: Whether it computes likelihoods.
+        in_parts: Whether it reads the samples that it scores part by part.
         uses_prior: Whether it starts paths from the prior of the process.
         repeats: Whether a command repeats the configuration of the run whose checkpoint it takes.
     """
@@ -48,6 +49,7 @@ class Task(ABC):
     training: ClassVar[Sections]
     samples: bool = False
     scores: bool = False
+    in_parts: bool = False
     uses_prior: bool = True
     repeats: bool = True
 

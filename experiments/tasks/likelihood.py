@@ -33,7 +33,7 @@ class Likelihood(ScoreTask):
 
     name = "likelihood"
     groups = ("data", "sde", "model")
-    scores = True
+    scores = in_parts = True
 
     def __init__(self, draw: bool = False, shard: int = 0, shards: int = 1) -> None:
         self.draw = self.samples = check_switch(draw, "draw")
