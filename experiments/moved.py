@@ -1,4 +1,4 @@
-"""Keys of the command line that have moved, and where they are now."""
+"""Former keys of the command line, and where their settings are now."""
 
 # Several settings of `evaluate` were flat before they became leaves of their own.
 MOVED = {
@@ -20,6 +20,9 @@ MOVED = {
     "dequantizer.score": "task.score",
     "data@against": "data@ood_data",
     "against": "data@ood_data",
+    "model.labels": "model.c_noise",
+    "model.net.conditional": "model.net.noise_conditional",
+    "sampler.predictor.settle_below": "sampler.predictor.lower_order_final_below",
 }
 MOVED |= {
     f"evaluate.{name}": f"evaluate.likelihood.{name}"

@@ -358,7 +358,7 @@ def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
 
     monkeypatch.setattr(ScoreModel, "score", spoiled)
     with pytest.warns(UserWarning, match="of 2 samples have no likelihood, the first of them sam"):
-        tolerances = ("evaluate.rtol=0.01", "evaluate.atol=0.01")
+        tolerances = ("evaluate.likelihood.rtol=0.01", "evaluate.likelihood.atol=0.01")
         result = score(monkeypatch, digits, tmp_path / "run", *tolerances)
     lost = int((~np.isfinite(saved(tmp_path / "run")["log_prob"])).sum())
     assert 0 < lost < 6
