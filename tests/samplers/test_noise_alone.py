@@ -22,6 +22,7 @@ from scoresde.samplers import (
     AnalyticVariance,
     Ancestral,
     AnnealedLangevin,
+    ExponentialMultistep,
     KarrasGrid,
     Langevin,
     LogSNRGrid,
