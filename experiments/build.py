@@ -1,4 +1,4 @@
-"""What a run is made of, built and checked before anything is written."""
+"""The parts of a run are built and checked here, before anything is written."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def build(cfg: DictConfig) -> Parts[Any]:
 
 
 def _sampler(cfg: DictConfig, sde: SDE, data: Dataset, device: torch.device) -> Sampler:
-    """The sampler, with the estimator of the noise level that it may name by a path."""
+    """The sampler, and the estimator of the noise level if it names one by a path."""
     wires = {}
     if "estimator" in cfg.sampler:
         path, key = cfg.sampler.estimator, "sampler.estimator"
@@ -88,7 +88,7 @@ def _sampler(cfg: DictConfig, sde: SDE, data: Dataset, device: torch.device) -> 
 
 
 def _likelihood(cfg: DictConfig, data: Dataset, device: torch.device) -> FlowLikelihood | None:
-    """The likelihood, with the flow within the cells that it may name by a path."""
+    """The likelihood, and the flow within the cells if it names one by a path."""
     leaf = cfg.evaluate.likelihood
     if leaf is None:
         return None
@@ -152,7 +152,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     for name in ("dry_run", "transfer", "checkpoint_ema"):
         check_switch(cfg[name], name)
     check_count("seed", cfg.seed, 0)
-    if cfg.seed >= 2**32:  # what every library that draws numbers takes
+    if cfg.seed >= 2**32:  # the limit of all libraries with random numbers
         raise ValueError(f"seed must be below 2^32, got {cfg.seed}")
     resumption(cfg)
     for name in ("checkpoint", "checkpoint_config"):

@@ -9,8 +9,8 @@ from scoresde.data import Dataset
 from scoresde.sde import SDE
 from scoresde.sde.cautions import caution_width
 
-SAMPLES = 1000  # training samples that are looked at, if they are small
-NUMBERS = 4_000_000  # and how many numbers of larger ones
+SAMPLES = 1000  # most training samples that are examined
+NUMBERS = 4_000_000  # most numbers that they hold
 
 
 def caution_data(sde: SDE, data: Dataset) -> None:
@@ -28,7 +28,7 @@ def caution_data(sde: SDE, data: Dataset) -> None:
 
 @contextmanager
 def as_sentences() -> Iterator[None]:
-    """Print warnings as one line each, in place of the line of code that gave them."""
+    """Print each warning as one line, without the line of code that raised it."""
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         yield

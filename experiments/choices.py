@@ -42,7 +42,7 @@ def group_of(key: str) -> str | None:
 
 
 def check_choices(overrides: list[str], multirun: bool) -> None:
-    """Refuse groups, choices, keys and kinds of values that there are not.
+    """Refuse groups, choices and keys that do not exist, and values of a wrong kind.
 
     Args:
         overrides: Overrides as Hydra reads them.
@@ -57,7 +57,7 @@ def check_choices(overrides: list[str], multirun: bool) -> None:
         _check_list(override)
     swept = [_swept(override, multirun) for override in overrides]
     if not all(swept):
-        return  # what glob(…) finds, Hydra alone can say
+        return  # only Hydra knows what glob(…) matches
     first = [choices[0] for choices in swept]
     plans = [first]
     for index, choices in enumerate(swept):
@@ -92,7 +92,7 @@ def _swept(override: str, multirun: bool) -> list[str]:
 
 
 def _check(overrides: list[str]) -> None:
-    """Compose the configuration; say what is there instead of what is not."""
+    """Compose the configuration, or name existing choices and keys in the error."""
     try:
         compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -134,7 +134,7 @@ def _explain_choice(override: str) -> None:
 
 
 def _explain_keys(overrides: list[str]) -> None:
-    """Say which keys there are next to one that there is not."""
+    """Name the keys that exist next to an unknown one."""
     known = keys(_base(overrides))
     for override in overrides:
         key = override.partition("=")[0]

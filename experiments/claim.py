@@ -50,7 +50,7 @@ class Claim:
                 stray.unlink(missing_ok=True)
 
     def alone(self, name: str) -> bool:
-        """Whether this process is the one, of those that share the folder, to do what has a name.
+        """Whether this process, among those that share the folder, is to do a named piece of work.
 
         Args:
             name: Path of a file in the folder that stands for it.
@@ -67,7 +67,7 @@ class Claim:
         return file is not None
 
     def release(self) -> None:
-        """Let go of the folder, and remove it if nothing is in it."""
+        """Release the folder, and remove it if it is empty."""
         while self._held:
             path, file = self._held.popitem()
             lock.leave(file, path)

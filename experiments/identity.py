@@ -1,4 +1,4 @@
-"""Which data a training had: their number and their content, not the folder they lay in."""
+"""The identity of training data: their number and content, whatever their folder."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from scoresde.data import Dataset
 
 
 def data_identity(data: Dataset) -> dict[str, Any]:
-    """What tells data from others, as plain values: the size of each part, and a digest of all."""
+    """The size of each part and a digest of all, as plain values."""
     return {"train": len(data.train), "test": len(data.test), "digest": data.digest}
 
 
 def data_difference(saved: dict[str, Any] | None, data: Dataset) -> str | None:
-    """How the data differ from those of a checkpoint, or None; old ones do not say theirs."""
+    """How the data differ from those of a checkpoint, or None; old checkpoints do not name them."""
     if saved is None:
         return None
     now = data_identity(data)

@@ -23,7 +23,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def steps(cfg: DictConfig, job: Job) -> None:
-    """What a run does, one after the other."""
+    """The steps of a run in order."""
     folder, choices, begun = job.folder, HydraConfig.get().runtime.choices, time.perf_counter()
     parts = build(cfg)
     task = parts.task

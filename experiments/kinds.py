@@ -1,14 +1,14 @@
-"""Whether a value of the command line is of the kind that its setting has in conf/."""
+"""Values of the command line are of the kind that their settings have in conf/."""
 
 import math
 from typing import Any
 
-# Their numbers are checked, with their bounds, when a run is built.
+# The numbers in these sections are checked with their bounds when a run is built.
 CHECKED = ("seed", "train", "evaluate")
 
 
 def check_kind(key: str, given: Any, default: Any) -> None:
-    """Refuse what would be taken for another value, or fail with an error of Python's own.
+    """Refuse a value that would be misread, or would fail with an error of Python's own.
 
     Bounds are left to the classes, and so is null, which some of them take in place of a number.
 

@@ -1,4 +1,4 @@
-"""The model of a run: built from its configuration, or read from a training's checkpoint."""
+"""Objects and scores built from the configuration of a run."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def score_model(
 
 
 def fill(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
-    """Give a network the weights of a checkpoint, whatever wrapped it when they were saved.
+    """Give a network the weights of a checkpoint, with or without the prefixes of wrappers.
 
     Raises:
         ValueError: They do not fit; the source is named.

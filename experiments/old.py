@@ -10,7 +10,7 @@ DEQUANTIZATIONS = {"uniform": "Uniform", "truncated-normal": "TruncatedNormal"}
 
 
 def likelihood(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What likelihoods in a folder depend on, where `evaluate` may be flat.
+    """The settings on which likelihoods in a folder depend, also where `evaluate` is flat.
 
     Args:
         saved: What settings.json of the folder holds, or would hold.
@@ -30,7 +30,7 @@ def likelihood(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flow(evaluate: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaf of the likelihood that flat settings mean."""
+    """The leaf of the likelihood that corresponds to flat settings."""
     named, probes = evaluate["divergence"], evaluate["probes"]
     rules: dict[str | None, dict[str, Any]] = {
         None: {"_target_": "ExactOrHutchinson", "coordinates": 16, "probes": probes or 1},

@@ -111,7 +111,7 @@ def sentence(error: BaseException, cfg: DictConfig | None = None) -> str:
 
 
 def _claim(cfg: DictConfig) -> Claim:
-    """The folder that Hydra made, or one next to it where it is named by the time and taken."""
+    """The folder that Hydra made, or one next to it if it is named by the time and used."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     named = OmegaConf.to_container(hydra.run, resolve=False)
@@ -139,7 +139,7 @@ def _end(job: Job | None, said: str, code: int) -> None:
 
 
 def _kept(job: Job | None) -> str:
-    """What an interrupted run leaves."""
+    """The files that an interrupted run leaves."""
     if job is None or not job.folder.exists():
         return "nothing was written"
     kept = f"what was done is in {job.folder}"

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-# The last names of keys whose values are paths; each is at home in conf/ or in Hydra's own keys.
+# The last names of keys whose values are paths; each is a key of conf/ or of Hydra.
 PATHS = (
     "root",
     "checkpoint",
@@ -83,7 +83,7 @@ def quoted(text: str) -> str:
 
 
 def parse(argument: str) -> Override | None:
-    """What Hydra reads in an argument; None where it cannot."""
+    """The override that Hydra reads in an argument; None where it cannot be read."""
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:

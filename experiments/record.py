@@ -1,4 +1,4 @@
-"""The files that say what a run was and what came of it, each written whole or not at all."""
+"""The files of a run's configuration and results, each written whole or not at all."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ class Record:
         self._write({"unfinished": True})
 
     def attempt(self, name: str, part: Callable[[], dict[str, Any] | None]) -> None:
-        """Do an optional part; where it fails, say so, and go on with the rest.
+        """Do an optional part; if it fails, report that and go on with the rest.
 
         Args:
             name: What a reader of result.json knows the part by.
@@ -76,7 +76,7 @@ class Record:
             self._write({})
 
     def close(self) -> list[Guarded]:
-        """Finish the loggers, which it is then without."""
+        """Finish and drop the loggers."""
         finished, self.loggers = self.loggers, []
         for logger in finished:
             logger.close()
@@ -96,7 +96,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
         result = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         return None
-    except ValueError:  # not ours, and not ours to replace
+    except ValueError:  # a file of another program, which is not replaced
         return {}
     if not isinstance(result, dict):
         return {}

@@ -95,7 +95,7 @@ def _fitted(start: Start, parts: Parts[Any]) -> Start:
 
 
 def _compare_data(start: Start, parts: Parts[Any]) -> None:
-    """Refuse to go on with a training on other data unless that is allowed; else say so."""
+    """Refuse to continue a training on other data, or warn where that is allowed."""
     different = data_difference(start.state.get("data"), parts.data)
     if different is None:
         return
@@ -131,7 +131,7 @@ def _named(path: Path, parts: Parts[Any], sections: tuple[str, ...]) -> Start:
 
 
 def _say_untrained(saved: dict[str, Any], parts: Parts[Any]) -> None:
-    """Say so where a density is wanted at times outside those of the training."""
+    """Warn if a density is wanted at times that were not trained."""
     cfg = parts.cfg
     trained = ((saved.get("loss") or {}).get("times") or {}).get("eps")
     scored = parts.sde.eps if cfg.evaluate.eps is None else cfg.evaluate.eps
@@ -154,7 +154,7 @@ def _newest(parts: Parts[Any], folder: Path) -> Start | None:
     for run in dict.fromkeys(run for _, run in newest_first):
         try:
             found = checkpoint.newest(run / "checkpoints")
-        except ValueError:  # said already; another run next to it may be whole
+        except ValueError:  # reported already; another run may be intact
             continue
         if (
             found is not None
@@ -173,7 +173,7 @@ def _written(path: Path) -> int:
     """When a checkpoint was written: the folder's time also changes where one is refused."""
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:  # dropped by its run for a newer one
+    except FileNotFoundError:  # replaced by its run with a newer one
         return 0
 
 
@@ -184,7 +184,7 @@ def _difference(saved: dict[str, Any], parts: Parts[Any], sections: tuple[str, .
     if task.takes != was:
         return f"checkpoint is of task={was}, requested task={task.takes}"
     harmless = set(HARMLESS)
-    if parts.cfg.train.decay == "none":  # else the rates of the steps done would have been others
+    if parts.cfg.train.decay == "none":  # else the learning rates of earlier steps would differ
         harmless.add("train.steps")
     matters = within(sections)
     different = differences(

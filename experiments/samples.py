@@ -101,7 +101,7 @@ def generate(
 
 
 def _fit_sampler(parts: "Parts[Any]", model: ScoreModel) -> None:
-    """Let the sampler measure on training data what it needs, if anything and if there are any."""
+    """Fit what the sampler estimates from training data, if it does and there are data."""
     if len(parts.data.train) == 0:
         return
     size, seed = parts.cfg.train.batch_size, parts.seed
@@ -120,7 +120,7 @@ def _save_pictures(
     drawn = parts.data.quantize(samples.x[shown].cpu())
     plots.save_grid(drawn, folder / "samples.png", levels, columns)
     if samples.trajectory is not None:
-        kept = samples.trajectory.shape[1]  # those of the first batch
+        kept = samples.trajectory.shape[1]  # samples of the first batch
         shown, columns = order_by_class(
             None if labels is None else labels[:kept], min(parts.sampling.pictures, kept)
         )
@@ -139,7 +139,7 @@ def _save_points(parts: "Parts[Any]", model: ScoreModel, samples: Samples, folde
 
     def log_prob(points: Tensor) -> Tensor:
         points, settings = points.to(parts.device), dict[str, Any](rtol=tolerance, atol=tolerance)
-        with silent():  # points of a picture are no data
+        with silent():  # the points of a picture are not data
             densities = [
                 log_likelihood(
                     parts.sde, given(model, label), points, batch_size=8192, **settings

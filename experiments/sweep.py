@@ -1,4 +1,4 @@
-"""What Hydra calls around a sweep: its folder is its own, and failed jobs are listed at its end."""
+"""Callbacks of Hydra around a sweep: a claim on its folder, and a list of its failed jobs."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def note(folder: Path, number: int, overrides: list[str], sentence: str, code: i
 
 
 class Sweep(Callback):
-    """What Hydra calls before the first job of a sweep and after the last, and before a single run.
+    """Callbacks before the first job of a sweep, after the last, and before a single run.
 
     Hydra turns what these raise into warnings, so that they leave the process themselves.
     """
@@ -49,7 +49,7 @@ class Sweep(Callback):
     _claim: Claim | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: a job in another process has no part in the claim on the sweep's folder."""
+        """No state: jobs in other processes do not share the claim on the sweep's folder."""
         return {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -25,7 +25,7 @@ from .resume import Start
 
 
 def make_loggers(parts: Parts[Any], folder: Path, start: Start | None) -> list[Guarded]:
-    """The loggers chosen, and metrics.csv whatever is chosen."""
+    """The chosen loggers, and metrics.csv in every case."""
     done = 0
     if start is not None and parts.trains:
         done = int(start.state["step"])
@@ -129,7 +129,7 @@ class _Records:
         for logger in self.loggers:
             logger.log(step.step, numbers)
         self.bar.set_postfix(loss=f"{numbers['loss']:.4f}")
-        # Without a terminal there is no bar: some twenty lines tell how far it is.
+        # Without a terminal there is no bar: some twenty lines show the progress.
         before = step.step - len(self.recent)
         if self.bar.disable and step.step * 20 // self.steps > before * 20 // self.steps:
             print(f"step {step.step}/{self.steps}  loss {numbers['loss']:.4f}", flush=True)

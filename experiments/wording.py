@@ -1,4 +1,4 @@
-"""What an error says, in the words of the command line: its keys, its choices, its spelling.
+"""Errors in the words of the command line: its keys, its choices, its spelling.
 
 The classes speak of their arguments, as Python has them. On a command line `steps` is
 `sampler.steps`, `grid=log_snr` is `sampler/grid=log_snr`, `DDIM()` is `sampler/predictor=ddim`,
@@ -18,13 +18,13 @@ from .kinds import typed
 from .settings import keys
 
 VALUES = {str(value): typed(value) for value in (None, True, False)}
-# What a sentence advises, as Python has it.
+# Advice of a sentence, in Python's notation.
 ARGUMENT = re.compile(r"\b(?<=use |set |add |.or )([a-z_]+)=([\w.+-]+)")
 CALL = re.compile(r"\b(?<=use |.or |.as )([A-Z]\w+)\(\)")
 
 
 def as_typed(error: BaseException, cfg: DictConfig | None = None) -> str:
-    """One sentence about an error of a run, which its user can act on.
+    """One sentence about an error of a run, with the keys that a user can change.
 
     Hydra wraps what a constructor raised; its cause is the sentence.
 

@@ -1,4 +1,4 @@
-"""What a run can be for: one task a file."""
+"""The tasks of a run, one in each file."""
 
 from .base import Task
 from .dequantizer import Dequantizer

@@ -1,4 +1,4 @@
-"""What a run is for, as an object: what it names, trains and needs, and how it ends."""
+"""The task of a run: which parts it names, trains and needs, and how it ends."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ Sections = tuple[str, ...]
 
 
 class Task(ABC):
-    """What a run is for.
+    """The purpose of a run.
 
     A new task is one class with a YAML in conf/task/; nothing else asks which task a run has.
 
@@ -68,7 +68,7 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, parts: Parts[Any], model: Any, record: Record, claim: Claim) -> bool:
-        """What the run does with its averaged model.
+        """Use the averaged model: the end of the run.
 
         Args:
             parts: Parts of the run.
