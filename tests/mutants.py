@@ -28,6 +28,7 @@ PLANS = [
     "tests/samplers/test_presets.py",
     "tests/samplers/test_orders.py",
     "tests/samplers/test_identities.py",
+    "tests/samplers/test_published_recursions.py",
     "tests/test_compatibility.py",
 ]
 # Functions that hold coefficients, and the tests that must notice a change in them.
@@ -36,7 +37,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "samplers/solvers/segment.py": (
         (
             *("factor", "std", "weights", "_integrand", "_quadrature", "lagrange", "adams"),
-            *("dpm_weights", "_rule", "_variable"),
+            *("halved_difference", "third_order_of_dpm", "_rule", "_variable"),
         ),
         PLANS,
     ),
