@@ -36,7 +36,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "samplers/solvers/prediction.py": (("evaluation", "weight", "decay", "variance"), PLANS),
     "samplers/solvers/segment.py": (
         (
-            *("factor", "std", "weights", "_integrand", "_quadrature", "lagrange", "adams"),
+            *("factor", "std", "weights", "integrand", "lagrange", "adams"),
             *("halved_difference", "third_order_of_dpm", "_rule", "_variable"),
         ),
         PLANS,
