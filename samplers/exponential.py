@@ -33,17 +33,14 @@ class ExponentialMultistep(Solver):
         tau_range: Interval of σ/α within which τ acts; everywhere where not given.
         variable: In what the prediction is a polynomial: `lambda`, `rho` (σ/α), `time`, or
             `index`, which takes the evaluations to be equally spaced.
-        weights: `exact` for the integrals of the polynomials; `bh2` and `bh1` for those of UniPC,
-            which has W k_0 + ½ B D in steps of order 2 and in the first correction, with B = W and
-            with B = h times the integrand at the end, and exact ones elsewhere; `dpmpp` for those
-            of DPM-Solver++, which is `bh2` but for 3M, which has half of the second difference and
-            therefore order 2.
+        weights: `exact` for the integrals of the polynomials; `bh1` or `bh2` for UniPC, which has
+            ½ B D for the first difference in steps of two evaluations; `dpmpp` for DPM-Solver++,
+            whose 3M has half of the second difference too, and therefore order 2.
         lower_order_final_below: Runs of fewer steps than this end with steps of falling order, the
             last of which has order 1; 0 for none.
-        max_extrapolation: Largest Σ|W_j|/|Σ W_j| of a step, in units of that of small equal steps.
-            Beyond it the step is long compared with those before it, extrapolation multiplies
-            errors, and the order of the step falls. None takes the prediction's own bound, 1.5 of
-            data and 4 of noise and v; infinity takes every step at its full order.
+        max_extrapolation: Largest Σ|W_j|/|Σ W_j| of a step, in units of that of equal steps. The
+            order falls in a step that is longer. None for the prediction's own bound, 1.5 of data
+            and 4 of noise and v; infinity for none.
 
     Raises:
         ValueError: A setting out of its range.

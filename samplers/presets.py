@@ -30,14 +30,10 @@ from .solver import Solver
 _EVERY_RUN = 1_000_000  # steps: longer than any run
 
 
-def _published(order: int, prediction: str, **settings: Any) -> Solver:
-    """A multistep method of a paper, which extrapolates however far a step goes."""
-    return ExponentialMultistep(order, prediction, max_extrapolation=math.inf, **settings)
-
-
-def ddim(eta: float = 0.0) -> Solver:
-    """DDIM of any η (Song, Meng & Ermon 2021, arXiv:2010.02502)."""
-    return DDIM(eta)
+def _published(order: int, prediction: str, final: int = 0, **settings: Any) -> Solver:
+    """A multistep method of a paper, which extrapolates however long a step is."""
+    settings |= {"lower_order_final_below": final, "max_extrapolation": math.inf}
+    return ExponentialMultistep(order, prediction, **settings)
 
 
 def dpm_solver(order: int = 3) -> Solver:
@@ -61,9 +57,7 @@ def dpm_solver_pp(order: int = 3, lower_order_final_below: int = 15) -> Solver:
             `lower_order_final` for runs of fewer than 15 steps; algorithm 2 has 0.
     """
     _check_order(order, (2, 3))
-    return _published(
-        order, "data", weights="dpmpp", lower_order_final_below=lower_order_final_below
-    )
+    return _published(order, "data", lower_order_final_below, weights="dpmpp")
 
 
 def dpm_solver_pp_3m_corrected() -> Solver:
@@ -78,14 +72,10 @@ def dpm_solver_pp_3m_corrected() -> Solver:
 def sde_dpm_solver_pp(order: int = 2, lower_order_final_below: int = 15) -> Solver:
     """SDE-DPM-Solver++ of order 1 or 2 (Lu et al. 2022, arXiv:2211.01095, section 5).
 
-    Args:
-        order: 1 or 2.
-        lower_order_final_below: See `dpm_solver_pp`.
+    `lower_order_final_below` is that of `dpm_solver_pp`.
     """
     _check_order(order, (1, 2))
-    return _published(
-        order, "data", tau=1.0, weights="dpmpp", lower_order_final_below=lower_order_final_below
-    )
+    return _published(order, "data", lower_order_final_below, tau=1.0, weights="dpmpp")
 
 
 def unipc(
@@ -104,13 +94,7 @@ def unipc(
     _check_order(order, (1, 2, 3))
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"unknown variant '{variant}'. Available: bh1, bh2")
-    return _published(
-        order,
-        "data",
-        corrector=True,
-        weights=variant,
-        lower_order_final_below=lower_order_final_below,
-    )
+    return _published(order, "data", lower_order_final_below, corrector=True, weights=variant)
 
 
 def sa_solver(tau: float = 1.0, low: float = 0.05, high: float = 1.0) -> Solver:
@@ -126,8 +110,7 @@ def deis(order: int = 3, variable: str = "time") -> Solver:
         variable: `time` for the paper's tAB, `rho` for its ρAB; `lambda` is log ρ, which is not in
             the paper but in diffusers, with a falling order in runs of fewer than 15 steps.
     """
-    final = 15 if variable == "lambda" else 0
-    return _published(order, "noise", variable=variable, lower_order_final_below=final)
+    return _published(order, "noise", 15 if variable == "lambda" else 0, variable=variable)
 
 
 def ipndm(order: int = 4) -> Solver:
@@ -140,18 +123,13 @@ def lms(order: int = 4) -> Solver:
     return deis(order, "rho")
 
 
-def pndm() -> Solver:
-    """PNDM with its Runge–Kutta start-up (Liu et al. 2022, arXiv:2202.09778)."""
-    return PNDM()
-
-
 def _check_order(order: int, allowed: tuple[int, ...]) -> None:
     if not is_integer(order) or order not in allowed:
         raise ValueError(f"order must be one of {', '.join(map(str, allowed))}, got {order!r}")
 
 
 PRESETS: dict[str, Callable[[], Solver]] = {
-    "ddim": ddim,
+    "ddim": DDIM,
     "dpm_solver_1": lambda: dpm_solver(1),
     "dpm_solver_2": lambda: dpm_solver(2),
     "dpm_solver_3": lambda: dpm_solver(3),
@@ -173,7 +151,7 @@ PRESETS: dict[str, Callable[[], Solver]] = {
     "ipndm_2": lambda: ipndm(2),
     "ipndm_3": lambda: ipndm(3),
     "ipndm_4": lambda: ipndm(4),
-    "pndm": pndm,
+    "pndm": PNDM,
     "lms_4": lms,
 }
 """Every named sampler with its defaults."""

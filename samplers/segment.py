@@ -131,15 +131,15 @@ def adams(order: int, ahead: int = 0) -> list[float]:
 def halved_difference(
     segment: Segment, behind: Sequence[Nodes], ahead: int, *, linear: bool
 ) -> list[Tensor]:
-    """The weights of W k_0 + ½ B D, newest evaluation first, with which UniPC begins.
+    """The weights of W k_0 + ½ B D, newest evaluation first.
 
-        D = (k_0 − k_1) (λ_t − λ_s)/(λ_0 − λ_1)  (predictor, as in 2M),   k_{t} − k_0  (corrector)
+        D = (k_0 − k_1) h/(λ_0 − λ_1)  (predictor),   k − k_0 with k at the end  (corrector)
 
     Args:
-        segment: Steps from s to t.
+        segment: Steps of length h in λ.
         behind: Nodes of k_0 and, for the predictor, of k_1.
         ahead: 1 for the corrector.
-        linear: Whether B is (λ_t − λ_s) times the integrand at t; otherwise it is W.
+        linear: Whether B is h times the integrand at the end; otherwise it is W.
 
     Reference: Lu et al. 2022, arXiv:2211.01095 (algorithm 2); Zhao et al. 2023, arXiv:2302.04867
     (section 3.2; B_1 is the linear one, B_2 the other).
@@ -155,34 +155,17 @@ def halved_difference(
 
 
 def third_order_of_dpm(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
-    """The weights W k_0 + W′ D_1 + ½ W″ D_2 of DPM-Solver++ 3M, newest evaluation first.
+    """The weights of DPM-Solver++ 3M: those of a parabola, less half of W″ D_2.
 
-    W, W′, W″ are the integrals of 1, u, u² with u the part of the step, D_1 and D_2 the first and
-    second divided differences in u at the start of the step. A parabola has the whole of W″ D_2.
-
-    Args:
-        segment: Steps.
-        nodes: Nodes of three evaluations, newest first.
+    W″ is the integral of u², with u the part of the step, and D_2 the second divided difference.
 
     Reference: the code of Lu et al. 2022, arXiv:2211.01095.
     """
-    (whole,) = segment.weights(nodes[:1])
-    h = segment.end.lam - segment.start.lam
-    ratio = (nodes[0].lam - nodes[1].lam) / h
-    older = (nodes[1].lam - nodes[2].lam) / h
-    # Moments of u through the exact weights of a parabola: k = 1, u, u² at u = 0, −r, −r − r′.
-    exact = segment.weights(nodes)
-    second = -ratio - older
-    first_moment = -exact[1] * ratio + exact[2] * second
-    second_moment = exact[1] * ratio.square() + exact[2] * second.square()
-    # Divided differences at 0 as weights of (k_0, k_1, k_2).
-    span = ratio + older
-    bend = (1 / (ratio * span), -1 / (ratio * older), 1 / (older * span))
-    slope = (1 / ratio + ratio * bend[0], -1 / ratio + ratio * bend[1], ratio * bend[2])
-    weights = [
-        first_moment * d1 + 0.5 * second_moment * d2 for d1, d2 in zip(slope, bend, strict=True)
-    ]
-    return [whole + weights[0], *weights[1:]]
+    exact, h = segment.weights(nodes), segment.end.lam - segment.start.lam
+    r1, r2 = ((nodes[0].lam - node.lam) / h for node in nodes[1:])
+    half = 0.5 * (exact[1] * r1.square() + exact[2] * r2.square())  # a parabola's W″ is exact
+    second = (1 / (r1 * r2), -1 / (r1 * (r2 - r1)), 1 / ((r2 - r1) * r2))
+    return [w - half * d for w, d in zip(exact, second, strict=True)]
 
 
 def _rule(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
