@@ -96,7 +96,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_order_final_below: int = _
 
 def sa_solver(tau: float = 1.0, low: float = 0.05, high: float = 1.0) -> Solver:
     """SA-Solver with noise where σ/α lies in [low, high] (Xue et al. 2023, arXiv:2309.05019)."""
-    return _published(3, "data", corrector=True, tau=tau, tau_range=(low, high))
+    return _published(3, "data", _ALWAYS, corrector=True, tau=tau, tau_range=(low, high))
 
 
 def deis(order: int = 3, variable: str = "time") -> Solver:
