@@ -11,9 +11,8 @@
 | iPNDM                | noise      | step number   | 1 to 4 |
 | LMS                  | noise      | σ/α           | 4 |
 
-Each is the method of its paper on every grid, and where the authors' code lets the order fall at
-the end of a run, so does the preset. What is ours has a name of its own: `dpmpp_3m_corrected`,
-and the bound `max_extrapolation`, which no method of a paper has.
+Each is the method of its paper on every grid, and its order falls at the end of a run where it does
+in the authors' code. `dpmpp_3m_corrected` is ours.
 """
 
 import math
@@ -27,7 +26,7 @@ from .solvers.pndm import PNDM
 from .solvers.predictors import DDIM
 from .solvers.solver import Solver
 
-_EVERY_RUN = 1_000_000  # steps: longer than any run
+_ALWAYS = 1_000_000  # steps: longer than any run
 
 
 def _published(order: int, prediction: str, final: int = 0, **settings: Any) -> Solver:
@@ -78,9 +77,7 @@ def sde_dpm_solver_pp(order: int = 2, lower_order_final_below: int = 15) -> Solv
     return _published(order, "data", lower_order_final_below, tau=1.0, weights="dpmpp")
 
 
-def unipc(
-    order: int = 3, variant: str = "bh2", lower_order_final_below: int = _EVERY_RUN
-) -> Solver:
+def unipc(order: int = 3, variant: str = "bh2", lower_order_final_below: int = _ALWAYS) -> Solver:
     """UniPC of order 1, 2 or 3 (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2).
 
     With its corrector, order p converges like h^{p+1} where the order does not fall at the end.
@@ -99,7 +96,7 @@ def unipc(
 
 def sa_solver(tau: float = 1.0, low: float = 0.05, high: float = 1.0) -> Solver:
     """SA-Solver with noise where σ/α lies in [low, high] (Xue et al. 2023, arXiv:2309.05019)."""
-    return _published(3, "data", corrector=True, tau=tau, tau_range=(low, high))
+    return _published(3, "data", _ALWAYS, corrector=True, tau=tau, tau_range=(low, high))
 
 
 def deis(order: int = 3, variable: str = "time") -> Solver:

@@ -143,8 +143,7 @@ def halved_difference(
         ahead: 1 for the corrector.
         linear: Whether B is h times the integrand at the end; otherwise it is W.
 
-    Reference: Lu et al. 2022, arXiv:2211.01095 (algorithm 2); Zhao et al. 2023, arXiv:2302.04867
-    (section 3.2; B_1 is the linear one, B_2 the other).
+    Reference: Zhao et al. 2023, arXiv:2302.04867 (section 3.2; B_1 is the linear one, B_2 = W).
     """
     (whole,) = segment.weights(behind[:1])
     half, h = torch.full_like(whole, 0.5), segment.end.lam - segment.start.lam
@@ -159,9 +158,8 @@ def halved_difference(
 def third_order_of_dpm(segment: Segment, nodes: Sequence[Nodes]) -> list[Tensor]:
     """The weights of DPM-Solver++ 3M: those of a parabola, less half of W″ D_2.
 
-    W″ is the integral of u², with u the part of the step, and D_2 the second divided difference.
-
-    Reference: the code of Lu et al. 2022, arXiv:2211.01095.
+    W″ is the integral of u², with u the part of the step, and D_2 the second divided difference
+    (the code of Lu et al. 2022, arXiv:2211.01095).
     """
     exact, h = segment.weights(nodes), segment.end.lam - segment.start.lam
     r1, r2 = ((nodes[0].lam - node.lam) / h for node in nodes[1:])

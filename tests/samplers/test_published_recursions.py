@@ -514,7 +514,8 @@ def pndm(p, x, times, z):
 def sa_solver(tau, low, high):
     """Xue et al. 2023, arXiv:2309.05019, algorithm 1, eq. 14, 15, 17 and 18, three evaluations.
 
-    τ acts on steps whose middle in λ has σ/α in [low, high]; the last step is not corrected.
+    τ acts on steps whose middle in λ has σ/α in [low, high]. As in the authors' code, the order
+    falls at the end and the last step is not corrected.
     """
 
     def states(p, x, times, z):
@@ -535,10 +536,11 @@ def sa_solver(tau, low, high):
                 c = [(inner * basis(nodes, j, lam)).sum() for j in range(len(nodes))]
                 return base + sum(w * d for w, (_, d) in zip(c, known, strict=True))
 
-            x = adams(memory[:3])
+            taken = falls(3, i, n, math.inf)
+            x = adams(memory[:taken])
             if i + 1 < n:
                 known = (p.lam(t), p.data(x, t))
-                x = adams([known, *memory[:3]])
+                x = adams([known, *memory[:taken]])
                 memory = [known, *memory]
             yield x
 
