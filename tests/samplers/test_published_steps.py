@@ -23,6 +23,7 @@ from scoresde.samplers import (
     ReverseDiffusion,
     StochasticHeun,
 )
+from scoresde.samplers.langevin import Level
 from scoresde.samplers.presets import PRESETS
 from scoresde.sde import EDM, VE, VP
 
@@ -260,3 +261,13 @@ def test_langevin_steps(dim, norm):
         delta = (2 * (level.a * 0.16 * sigma) ** 2 * ratio)[:, None]
     same(mean, x + delta * s)
     same(moved, x + delta * s + (2 * delta).sqrt() * z)
+
+
+def test_a_langevin_step_stays_within_its_window():
+    """Without a pull δ is 2 (a r σ)² (1 + (D/32)²), and 2 (a r σ)² where the noise is 0 too."""
+    level = Level(torch.tensor(0.5, dtype=torch.float64), 0.9, 0.5)
+    s, z = torch.zeros(2, 64, dtype=torch.float64), torch.ones(2, 64, dtype=torch.float64)
+    z[1] = 0
+    unit = 2 * (0.9 * 0.16 * 0.5) ** 2
+    expected = torch.tensor([unit * 5, unit], dtype=torch.float64)
+    torch.testing.assert_close(Langevin(0.16).step_size(level, s, z), expected, rtol=1e-14, atol=0)
