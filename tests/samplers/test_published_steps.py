@@ -271,3 +271,5 @@ def test_a_langevin_step_stays_within_its_window():
     unit = 2 * (0.9 * 0.16 * 0.5) ** 2
     expected = torch.tensor([unit * 5, unit], dtype=torch.float64)
     torch.testing.assert_close(Langevin(0.16).step_size(level, s, z), expected, rtol=1e-14, atol=0)
+    of_batch = Langevin(0.16, norm="batch").step_size(level, s, z)
+    torch.testing.assert_close(of_batch, expected[0], rtol=1e-14, atol=0)
