@@ -22,6 +22,7 @@ MOVED = {
     "against": "data@ood_data",
     "model.labels": "model.c_noise",
     "model.net.conditional": "model.net.noise_conditional",
+    "sampler.predictor.as_published": "sampler/predictor",
     "sampler.predictor.settle_below": "sampler.predictor.lower_order_final_below",
 }
 MOVED |= {
@@ -32,6 +33,8 @@ MOVED |= {f"evaluate.{name}": f"evaluate.bounds.{name}" for name in ("vlb", "elb
 MOVED["evaluate.variance"] = "evaluate.bounds.variance"
 # What was a value is a choice of a group now.
 CHOICES = {
+    ("sampler/predictor", "true"): "dpmpp",
+    ("sampler/predictor", "false"): "dpmpp_3m_corrected",
     ("evaluate/likelihood", "true"): "flow",
     ("evaluate/likelihood", "false"): "none",
     ("evaluate/quality", "true"): "classifier",

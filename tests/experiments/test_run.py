@@ -282,6 +282,8 @@ def test_loggers(tmp_path, monkeypatch, logger):
         (["evaluate.divergence=hutch++"], "Did you mean evaluate/likelihood/divergence=hutchpp?"),
         (["evaluate.samples=5"], "Did you mean evaluate.samples.count=5?"),
         (["evaluate.likelihood.metod=x"], "Did you mean evaluate.likelihood.method?"),
+        (["sampler.predictor.as_published=false"], "sampler/predictor=dpmpp_3m_corrected?"),
+        (["model.net.conditional=false"], "Did you mean model.net.noise_conditional=false?"),
         (["image_size=32"], "Did you mean task.image_size=32?"),
         (["task=sampel"], "Did you mean task=sample?"),
         (["device=mps"], "unknown device 'mps'; use auto, cpu, cuda or cuda:N"),
