@@ -112,7 +112,7 @@ class FlowLikelihood:
             score: s(x, t).
             raw: Points, or values k of cells, shape (B, *).
             cells: Cells of quantized values; None for points.
-                control_variate: Control variate, where `controlled` asks for one.
+            control_variate: Control variate, where `controlled` asks for one.
             seed: Seed of probes and dequantization.
             sample_ids: Numbers of the samples, to which both belong; 0 … B − 1 where not given.
             progress: Show a bar on a terminal.

@@ -61,9 +61,8 @@ def build(cfg: DictConfig) -> Parts[Any]:
     classes = classes_of(cfg.condition, data, pretrained)
     if cfg.checkpoint is None:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
-    model, loss = task.network(cfg, sde, data, classes)
-    if pretrained is not None:
-        model = pretrained
+    loss = task.loss(cfg, sde, data, classes)
+    model = task.network(cfg, sde, data, classes) if pretrained is None else pretrained
     if task.scores:
         _check_scores(cfg, task, sde, data, likelihood, bounds, model)
     loss.check(model)

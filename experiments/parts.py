@@ -79,11 +79,6 @@ class Parts(Generic[Model]):
         return self.cfg.checkpoint is None
 
     @property
-    def cells(self) -> Cells | None:
-        """Cells of quantized data; None for points."""
-        return cells_of(self.data)
-
-    @property
     def scored(self) -> Tensor:
         """The raw samples of the split that are scored."""
         split: Tensor = getattr(self.data, self.cfg.evaluate.split)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scoresde.data import Dataset
 from scoresde.evaluation import Likelihood, plots
-from scoresde.evaluation.result import join
+from scoresde.evaluation.result import join, mean_and_error
 from scoresde.evaluation.typicality import auroc, typicality
 from scoresde.models import ScoreModel
 from scoresde.training import checkpoint
@@ -238,9 +238,9 @@ def _values(likelihood: Likelihood) -> Tensor:
 
 
 def _mean_and_error(values: Tensor) -> str:
-    values = values[values.isfinite()]
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{values.mean().item():.4f} ± {error:.4f}"
+    known = values[values.isfinite()]
+    mean, error = mean_and_error(known) if len(known) else (math.nan, math.nan)
+    return f"{mean:.4f} ± {error:.4f}"
 
 
 def _compare(likelihood: Likelihood, other: Likelihood, name: str) -> dict[str, Any]:

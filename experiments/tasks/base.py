@@ -54,10 +54,8 @@ class Task(ABC):
     repeats: bool = True
 
     @abstractmethod
-    def network(
-        self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None
-    ) -> tuple[nn.Module, Loss]:
-        """The untrained network, and the loss that trains it.
+    def loss(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> Loss:
+        """The loss that trains the network.
 
         Args:
             cfg: Configuration of the run.
@@ -65,6 +63,10 @@ class Task(ABC):
             data: Data set.
             classes: Number of classes on which the network is conditioned; None for none.
         """
+
+    @abstractmethod
+    def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
+        """The untrained network; arguments as for `loss`."""
 
     @abstractmethod
     def finish(self, parts: Parts[Any], model: Any, record: Record, claim: Claim) -> bool:
@@ -181,6 +183,31 @@ class Task(ABC):
         return cls._filled(*cls.saved(Path(path)), ema)
 
     @classmethod
+    def require(
+        cls, saved: Mapping[str, Any], cfg: DictConfig, sections: Sections, where: str
+    ) -> None:
+        """Refuse a checkpoint that was trained with other settings than those of a run.
+
+        Args:
+            saved: Configuration of the checkpoint.
+            cfg: Configuration of the run.
+            sections: Sections, or entries of sections, that are equal.
+            where: What the command line calls the checkpoint.
+
+        Raises:
+            ValueError: One of them differs.
+        """
+        asked = plain(cfg)
+        for name in sections:
+            head, _, entry = name.partition(".")
+            had, wanted = (one[head].get(entry) if entry else one[head] for one in (saved, asked))
+            if differences(had, wanted):
+                raise ValueError(
+                    f"{where} was trained with {name} {had}, requested {wanted}; "
+                    f"train one for these settings with task={cls.takes}"
+                )
+
+    @classmethod
     def auxiliary(
         cls, path: Any, key: str, cfg: DictConfig, data: Dataset, device: torch.device
     ) -> Any:
@@ -205,19 +232,9 @@ class Task(ABC):
                 f"train one with task={cls.takes}"
             )
         file, state = cls.saved(Path(path), key)
-        was, asked = state["config"], plain(cfg)
-        for section, entry in (("sde", None), ("data", "range")):
-            had, wanted = (
-                one[section] if entry is None else one[section].get(entry) for one in (was, asked)
-            )
-            if differences(had, wanted):
-                name = section if entry is None else f"{section}.{entry}"
-                raise ValueError(
-                    f"{key}={path} was trained with {name} {had}, requested {wanted}; "
-                    f"train one for these settings with task={cls.takes}"
-                )
+        cls.require(state["config"], cfg, ("sde", "data.range"), f"{key}={path}")
         for name, here in (("shape", list(data.shape)), ("levels", data.levels)):
-            there = was["description"].get(name, here)
+            there = state["config"]["description"].get(name, here)
             if there != here:
                 raise ValueError(
                     f"{key}={path} was trained on data of {name} {there}, requested {here}; "

@@ -19,7 +19,7 @@ from ..likelihood import Evaluator
 from ..model import fill, make, score_model
 from ..parts import Parts, cells_of
 from ..record import Record
-from ..settings import differences, plain, within
+from ..settings import plain
 from .base import Task
 from .generate import Generate
 
@@ -40,10 +40,8 @@ class Dequantizer(Task):
     def __init__(self, score: str | None = None) -> None:
         self.score = score
 
-    def network(
-        self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None
-    ) -> tuple[nn.Module, Loss]:
-        """The flow, and its loss with the trained score; see `Task.network`.
+    def loss(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> Loss:
+        """The loss with the trained score; see `Task.loss`.
 
         Raises:
             ValueError: No path of a score, a score of other settings, or data that are points.
@@ -61,15 +59,15 @@ class Dequantizer(Task):
         score = score_model(plain(cfg.model), sde, data.shape, data.range, classes)
         _, state = Generate.saved(Path(self.score), "task.score")
         sections = ("sde", "model", "data.range")
-        different = differences(state["config"], plain(cfg), within(sections))
-        for key, (was, asked) in different.items():
-            raise ValueError(
-                f"task.score={self.score} was trained with {key} {was}, requested {asked}"
-            )
+        Generate.require(state["config"], cfg, sections, f"task.score={self.score}")
         fill(score, state["ema"]["model"], self.score)
         score.eval().requires_grad_(False)
-        flow = make(cfg.dequantizer, shape=data.shape, levels=data.levels)
-        return flow, DequantizationLoss(sde, score, cells, cfg.evaluate.eps)
+        return DequantizationLoss(sde, score, cells, cfg.evaluate.eps)
+
+    def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
+        """The flow; see `Task.network`."""
+        flow: nn.Module = make(cfg.dequantizer, shape=data.shape, levels=data.levels)
+        return flow
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """The description of the flow, and the score that it is for."""

@@ -37,12 +37,15 @@ class NoiseEstimator(Task):
     training = ("sde", "estimator", "data", "train", "seed")
     uses_prior = False
 
-    def network(
-        self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None
-    ) -> tuple[nn.Module, Loss]:
-        """The estimator and its loss; see `Task.network`."""
-        estimator = make(cfg.estimator, sde=sde, shape=data.shape, data_range=data.range)
-        return estimator, NoiseLevelLoss(sde)
+    def loss(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> Loss:
+        """The error of λ̂; see `Task.loss`."""
+        return NoiseLevelLoss(sde)
+
+    def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
+        """The estimator; see `Task.network`."""
+        wires = {"sde": sde, "shape": data.shape, "data_range": data.range}
+        estimator: nn.Module = make(cfg.estimator, **wires)
+        return estimator
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """The description of the estimator."""

@@ -25,12 +25,14 @@ class ScoreTask(Task, ABC):
     model = ("sde", "model", "data.range", "condition.kind")
     training = ("sde", "model", "data", "loss", "train", "seed")
 
-    def network(
-        self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None
-    ) -> tuple[nn.Module, Loss]:
-        """The score and the loss of the configuration; see `Task.network`."""
-        model = score_model(plain(cfg.model), sde, data.shape, data.range, classes)
-        return model, make(cfg.loss, sde=sde)
+    def loss(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> Loss:
+        """The loss of the configuration; see `Task.loss`."""
+        made: Loss = make(cfg.loss, sde=sde)
+        return made
+
+    def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
+        """The score of the configuration; see `Task.network`."""
+        return score_model(plain(cfg.model), sde, data.shape, data.range, classes)
 
     def check_foreign(self, path: Path) -> None:
         """A score may be of any format that is read; see `Task.check_foreign`."""

@@ -84,9 +84,8 @@ class Segment:
             (whole,) = self.weights(nodes[:1])
             return [whole * share for share in adams(len(nodes))]
         lam, measure = _rule(self.start.lam, self.end.lam)
-        t = (
-            self.sde.time_of_half_log_snr(lam) if variable == "time" else lam
-        )  # t is read there alone
+        # t is read only where it is the variable.
+        t = self.sde.time_of_half_log_snr(lam) if variable == "time" else lam
         inner, u = measure * self.integrand(lam), _variable(variable, t, lam)
         known = [_variable(variable, node.t, node.lam)[:, None] for node in nodes]
         return [(inner * basis).sum(1) for basis in lagrange(known, u)]

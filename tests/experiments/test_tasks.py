@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 
 from scoresde.experiments.build import build
 from scoresde.experiments.settings import keys
-from scoresde.experiments.tasks import Dequantizer, Generate, NoiseEstimator
+from scoresde.experiments.tasks import Dequantizer, Generate, NoiseEstimator, score
 from scoresde.experiments.tasks.score import ScoreTask
 from scoresde.models import ScoreModel
 from scoresde.training import checkpoint
-from tests.experiments.runs import CONF, start
+from tests.experiments.runs import CONF, raises, start
 from tests.places import ROOT
 
 FLAT = ROOT / "tests" / "old" / "flat"  # written when the settings of `evaluate` were flat
@@ -174,3 +174,11 @@ def test_a_training_of_a_flow_with_flat_settings_goes_on(tmp_path):
         run = [*DIGITS, "task=dequantizer", "task.score=images", *network, *train, *loose]
         result = start(tmp_path / "new", *run)
     assert result["bits_per_dim"] > 0 and result["uniform"]["bits_per_dim"] > 0
+
+
+def test_a_model_that_is_loaded_is_the_only_one_built(monkeypatch):
+    """A second network would cost its memory and the time of its first weights."""
+    monkeypatch.setattr(score, "score_model", raises(AssertionError("a second network")))
+    model = f"checkpoint={ROOT / 'tests' / 'old' / 'model'}"
+    parts = build(composed("task=sample", model, "sampler.steps=10"))
+    assert parts.model is parts.pretrained
