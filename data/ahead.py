@@ -6,9 +6,10 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Thread
 from typing import Any
 
 import torch
@@ -77,10 +78,11 @@ class Ahead:
             for later in range(step + len(self._jobs), step + DEPTH + 1):
                 job = _Job(positions(later), shape, self.workers)
                 self._jobs.append(job)
-                for part in range(job.parts):
+                for part in range(len(job.parts)):
                     tasks.put(partial(job.run, self._read, part))
             job = self._jobs[0]
-            job.wait()
+            for done in job.parts:
+                done.result()
         except BaseException:  # after an interruption, too, no job may be left half done
             self._forget()
             raise
@@ -110,44 +112,30 @@ class Ahead:
         return self._tasks
 
     def _forget(self) -> None:
-        for job in self._jobs:
-            job.wanted = False
+        _cancel(self._jobs)
         self._jobs.clear()
         self._next = None
 
 
 class _Job:
-    """A batch that is being read: its positions, its memory, and its error."""
+    """A batch that is being read: its positions, its memory, and whether its parts are done."""
 
     def __init__(self, positions: Tensor, shape: tuple[int, ...], parts: int) -> None:
-        self.positions, self.parts = positions, min(parts, len(positions))
+        self.positions = positions
         self.out = torch.empty(len(positions), *shape, dtype=torch.uint8)
-        self.wanted = True
-        self.error: BaseException | None = None
-        self._done = Semaphore(0)
+        self.parts = [Future[None]() for _ in range(min(parts, len(positions)))]
 
     def run(self, read: Read, part: int) -> None:
-        """Read one of the parts, unless it is no longer wanted."""
+        """Read one of the parts, unless it has been cancelled."""
+        done, size, count = self.parts[part], len(self.positions), len(self.parts)
+        if not done.set_running_or_notify_cancel():
+            return
+        own = slice(part * size // count, (part + 1) * size // count)
         try:
-            if self.wanted and self.error is None:
-                size = len(self.positions)
-                own = slice(part * size // self.parts, (part + 1) * size // self.parts)
-                read(self.positions[own], self.out[own])
-        except BaseException as error:  # `wait` raises it in the thread that takes the batch
-            self.error = error
-        finally:
-            self._done.release()
-
-    def wait(self) -> None:
-        """Wait until all parts have been read.
-
-        Raises:
-            Exception: A part could not be read.
-        """
-        for _ in range(self.parts):
-            self._done.acquire()
-        if self.error is not None:
-            raise self.error
+            read(self.positions[own], self.out[own])
+            done.set_result(None)
+        except BaseException as error:  # it is raised in the thread that takes the batch
+            done.set_exception(error)
 
 
 def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
@@ -157,9 +145,15 @@ def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
         del task  # the memory of its batch must be freed before the next task arrives
 
 
+def _cancel(jobs: Iterable[_Job]) -> None:
+    """Cancel all parts that no thread has begun."""
+    for job in jobs:
+        for part in job.parts:
+            part.cancel()
+
+
 def _end(tasks: SimpleQueue[Callable[[], None] | None], workers: int, jobs: Iterable[_Job]) -> None:
     """End the threads after their current tasks."""
-    for job in jobs:
-        job.wanted = False
+    _cancel(jobs)
     for _ in range(workers):
         tasks.put(None)

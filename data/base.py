@@ -142,15 +142,7 @@ class Dataset(ABC):
         return 1 + max(largest) if largest else None
 
     def check_request(self, count: int, fix: str) -> None:
-        """Refuse a request for more samples than memory can hold.
-
-        Args:
-            count: number of samples.
-            fix: advice at the end of the message.
-
-        Raises:
-            ValueError: count is larger than `at_once`.
-        """
+        """Raise ValueError, which ends with `fix`, if `count` samples are more than `at_once`."""
         check_request(self.name, count, self.at_once, fix)
 
     def _set_labels(self, train: Tensor | None, test: Tensor | None) -> None:

@@ -20,10 +20,7 @@ class Records(NamedTuple):
 def binary_batch(content: bytes, source: str, fix: str) -> Records:
     """Read a file of the binary version: records of one label and 3072 bytes.
 
-    Args:
-        content: bytes of the file.
-        source: name of the file in messages.
-        fix: advice at the end of messages.
+    Messages name the file `source`, and end with the advice `fix`.
 
     Raises:
         ValueError: The bytes are not a whole number of records, or labels are not 0 to 9.
@@ -40,10 +37,7 @@ def binary_batch(content: bytes, source: str, fix: str) -> Records:
 def python_batch(content: bytes, source: str, fix: str) -> Records:
     """Read a file of the Python version, pickled by Python 2 or 3 in any protocol.
 
-    Args:
-        content: bytes of the file.
-        source: name of the file in messages.
-        fix: advice at the end of messages.
+    Messages name the file `source`, and end with the advice `fix`.
 
     Raises:
         ValueError: The pickle refers to more than arrays and bytes, or is not a CIFAR-10 batch.

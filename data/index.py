@@ -70,10 +70,8 @@ class Index:
             FileNotFoundError: Its file no longer exists.
             ValueError: It cannot be read, or is not an image.
         """
-        file = self._file(number)
-        source = self._source(file)
-        content = read_place(self._place(number, file, source), source)
-        return self._decoders.get(file, decode)(content, source), source
+        file, source, place = self._find(number)
+        return self._decoders.get(file, decode)(read_place(place, source), source), source
 
     def sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The number of bytes of each image before packing, and their CRC-32; both (N,).
@@ -82,29 +80,23 @@ class Index:
         """
         lengths, crcs = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         for number in range(len(self)):
-            file = self._file(number)
-            source = self._source(file)
-            place = self._place(number, file, source)
-            if place.crc != UNKNOWN:
-                lengths[number], crcs[number] = place.length, place.crc
-                continue
-            content = read_place(place, source)
-            lengths[number], crcs[number] = len(content), zlib.crc32(content)
+            _, source, place = self._find(number)
+            if place.crc == UNKNOWN:
+                content = read_place(place, source)
+                place = place._replace(length=len(content), crc=zlib.crc32(content))
+            lengths[number], crcs[number] = place.length, place.crc
         return lengths, crcs
 
-    def _file(self, number: int) -> int:
-        """Number of the file that holds an image."""
-        return bisect_right(self._first, number) - 1
-
-    def _source(self, file: int) -> str:
+    def _find(self, number: int) -> tuple[int, str, Place]:
+        """Number of the file that holds an image, its name in messages, and the image's place."""
+        file = bisect_right(self._first, number) - 1
         name = self._names[self._ends[file] : self._ends[file + 1]]
-        return self._prefix + name.decode("utf-8", "surrogateescape")
-
-    def _place(self, number: int, file: int, source: str) -> Place:
+        source = self._prefix + name.decode("utf-8", "surrogateescape")
         path, start, size, packing, length, crc = (column[file] for column in self._columns)
         if size != WHOLE:  # a row of an array
             start += (number - self._first[file]) * size
-        return Place(source if path < 0 else self._paths[path], start, size, packing, length, crc)
+        path = source if path < 0 else self._paths[path]
+        return file, source, Place(path, start, size, packing, length, crc)
 
 
 # Types of a file's entries: the number of its zip or tar, or -1, and the fields of `Place`.

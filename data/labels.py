@@ -168,14 +168,11 @@ def label_listed(files: Mapping[str, File], names: Sequence[str]) -> tuple[list[
     labels = []
     for name in names:
         prefix = next((prefix for prefix in nearest if name.startswith(prefix)), None)
-        own = None if prefix is None else name.removeprefix(prefix)
+        own = name.removeprefix(prefix or "")
         if prefix is None or own not in tables[prefix]:
-            where = "no dataset.json" if prefix is None else files[f"{prefix}{LABEL_FILE}"].source
-            raise ValueError(
-                f"data.labels=dataset.json, but {where} has a label for the image {own or name}; "
-                "add it, or use data.labels=null"
-                if prefix is None
-                else f"{where} has no label for the image {own}; add it, or use data.labels=null"
-            )
+            lacks = "data.labels=dataset.json, but no dataset.json has a label"
+            if prefix is not None:
+                lacks = f"{files[f'{prefix}{LABEL_FILE}'].source} has no label"
+            raise ValueError(f"{lacks} for the image {own}; add it, or use data.labels=null")
         labels.append(tables[prefix][own])
     return labels, sum(map(len, tables.values())) - len(names)

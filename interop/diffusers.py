@@ -25,27 +25,9 @@ from . import diffusers_network, diffusers_process
 from .diffusers_files import WEIGHTS, Place, find_place, read_config, read_network, read_weights
 from .files import replacing
 from .table import PIXELWISE, SAME, TRANSPOSED, Form, Row, layer, read, write
-from .unet import Part, layers, parts
+from .unet import DIFFUSERS_LAYERS, Part, layers, parts
 
 log = logging.getLogger(__name__)
-# Names of our layers within a part, and theirs.
-LAYERS = {
-    "branch.norm_0": "norm1",
-    "branch.conv_0": "conv1",
-    "branch.dense": "time_emb_proj",
-    "branch.norm_1": "norm2",
-    "branch.conv_1": "conv2",
-    "shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "q": "to_q",
-    "k": "to_k",
-    "v": "to_v",
-    "out": "to_out.0",
-    "layer.conv": "conv",
-    "conv": "skip_conv",
-    "head.0": "skip_norm",
-    "head.2": "skip_conv",
-}
 # Names of the four matrices of attention in files from before 2023.
 FORMERLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -144,7 +126,7 @@ def rows(net: UNet, flipped: bool) -> list[Row]:
         if part.role == "fourier":
             table.append(Row(f"{theirs}.weight", (f"{part.name}.W",)))
         for one in layers(part):
-            name, form = f"{theirs}.{LAYERS[one.place]}" if one.place else theirs, SAME
+            name, form = theirs + DIFFUSERS_LAYERS[one.place], SAME
             if one.place.startswith("head") and part.level == 0:
                 name = {"head.0": "conv_norm_out", "head.2": "conv_out"}[one.place]
             if isinstance(one.module, NIN):

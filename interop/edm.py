@@ -33,31 +33,13 @@ from scoresde.sde import EDM, VE, VP
 from .edm_files import read_contents, settings_of
 from .fields import GIVE
 from .table import PIXELWISE, SAME, Form, Row, layer, read
-from .unet import Part, layers, parts
+from .unet import EDM_LAYERS, Part, layers, parts
 
 log = logging.getLogger(__name__)
 _OTHERS = {
     "map_label.weight": "is conditional on a class (map_label); only unconditional ones are read",
     "out_conv.weight": "is a DhariwalUNet (ADM); of EDM's networks only SongUNet is read",
     "u": "has the preconditioner iDDPMPrecond; only those of EDM, VP and VE are read",
-}
-
-
-# Names of our layers within a part, and theirs.
-LAYERS = {
-    "": "",
-    "branch.norm_0": ".norm0",
-    "branch.conv_0": ".conv0",
-    "branch.dense": ".affine",
-    "branch.norm_1": ".norm1",
-    "branch.conv_1": ".conv1",
-    "shortcut": ".skip",
-    "norm": ".norm2",
-    "out": ".proj",
-    "conv": "_skip",
-    "resample.conv": "_residual",
-    "head.0": "_norm",
-    "head.2": "_conv",
 }
 
 
@@ -133,7 +115,7 @@ def rows(net: UNet, resolution: int) -> list[Row]:
                 table += _interleaved(f"{here}.qkv", part.name)
             elif one.place not in ("k", "v"):
                 form = PIXELWISE if one.place == "out" else SAME
-                table += layer(here + LAYERS[one.place], one.name, form)
+                table += layer(here + EDM_LAYERS[one.place], one.name, form)
         table += [_filter(here + place, taps) for place in _filtered(part, net)]
     return table
 

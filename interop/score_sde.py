@@ -27,23 +27,8 @@ from .fields import GIVE, read_configuration
 from .files import load_tensors, replacing
 from .shapes import guess
 from .table import Row, layer, read, write
-from .unet import Layer, layers, parts
+from .unet import SCORE_SDE_LAYERS, Layer, layers, parts
 from .weights import RAW, Weights, find_weights, one_set, tensor_names
-
-# Names of our layers within a part, and theirs.
-LAYERS = {
-    "branch.norm_0": "GroupNorm_0",
-    "branch.conv_0": "Conv_0",
-    "branch.dense": "Dense_0",
-    "branch.norm_1": "GroupNorm_1",
-    "branch.conv_1": "Conv_1",
-    "norm": "GroupNorm_0",
-    "q": "NIN_0",
-    "k": "NIN_1",
-    "v": "NIN_2",
-    "out": "NIN_3",
-    "conv": "Conv_0",
-}
 
 
 def load_score_sde(
@@ -157,13 +142,9 @@ def rows(net: nn.Module) -> list[Row]:
 
 def _place(one: Layer) -> str:
     """The name of a layer within its module of score-SDE."""
-    if one.place in ("", "head.0", "head.2"):
-        return ""
-    if one.place == "shortcut":
-        return ".NIN_0" if isinstance(one.module, NIN) else ".Conv_2"
-    if one.place in ("layer.conv", "resample.conv"):
-        return ".Conv2d_0" if one.filtered else ".Conv_0"
-    return f".{LAYERS[one.place]}"
+    if one.place == "shortcut" and isinstance(one.module, NIN):
+        return ".NIN_0"
+    return ".Conv2d_0" if one.filtered else SCORE_SDE_LAYERS[one.place]
 
 
 def _is_frequency(row: Row) -> bool:

@@ -1,7 +1,7 @@
 """The layers of a U-Net in the order of their construction, each with its role and place.
 
 Every format has its own names for the same layers: a format is a name for each part of the network,
-and for each layer within a part.
+and for each layer within a part. The latter are compared in one table here.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,31 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from scoresde.models import UNet
+
+# Names of a layer within its part: ours, and what score-SDE, diffusers and EDM add to the name of
+# the part; None where the networks of a format have no such layer.
+_LAYERS = (
+    ("", "", "", ""),
+    ("branch.norm_0", ".GroupNorm_0", ".norm1", ".norm0"),
+    ("branch.conv_0", ".Conv_0", ".conv1", ".conv0"),
+    ("branch.dense", ".Dense_0", ".time_emb_proj", ".affine"),
+    ("branch.norm_1", ".GroupNorm_1", ".norm2", ".norm1"),
+    ("branch.conv_1", ".Conv_1", ".conv2", ".conv1"),
+    ("shortcut", ".Conv_2", ".conv_shortcut", ".skip"),
+    ("norm", ".GroupNorm_0", ".group_norm", ".norm2"),
+    ("q", ".NIN_0", ".to_q", ".qkv"),
+    ("k", ".NIN_1", ".to_k", ".qkv"),
+    ("v", ".NIN_2", ".to_v", ".qkv"),
+    ("out", ".NIN_3", ".to_out.0", ".proj"),
+    ("layer.conv", ".Conv_0", ".conv", None),
+    ("resample.conv", ".Conv_0", None, "_residual"),
+    ("conv", ".Conv_0", ".skip_conv", "_skip"),
+    ("head.0", "", ".skip_norm", "_norm"),
+    ("head.2", "", ".skip_conv", "_conv"),
+)
+SCORE_SDE_LAYERS, DIFFUSERS_LAYERS, EDM_LAYERS = (
+    {names[0]: names[i] for names in _LAYERS if names[i] is not None} for i in (1, 2, 3)
+)
 
 
 class Part(NamedTuple):
