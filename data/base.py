@@ -103,11 +103,9 @@ class Dataset(ABC):
         """Check the settings; a subclass then reads or finds its samples.
 
         Args:
-            name: short name for messages.
-            grey: grey levels of images; None for points.
+            name, grey, condition: see the attributes.
             dequantize: images: train on levels that are spread uniformly over their cells.
             flip: images: mirror each training sample left to right with probability 1/2.
-            condition: "label" puts labels into batches; None does not.
 
         Raises:
             ValueError: impossible condition.

@@ -34,12 +34,7 @@ class Batch(NamedTuple):
 
 
 def rows_of(condition: Condition | None, index: slice | Tensor) -> Condition | None:
-    """The condition of the samples of an index.
-
-    Args:
-        condition: condition of all samples, or None.
-        index: a slice, or positions int64 (B,).
-    """
+    """The condition of the samples of a slice, or of positions int64 (B,)."""
     if isinstance(condition, Mapping):
         return {name: values[index] for name, values in condition.items()}
     return None if condition is None else condition[index]

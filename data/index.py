@@ -61,10 +61,7 @@ class Index:
         return self._first[-1]
 
     def image(self, number: int) -> tuple[Image.Image, str]:
-        """A decoded image and its name in messages.
-
-        Args:
-            number: number of the image, 0 to N - 1.
+        """The decoded image of a number, 0 to N - 1, and its name in messages.
 
         Raises:
             FileNotFoundError: Its file no longer exists.
@@ -92,10 +89,10 @@ class Index:
         file = bisect_right(self._first, number) - 1
         name = self._names[self._ends[file] : self._ends[file + 1]]
         source = self._prefix + name.decode("utf-8", "surrogateescape")
-        path, start, size, packing, length, crc = (column[file] for column in self._columns)
+        other, start, size, packing, length, crc = (column[file] for column in self._columns)
         if size != WHOLE:  # a row of an array
             start += (number - self._first[file]) * size
-        path = source if path < 0 else self._paths[path]
+        path = source if other < 0 else self._paths[other]
         return file, source, Place(path, start, size, packing, length, crc)
 
 

@@ -39,9 +39,8 @@ class InMemory(Dataset):
         """Check the settings, then read and check the samples.
 
         Args:
-            name: short name for messages.
+            name, grey: as for `Dataset`.
             read: returns the train and the test part; called after the settings are checked.
-            grey: grey levels of images; None for points.
             unlabelled: what to do where the condition is "label" and there are no labels.
             **settings: further arguments of `Dataset`.
 

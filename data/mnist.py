@@ -114,12 +114,7 @@ def _parse_idx(
 ) -> NDArray[np.uint8]:
     """Read magic number and sizes, then the bytes, chunk by chunk into their places.
 
-    Args:
-        stream: the open file.
-        path: name of the file in messages.
-        most: largest number of bytes that the file can hold.
-        ndim: number of axes, 3 for images.
-        pad: zeros around each image.
+    The file can hold at most `most` bytes, and images get `pad` zeros on every side.
     """
     magic, start = bytes((0, 0, 8, ndim)), 4 + 4 * ndim
     head = stream.read(start)

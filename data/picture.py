@@ -74,13 +74,9 @@ class Picture:
 
 
 def decode(content: bytes, source: str) -> Image.Image:
-    """The image in a file's bytes, upright; the first frame of an animation.
+    """The image in the bytes of a PNG, JPEG, BMP or WebP, upright; the first frame of an animation.
 
     Notes for the report are in the image's `info["notes"]`.
-
-    Args:
-        content: bytes of a PNG, JPEG, BMP or WebP file.
-        source: name of the file in messages.
 
     Raises:
         ValueError: The bytes are not a complete image, or have more than 8 bits per channel.

@@ -34,11 +34,7 @@ class Place(NamedTuple):
 
 
 def read_place(place: Place, source: str) -> bytes:
-    """The unpacked bytes of a file, read without a listing and from any thread.
-
-    Args:
-        place: place of the file; its packing is not ZIP_OTHER.
-        source: name of the file in messages.
+    """The unpacked bytes of a file, not of ZIP_OTHER, read without a listing and from any thread.
 
     Raises:
         FileNotFoundError: The file no longer exists.

@@ -71,11 +71,7 @@ class Form:
         self._first, self._wanted = "", channels
 
     def levels(self, image: Image.Image, source: str) -> NDArray[np.uint8]:
-        """The grey levels of an image, uint8 (C, H, W).
-
-        Args:
-            image: the decoded image.
-            source: name of the image in messages.
+        """The grey levels of a decoded image, uint8 (C, H, W).
 
         Raises:
             ValueError: Its channels or size differ from the first image's, or it is smaller than

@@ -32,11 +32,8 @@ def part_by_name(names: Sequence[str], many: Sequence[bool]) -> Parting:
     The parts are train and test, or train and val, valid or validation, if folders of the top level
     have these names or names of files of many images begin with them, such as
     `train-00000-of-00002.parquet`. Next to test, validation is in neither part. A folder that holds
-    all others does not count as a level. Deeper folders decide only if every file is in one.
-
-    Args:
-        names: paths of the files below the root, with / between their parts.
-        many: whether each is a file of many images.
+    all others does not count as a level. Deeper folders decide only if every file is in one. Names
+    are paths below the root, with / between their parts.
     """
     paths = [name.split("/")[:-1] for name in names]
     common = len(posixpath.commonprefix(paths))

@@ -30,9 +30,6 @@ class Stack:
     The channels are the last axis of an image if its length is 1 or 3, otherwise the first. The
     images are read one after the other.
 
-    Args:
-        file: the npy or npz file.
-
     Raises:
         ValueError: The file is corrupt, or does not hold uint8 images.
     """

@@ -115,11 +115,7 @@ class Streamed(Dataset):
 
 
 class Reader:
-    """Decodes images by their number, and brings them to a common form.
-
-    Args:
-        index: index of the images.
-        form: form of the images; the first one decides what it leaves open.
+    """Decodes the images of an index by their number, and brings them to a common form.
 
     Raises:
         ValueError: The first image cannot be read.
@@ -130,11 +126,7 @@ class Reader:
         form.levels(*index.image(0))
 
     def read(self, numbers: Tensor, out: Tensor) -> None:
-        """Write images into memory.
-
-        Args:
-            numbers: numbers of the images, int64 (B,).
-            out: tensor to fill, uint8 (B, C, H, W).
+        """Write the images of numbers int64 (B,) into `out`, uint8 (B, C, H, W).
 
         Raises:
             FileNotFoundError: The file of an image no longer exists.
@@ -148,13 +140,10 @@ class Reader:
 class OnDemand:
     """The raw images of one part, indexed like a tensor and decoded on demand.
 
-    Attributes:
-        numbers: numbers of the images in the order of names, int64 (N,).
-
     Args:
         name: name of the data set in messages.
         reader: reader of all images.
-        numbers: see above.
+        numbers: numbers of the images in the order of names, int64 (N,).
         at_once: largest number of images in one request.
     """
 

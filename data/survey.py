@@ -55,9 +55,7 @@ class Survey:
 
     Args:
         root: directory, zip, tar, or file of many images.
-        labels: which labels to read; see `Folder`.
-        test_fraction: fraction that is held out, in (0, 1), where no folders are the parts.
-        seed: seed of the split, any integer.
+        labels, test_fraction, seed: as for `Folder`.
         tars: whether tars are read.
 
     Raises:

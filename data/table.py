@@ -23,9 +23,6 @@ class Table:
     The column is the only one of that kind, or otherwise the one named `image` or `img`. Memory
     holds the encoded bytes of one row group at a time, twice.
 
-    Args:
-        file: the Parquet file.
-
     Raises:
         ImportError: pyarrow is not installed.
         ValueError: The file is corrupt, or has no column of images or several.

@@ -29,13 +29,8 @@ def is_tar(path: Path) -> bool:
 def untar(path: Path, prefix: str, source: str, skipped: Counter[str]) -> Iterator[File]:
     """Every file in a tar; of two with the same name the later, as after unpacking.
 
-    Links are not followed, and names that lead out of the tar are not read.
-
-    Args:
-        path: path of the tar.
-        prefix: prefix of the names of its files below the root.
-        source: name of the tar in messages.
-        skipped: counts the files that are left out.
+    Links are not followed, and names that lead out of the tar are not read. The names of its files
+    below the root begin with `prefix`, and messages name the tar `source`.
 
     Raises:
         ValueError: The file is not a complete tar, or is compressed.

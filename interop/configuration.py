@@ -48,8 +48,6 @@ REFINE_NETS: dict[str, tuple[list[int], list[int]]] = {
     "ncsnv2_128": ([1, 2, 2, 4, 4], [1, 1, 1, 2, 4]),
     "ncsnv2_256": ([1, 2, 2, 2, 4, 4], [1, 1, 1, 1, 2, 4]),
 }
-
-
 # Fields that are necessary to identify a network.
 NEEDED = ("ch_mult", "num_res_blocks", "resamp_with_conv")
 NEEDED_PLUS = (

@@ -69,11 +69,7 @@ def root_of(path: Path) -> Path | None:
 
 
 def find_place(path: Path, ema: bool) -> Place:
-    """The files of the model that a path belongs to.
-
-    Args:
-        path: Folder of a pipeline or a network, or a file in one.
-        ema: Whether to take the averaged weights, where there are both.
+    """The files of the model of a path: the folder of a pipeline or a network, or a file in one.
 
     Raises:
         ValueError: The raw weights are requested and there is one set.
@@ -99,10 +95,8 @@ def read_weights(place: Place) -> Weights:
         FileNotFoundError: There are none.
         ValueError: They are damaged, or hold values other than tensors.
     """
-    if place.weights is not None and place.weights.suffix != ".json":
-        return find_weights(load_tensors(place.weights), place.weights)
     if place.weights is not None:
-        return Weights(_sharded(place.weights))
+        return _weights_of(place.weights)
     weights = _weights_in(place.network, WEIGHTS)
     if weights is None:
         variants = sorted(path.name for path in place.network.glob(f"{WEIGHTS}.*"))
@@ -116,11 +110,9 @@ def read_weights(place: Place) -> Weights:
 
 def _weights_in(folder: Path, stem: str) -> Weights | None:
     """The weights in the files of a folder that have this stem, or None."""
-    for name in (f"{stem}.safetensors", f"{stem}.bin"):
-        if (folder / name).is_file():
-            return find_weights(load_tensors(folder / name), folder / name)
-        if (folder / f"{name}.index.json").is_file():
-            return Weights(_sharded(folder / f"{name}.index.json"))
+    for ending in (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"):
+        if (folder / f"{stem}{ending}").is_file():
+            return _weights_of(folder / f"{stem}{ending}")
     return None
 
 
@@ -212,17 +204,19 @@ def _scheduler(network: Path) -> Path | None:
     return None
 
 
-def _sharded(index: Path) -> dict[str, Tensor]:
-    """The weights in several files, according to their index."""
-    places: Mapping[str, Any] | Any = read_config(index).get("weight_map")
+def _weights_of(path: Path) -> Weights:
+    """The weights in a file, or in several files according to their index."""
+    if path.suffix != ".json":
+        return find_weights(load_tensors(path), path)
+    places: Mapping[str, Any] | Any = read_config(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
-        raise ValueError(f"{index} has no weight_map from names to files")
+        raise ValueError(f"{path} has no weight_map from names to files")
     joined: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
         if Path(file).name != file:
-            raise ValueError(f"{index} names {file}, which is not next to it")
-        shard = load_tensors(index.parent / file)
+            raise ValueError(f"{path} names {file}, which is not next to it")
+        shard = load_tensors(path.parent / file)
         if sorted(shard) != sorted(name for name, place in places.items() if place == file):
-            raise ValueError(f"{index} names other tensors for {file} than it contains")
+            raise ValueError(f"{path} names other tensors for {file} than it contains")
         joined |= shard
-    return find_weights(joined, index).raw
+    return Weights(find_weights(joined, path).raw)

@@ -44,9 +44,7 @@ def process(scheduler: Mapping[str, Any], source: object) -> SDE:
 def wrapping(config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a ScoreModel other than the network and the process.
 
-    Args:
-        config: Configuration of the network.
-        scheduler: Configuration of the scheduler, empty where there is none.
+    The configuration of the scheduler is empty where there is none.
 
     Raises:
         ValueError: The embedding does not fit the scheduler, or the prediction is not supported.

@@ -4,7 +4,7 @@ A pickle of EDM holds the preconditioner as an object around its network. A stat
 alone, and its settings come from a configuration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,7 @@ _SETTINGS: dict[str, dict[str, float]] = {
 def read_contents(
     source: str | Path | Mapping[str, Tensor], name: str, ema: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file, and the settings that it holds.
-
-    Args:
-        source: A file, or a state dict.
-        name: Name of the file, for messages.
-        ema: Whether to take the averaged weights where there are both.
+    """The tensors of a file or a state dict, which messages call `name`, and its settings.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -104,11 +99,7 @@ def _modules(record: Record) -> dict[str, Record]:
 
 
 def settings_of(said: dict[str, Any], name: str) -> tuple[str, dict[str, float]]:
-    """The preconditioner, and its settings with `dropout`.
-
-    Args:
-        said: `precond` and settings, from a file or a configuration.
-        name: Name of the file, for messages.
+    """The preconditioner, and its settings with `dropout`, as a file or a configuration says.
 
     Raises:
         ValueError: The preconditioner is unknown, does not have a setting, or a setting is no
@@ -140,21 +131,16 @@ def _number(values: Mapping[str, Any], key: str, name: str) -> float:
 
 
 def state_dict(record: Record) -> dict[str, Tensor]:
-    """The tensors of a module by their names, as in its `state_dict()`.
-
-    Args:
-        record: Record of a module with its submodules.
+    """The tensors of a module and its submodules by their names, as in its `state_dict()`.
 
     Raises:
         ValueError: The record is no module, holds values other than tensors, or holds a module
             twice.
     """
-    found: dict[str, Tensor] = {}
-    _collect(record, "", found, set())
-    return found
+    return dict(_tensors(record, "", set()))
 
 
-def _collect(record: Any, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
+def _tensors(record: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     # A module that contains itself would never end, and shared modules can take exponential time.
     if id(record) in seen:
         raise ValueError(f"the module {prefix.rstrip('.')} is there twice")
@@ -170,9 +156,9 @@ def _collect(record: Any, prefix: str, found: dict[str, Tensor], seen: set[int])
     kept = {name: value for name, value in buffers.items() if name not in left_out}
     for name, value in [*parameters.items(), *kept.items()]:
         if isinstance(value, Tensor):
-            found[f"{prefix}{name}"] = value
+            yield f"{prefix}{name}", value
         elif value is not None:
             raise ValueError(f"{prefix}{name} is no tensor but of {type(value).__name__}")
     for name, module in modules.items():
         if module is not None:
-            _collect(module, f"{prefix}{name}.", found, seen)
+            yield from _tensors(module, f"{prefix}{name}.", seen)

@@ -57,9 +57,6 @@ def is_flax(path: str | Path) -> bool:
 def read_flax(path: str | Path) -> FlaxState:
     """Read a checkpoint of the original code, `checkpoint_N`.
 
-    Args:
-        path: The file.
-
     Raises:
         ValueError: The file is no msgpack, or no state of that code.
         OSError: The file cannot be read.
@@ -136,9 +133,6 @@ def rows(net: UNet) -> list[Row]:
 
     Networks with `ddpm` blocks and one channel per group, and thus 32 groups, are its `ddpm`, all
     others its `ncsnpp`.
-
-    Args:
-        net: The network.
     """
     block, attention = "ResnetBlockBigGANpp", "AttnBlockpp"
     if net.resblock_type == "ddpm":

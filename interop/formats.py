@@ -24,9 +24,6 @@ def format_of(path: str | Path) -> str | None:
     `native` is a folder of `ScoreModel.save`, and `training` a checkpoint that a training of this
     toolkit wrote, or its folder; `diffusers`, `score_sde` and `edm` are those of other projects.
 
-    Args:
-        path: File or folder.
-
     Raises:
         FileNotFoundError: The path does not exist.
         ValueError: The file cannot be read.

@@ -39,9 +39,6 @@ class Record:
 def read_pickle(path: str | Path) -> Any:
     """The contents of a pickle: plain values, dicts, lists, tensors, arrays and `Record`s.
 
-    Args:
-        path: The file.
-
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file names something that no file of weights needs, is damaged, or is no
@@ -96,9 +93,6 @@ class _Object:
         self = super().__new__(cls)
         self.state = {}
         return self
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict):

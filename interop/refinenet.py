@@ -29,9 +29,6 @@ _REFINE = {4: _LEVELS[4], 5: _LEVELS[5], 6: ("1", "2", "31", "3", "4", "5")}
 def rows(net: RefineNet) -> list[Row]:
     """The table of the published names, in the order in which the published code registers them.
 
-    Args:
-        net: Network.
-
     Raises:
         ValueError: The network has another number of levels than the published ones.
     """
@@ -55,10 +52,7 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The arguments of the `RefineNet` with a published state dict.
 
     The shapes do not show the dilations, which are 2 and 4 in all published networks, or the
-    activation, which is ELU.
-
-    Args:
-        shapes: Shape of each tensor, by its name in the network (without `module.`).
+    activation, which is ELU. Names are those in the network, without `module.`.
 
     Raises:
         ValueError: The tensors are not those of a RefineNet with InstanceNorm++.

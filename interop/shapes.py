@@ -22,10 +22,9 @@ def guess(
     """The configuration of a network, with the field names of score-SDE.
 
     Args:
-        shapes: Shape of each tensor, by its name.
+        shapes: Shape of each tensor of the file `source`, by its name.
         sigmas: The buffer of noise levels in the checkpoint, in decreasing order.
         decay: Decay of the average, which distinguishes VE's networks from VP's.
-        source: Name of the file, for messages.
 
     Raises:
         ValueError: The tensors are not those of a network of score-SDE.
@@ -131,7 +130,6 @@ class _Walk:
             "attn_levels": sorted(set(self.attended)),
             "dropout": 0.1,
             "resamp_with_conv": self.learned,
-            "conditional": True,
             "fir": fir or (pyramids and not residual),  # as published
             "fir_kernel": [1, 3, 3, 1],
             "skip_rescale": True,
@@ -141,7 +139,6 @@ class _Walk:
             "progressive_combine": self.combine,
             "embedding_type": "fourier" if fourier else "positional",
             "fourier_scale": 16,
-            "init_scale": 0.0,
         }
 
     def _kind(self) -> str:

@@ -28,9 +28,6 @@ class _Nothing:
 
     __slots__ = ()
 
-    def __new__(cls, *args: object, **kwargs: object) -> "_Nothing":
-        return super().__new__(cls)
-
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
@@ -46,11 +43,7 @@ class _Dict:
 
 
 def load_among_settings(path: Path, **arguments: Any) -> Any:
-    """The tensors and plain values of a checkpoint, with stand-ins for its settings.
-
-    Args:
-        path: File of `torch.save`, a zip.
-        arguments: Further arguments of `torch.load`.
+    """The tensors and plain values in a zip of `torch.save`, with stand-ins for its settings.
 
     Raises:
         ValueError: The file names something that is no setting, or has no weights of a trainer.

@@ -49,14 +49,7 @@ class Row:
 def layer(
     theirs: str, ours: str, form: Form = SAME, names: Sequence[str] = (".weight", ".bias")
 ) -> list[Row]:
-    """The rows of a layer with a weight and a bias.
-
-    Args:
-        theirs: Name of the layer in the format.
-        ours: Name of our layer.
-        form: How the format stores the weight.
-        names: Endings of the names of weight and bias in the format.
-    """
+    """The rows of a layer: a weight, stored in a form, and a bias. `names` are their endings."""
     weight, bias = names
     return [
         Row(theirs + weight, (f"{ours}.weight",), form),
@@ -77,9 +70,8 @@ def read(
 
     Args:
         rows: Table of the format.
-        state: Tensors of the file.
+        state: Tensors of the file `source`.
         wanted: Tensors of the network, for their shapes.
-        source: Name of the file, for messages.
 
     Raises:
         ValueError: A tensor of the file is missing or superfluous, has another shape, or does not

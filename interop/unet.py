@@ -33,7 +33,7 @@ _LAYERS = (
     ("head.2", "", ".skip_conv", "_conv"),
 )
 SCORE_SDE_LAYERS, DIFFUSERS_LAYERS, EDM_LAYERS = (
-    {names[0]: names[i] for names in _LAYERS if names[i] is not None} for i in (1, 2, 3)
+    {names[0]: name for names in _LAYERS if (name := names[i]) is not None} for i in (1, 2, 3)
 )
 
 

@@ -66,11 +66,7 @@ class Weights:
         return self.raw | self.averaged(trained, source)
 
     def averaged(self, trained: Sequence[str], source: object) -> dict[str, Tensor]:
-        """The averaged tensors by name.
-
-        Args:
-            trained: Names of the tensors of an average that is a list.
-            source: Name of the file, for messages.
+        """The averaged tensors by name; arguments as for `chosen`.
 
         Raises:
             ValueError: There is no average, or it is that of other tensors.
@@ -108,10 +104,6 @@ def one_set(source: object) -> ValueError:
 
 def find_weights(found: Any, source: object) -> Weights:
     """The weights in the contents of a file.
-
-    Args:
-        found: Contents of the file.
-        source: Name of the file, for messages.
 
     Raises:
         ValueError: There are no tensors with names.

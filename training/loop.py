@@ -182,11 +182,7 @@ def fit(
 def _turns(
     loss: Losses | Mapping[str, Losses], optimizer: Optimizer | Mapping[str, Optimizer]
 ) -> list[_Turn]:
-    """The turns of a step, in the order of the losses.
-
-    Raises:
-        ValueError: Losses and optimizers have different names.
-    """
+    """The turns of a step, in the order of the losses."""
     losses = loss if isinstance(loss, Mapping) else {"": loss}
     optimizers = optimizer if isinstance(optimizer, Mapping) else {"": optimizer}
     if not losses or set(losses) != set(optimizers):

@@ -12,7 +12,8 @@ from scoresde.sde.data_range import DataRange
 from scoresde.sde.precision import check_range
 
 TimeDistribution = Callable[[SDE, int, torch.Generator | None, torch.device], Tensor]
-"""(sde, n, generator, device) → times, float64, shape (n,)."""
+"""times(sde, n, generator, device): n times of a process, float64, shape (n,); the generator, their
+source, is on the device."""
 
 
 def noisy(
@@ -42,11 +43,7 @@ def uniform_times(
 ) -> Tensor:
     """Times uniform on [eps, T] in the process's own clock t^{1/ρ}; on a chain, uniform levels.
 
-    Args:
-        sde: Process.
-        n: Number of times.
-        generator: Source of the times, on `device`.
-        device: Device of the times.
+    Arguments are those of `TimeDistribution`.
     """
     u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
     first, last = sde.T ** (1 / sde.rho), sde.eps ** (1 / sde.rho)
@@ -88,7 +85,7 @@ class LogNormalTimes:
     def __call__(
         self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
     ) -> Tensor:
-        """Draw n times; arguments as for `uniform_times`."""
+        """Draw n times; arguments are those of `TimeDistribution`."""
         z = torch.randn(n, generator=generator, dtype=torch.float64, device=device)
         last, first = sde.half_log_snr(
             torch.tensor([sde.T, sde.eps], dtype=torch.float64, device=device)
@@ -122,7 +119,7 @@ class ImportanceTimes:
     def __call__(
         self, sde: SDE, n: int, generator: torch.Generator | None, device: torch.device
     ) -> Tensor:
-        """Draw n times; arguments as for `uniform_times`."""
+        """Draw n times; arguments are those of `TimeDistribution`."""
         u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
         if self.stratified:
             u = (torch.arange(n, device=device) + u) / n
