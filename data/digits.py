@@ -58,7 +58,4 @@ def _read_digits(test_fraction: float, seed: int) -> tuple[Split, Split]:
         members = (labels == digit).nonzero().squeeze(1)
         order = torch.randperm(len(members), generator=stream("split", seed, digit))
         test[members[order[: held_out(len(members), test_fraction)]]] = True
-    return (
-        Split(samples[~test], labels[~test]),
-        Split(samples[test], labels[test]),
-    )
+    return Split(samples[~test], labels[~test]), Split(samples[test], labels[test])

@@ -27,16 +27,11 @@ def unzip(root: Path, archive: zipfile.ZipFile, skipped: Counter[str]) -> Iterat
         if stat.S_ISLNK(member.external_attr >> 16):
             skipped["links in the zip (not followed)"] += 1
         else:
-            place = _place(str(root), member)
+            encrypted = member.flag_bits & _ENCRYPTED
+            packing = ZIP_OTHER if encrypted else _PACKINGS.get(member.compress_type, ZIP_OTHER)
+            sizes = member.compress_size, packing, member.file_size
+            place = Place(str(root), member.header_offset, *sizes, member.CRC)
             yield File(name, f"{root}/{name}", place, partial(archive.open, member))
-
-
-def _place(path: str, member: zipfile.ZipInfo) -> Place:
-    packing = _PACKINGS.get(member.compress_type, ZIP_OTHER)
-    if member.flag_bits & _ENCRYPTED:
-        packing = ZIP_OTHER
-    sizes = member.compress_size, packing, member.file_size
-    return Place(path, member.header_offset, *sizes, member.CRC)
 
 
 def check_zip(root: Path) -> None:

@@ -48,6 +48,16 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 DEFAULTS = {name: default for name, (default, _) in FIELDS.items()}
 DEFAULTS |= {name: allowed[0] for name, allowed in CHOICES.items()}
+# Our options, and their fields with the same value.
+RENAMED = {
+    "num_res_blocks": "layers_per_block",
+    "attn_middle": "add_attention",
+    "head_dim": "attention_head_dim",
+    "dropout": "dropout",
+    "embedding_type": "time_embedding_type",
+    "frequency_shift": "freq_shift",
+    "norm_eps": "norm_eps",
+}
 # Options that all networks of a layout have in common: of DDPM's, and of NCSN++'s.
 PLAIN = {
     "resblock_type": "ddpm",
@@ -88,16 +98,10 @@ def build(given: Mapping[str, Any], source: object) -> UNet:
         "shape": (config["in_channels"], height, width),
         "nf": widths[0],
         "ch_mult": [one // widths[0] for one in widths],
-        "num_res_blocks": config["layers_per_block"],
         "attn_levels": attend,
-        "attn_middle": config["add_attention"],
-        "head_dim": config["attention_head_dim"],
-        "dropout": config["dropout"],
-        "embedding_type": config["time_embedding_type"],
-        "frequency_shift": config["freq_shift"],
-        "norm_eps": config["norm_eps"],
         "out_channels": config["out_channels"],
     }
+    options |= {ours: config[theirs] for ours, theirs in RENAMED.items()}
     if skip:
         options |= SKIP
     else:
@@ -147,20 +151,14 @@ def config(model: ScoreModel) -> dict[str, Any]:
         "in_channels": net.shape[0],
         "out_channels": net.out_channels,
         "center_input_sample": model.data_range == (0.0, 1.0),
-        "time_embedding_type": options["embedding_type"],
-        "freq_shift": options["frequency_shift"],
         "flip_sin_to_cos": False,
         "block_out_channels": net.widths,
-        "layers_per_block": options["num_res_blocks"],
         "mid_block_scale_factor": math.sqrt(2) if skip else 1,
         "downsample_padding": int(net.pad_symmetric),
-        "dropout": options["dropout"],
-        "attention_head_dim": options["head_dim"],
         "norm_num_groups": own,
         "attn_norm_num_groups": _middle_groups(net, lowest),
-        "norm_eps": options["norm_eps"],
-        "add_attention": options["attn_middle"],
     }
+    fields |= {theirs: options[ours] for ours, theirs in RENAMED.items()}
     kind = "Skip" if skip else ""
     down = [f"{'Attn' if on else ''}{kind}DownBlock2D" for on in net.attend]
     up = [f"{'Attn' if on else ''}{kind}UpBlock2D" for on in reversed(net.attend)]

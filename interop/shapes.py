@@ -156,9 +156,7 @@ class _Walk:
         count: int | None = None
         for level in range(len(self.layers)):
             number = 0
-            while self._kind() == "block" and not self._halves(biggan):
-                if count is not None and number == count:
-                    break
+            while self._kind() == "block" and not self._halves(biggan) and number != count:
                 self.ch_mult[level:] = [self._width() // self.nf]
                 self.position += 1
                 number += 1
@@ -190,7 +188,6 @@ class _Walk:
 
     def _step(self, biggan: bool) -> bool:
         """Step over the layers that halve the resolution; False where there are none."""
-        before = self.position
         if biggan:
             if not (self._kind() == "block" and self._halves(biggan)):
                 return False
@@ -204,11 +201,11 @@ class _Walk:
             self.pyramid = "residual"
         elif self._kind() == "combine":
             self.pyramid = "input_skip"
-            width = self.layers[self.position]["Conv_0.weight"][0]
+            width = self._width()
             self.position += 1
             after = self.layers[self.position]["Conv_0.weight"][1]
             self.combine = "cat" if after == 2 * width else "sum"
-        return self.position > before
+        return True
 
     def _output_pyramid(self) -> str:
         norms = [i for i in sorted(self.kinds) if self.kinds[i] == "norm"]

@@ -59,12 +59,13 @@ def save(
     rng = {"torch": torch.get_rng_state(), "generator": generator.get_state()}
     if generator.device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state(generator.device)
+    states = {name: one.state_dict() for name, one in _named(optimizer).items()}
     state = {
         "format": FORMAT,
         "step": step,
         "model": model.state_dict(),
         "ema": ema.state_dict(),
-        "optimizer": _states(optimizer),
+        "optimizer": states.get("", states),
         "rng": rng,
         "config": config,
         "data": data,
@@ -183,11 +184,16 @@ def restore(
     Raises:
         ValueError: The names of the optimizers differ from those in the checkpoint.
     """
-    _check_names(state["optimizer"], optimizer)
+    named, saved = _named(optimizer), state["optimizer"]
+    if saved.keys() == {"state", "param_groups"}:
+        saved = {"": saved}
+    if saved.keys() != named.keys():
+        had, asked = (", ".join(sorted(n)) or "one without a name" for n in (saved, named))
+        raise ValueError(f"the checkpoint has the optimizers {had}, and the training {asked}")
     model.load_state_dict(state["model"])
     ema.load_state_dict(state["ema"])
-    for name, one in _named(optimizer).items():
-        one.load_state_dict(state["optimizer"][name] if name else state["optimizer"])
+    for name, one in named.items():
+        one.load_state_dict(saved[name])
     torch.set_rng_state(state["rng"]["torch"])
     generator.set_state(state["rng"]["generator"])
     if "cuda" in state["rng"]:
@@ -198,23 +204,6 @@ def restore(
 def _named(optimizer: Optimizers) -> Mapping[str, torch.optim.Optimizer]:
     """Optimizers by their names; a single one has the name ""."""
     return optimizer if isinstance(optimizer, Mapping) else {"": optimizer}
-
-
-def _states(optimizer: Optimizers) -> dict[str, Any]:
-    """The state of one optimizer, or of several by their names."""
-    if isinstance(optimizer, Mapping):
-        return {name: one.state_dict() for name, one in optimizer.items()}
-    return optimizer.state_dict()
-
-
-def _check_names(saved: dict[str, Any], optimizer: Optimizers) -> None:
-    """Refuse a checkpoint of other optimizers, before anything is changed."""
-    alone = {"state", "param_groups"}
-    was = [] if set(saved) == alone else sorted(saved)
-    now = sorted(name for name in _named(optimizer) if name)
-    if was != now:
-        had, asked = (", ".join(names) or "one without a name" for names in (was, now))
-        raise ValueError(f"the checkpoint has the optimizers {had}, and the training {asked}")
 
 
 def _digest_of(path: Path) -> Path:
