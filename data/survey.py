@@ -90,10 +90,8 @@ class Survey:
             names = [file.name for file in found.files]
             many = [file.suffix not in PICTURES for file in found.files]
             parting = part_by_name(names, many)
-            for part in parting.part:
-                if part is None:
-                    self.skipped["in neither part (not read)"] += 1
             kept = [i for i, part in enumerate(parting.part) if part is not None]
+            self.skipped["in neither part (not read)"] += len(names) - len(kept)
             files = [found.files[i] for i in kept]
             sources = [images_of(file, found.label_files_of(file)) for file in files]
             counts = torch.tensor([len(source) for source in sources], dtype=torch.int64)

@@ -13,15 +13,13 @@ from .ema import EMA
 
 
 class Batch(Protocol):
-    """Samples x (B, *) and their condition, or None."""
+    """Samples x (B, *) and their condition: a tensor or a dict of tensors of B rows, or None."""
 
     @property
-    def x(self) -> Tensor:
-        """Samples, shape (B, *)."""
+    def x(self) -> Tensor: ...
 
     @property
-    def condition(self) -> Condition | None:
-        """A tensor or a dict of tensors of B rows, or None."""
+    def condition(self) -> Condition | None: ...
 
 
 class Loss(ABC):
