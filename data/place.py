@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 def read_place(place: Place, source: str) -> bytes:
-    """The unpacked bytes of a file, not of ZIP_OTHER, read without a listing and from any thread.
+    """The unpacked bytes of a file, read without a listing and from any thread; not of ZIP_OTHER.
 
     Raises:
         FileNotFoundError: The file no longer exists.
