@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.sde import SDE
@@ -113,13 +113,10 @@ class Bounds:
             bar = tqdm(total=len(sample_ids), disable=None, leave=False, unit="sample")
             for first in range(0, len(sample_ids), self.batch_size):
                 rows = slice(first, min(first + self.batch_size, len(sample_ids)))
-                own, k = score(sample_ids[rows]), raw[rows].to(device)
+                k, ids = raw[rows].to(device), sample_ids[rows]
                 with silent():  # the data of the whole run have been looked at
-                    parts.append(
-                        bound(
-                            sde, own, k, cells, seed=seed, sample_ids=sample_ids[rows], eps=self.eps
-                        )
-                    )
+                    part = bound(sde, score(ids), k, cells, seed=seed, sample_ids=ids, eps=self.eps)
+                parts.append(part)
                 bar.update(len(k))
             bar.close()
             return join(parts).summary()
@@ -127,7 +124,7 @@ class Bounds:
         found = dict[str, Any]()
         if self.elbo:
             print("variational bound of continuous time", flush=True)
-            found |= whole(lambda *data, **own: elbo(*data, **own, terms=self.terms))
+            found |= whole(partial(elbo, terms=self.terms))
         if self.vlb is not None:
             print(f"variational bound of {self.vlb} steps", flush=True)
             found |= whole(self._chain(model, self.vlb))
@@ -139,10 +136,9 @@ class Bounds:
         learned = learned or self.variance == "learned"
         terms = self.terms if self.terms < steps - 1 else None
 
-        def bound(sde: SDE, score: Any, k: Tensor, cells: Cells, **own: Any) -> VariationalBound:
+        def bound(sde: SDE, score: Any, *data: Any, **own: Any) -> VariationalBound:
             variance = score.variance_share if learned else self.variance or "posterior"
-            return variational_bound(
-                sde, score, k, cells, steps=steps, variance=variance, terms=terms, **own
-            )
+            own |= {"steps": steps, "variance": variance, "terms": terms}
+            return variational_bound(sde, score, *data, **own)
 
         return bound

@@ -12,6 +12,9 @@ from scoresde.sde.data_range import Cells
 
 from .seeding import Draws
 
+Points = tuple[Tensor, Tensor]
+"""Points x ~ q(· | k), float64 of k's shape, and log q(x | k), float64, shape (B,)."""
+
 
 class Dequantization(ABC):
     """A distribution q(x | k) in the cell of k, with log P(k) ≥ E_q [log p(x) − log q(x | k)].
@@ -22,10 +25,8 @@ class Dequantization(ABC):
     name: str
 
     @abstractmethod
-    def draw(
-        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """A sample x ~ q(· | k), float64 of k's shape, and log q(x | k), float64, shape (B,).
+    def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
+        """A point x ~ q(· | k) in the cell of each value, and log q(x | k).
 
         Args:
             k: Quantized values, shape (B, *).
@@ -44,9 +45,7 @@ class Uniform(Dequantization):
 
     name = "uniform"
 
-    def draw(
-        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
         """See `Dequantization.draw`."""
         u = draws.uniform("dequantization", tuple(k.shape[1:])).to(k.device)
         x = alpha * (cells.centre(k) + cells.width * (u - 0.5))
@@ -66,9 +65,7 @@ class TruncatedNormal(Dequantization):
 
     name = "truncated-normal"
 
-    def draw(
-        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
         """See `Dequantization.draw`."""
         tau = alpha * cells.width / (2 * sigma)
         mass = math.erf(tau / math.sqrt(2))
@@ -96,9 +93,7 @@ class Variational(Dequantization):
         self.flow = flow
 
     @torch.no_grad()
-    def draw(
-        self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
         """See `Dequantization.draw`."""
         z = draws.normal("dequantization", tuple(k.shape[1:])).to(k.device)
         u, log_q = self.flow(k, z)

@@ -1,6 +1,5 @@
 """Likelihood of points and of quantized data by one set of settings, checked when it is given."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from scoresde.sde.data_range import Cells
 from scoresde.sde.integrate import check_resolution
 from scoresde.sde.tableau import PAIRS
 
-from .control import CONTROL_LIMIT, GaussianControl
+from .control import CONTROL_LIMIT
 from .dequantization import Dequantization, Uniform
 from .divergence import Divergence, ExactOrHutchinson
 from .likelihood import CLOCKS, log_likelihood
@@ -25,21 +24,16 @@ from .result import Likelihood
 class FlowLikelihood:
     """Likelihoods by the probability-flow ODE: `log_likelihood` or `quantized_likelihood`.
 
+    The settings that are not listed are those of `log_likelihood`.
+
     Args:
-        divergence: Rule for ∇·s.
         dequantization: Distribution q(x | k) within the cells of quantized values k.
-        rtol: Relative tolerance of the state > 0.
-        atol: Absolute tolerance of the state > 0.
         log_prob_tol: Absolute tolerance of log p in nats > 0; None for rtol of a point, and for
             rtol per coordinate of an image, whose bits/dim are a mean over coordinates.
-        method: `bosh3`, `dopri5` or `dop853`.
-        clock: Variable of the integration: `t`, or `half_log_snr` (also `log_snr`) for λ.
-        eps: Time of the density > 0; None for the process's own.
         control_variate: Whether a Gaussian fitted to data is the control variate of a stochastic
             divergence.
         draws: Points K ≥ 1 in the cell of each sample.
         importance: Whether they are importance-weighted; else their bounds are averaged.
-        batch_size: Most samples at once ≥ 1.
 
     Raises:
         ValueError: A setting is not of its kind or out of its range.
@@ -99,11 +93,7 @@ class FlowLikelihood:
         score: Score,
         raw: Tensor,
         cells: Cells | None = None,
-        *,
-        control_variate: GaussianControl | None = None,
-        seed: int = 0,
-        sample_ids: Sequence[int] | None = None,
-        progress: bool = False,
+        **own: Any,
     ) -> Likelihood:
         """Likelihoods of points, or bounds of those of quantized values.
 
@@ -112,15 +102,13 @@ class FlowLikelihood:
             score: s(x, t).
             raw: Points, or values k of cells, shape (B, *).
             cells: Cells of quantized values; None for points.
-            control_variate: Control variate, where `controlled` asks for one.
-            seed: Seed of probes and dequantization.
-            sample_ids: Numbers of the samples, to which both belong; 0 … B − 1 where not given.
-            progress: Show a bar on a terminal.
+            **own: Further arguments of `log_likelihood`, such as `seed`, `sample_ids` and
+                the `control_variate` where `controlled` asks for one.
         """
         tolerance = self.log_prob_tol
         if tolerance is None and cells is not None:
             tolerance = self.rtol * raw[0].numel()
-        settings: dict[str, Any] = {
+        settings = {
             "rtol": self.rtol,
             "atol": self.atol,
             "log_prob_tol": tolerance,
@@ -128,13 +116,9 @@ class FlowLikelihood:
             "clock": self.clock,
             "eps": self.eps,
             "divergence": self.divergence,
-            "control_variate": control_variate,
-            "seed": seed,
-            "sample_ids": sample_ids,
             "batch_size": self.batch_size,
             "give_up": True,
-            "progress": progress,
-        }
+        } | own
         if cells is None:
             return log_likelihood(sde, score, raw, **settings)
         return quantized_likelihood(

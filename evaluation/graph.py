@@ -30,13 +30,8 @@ def ordinary(x: Tensor) -> Tensor:
 def check_differentiable(score: Score, x: Tensor, kept: bool) -> None:
     """Refuse derivatives that inference mode makes impossible, and warn of a graph that is dropped.
 
-    Args:
-        score: s(x, t).
-        x: Points.
-        kept: Whether the caller wants the graph.
-
-    Raises:
-        ValueError: A graph is to be kept within inference mode, or the network was built within it.
+    They are impossible where the graph is to be `kept` within inference mode, or the network was
+    built within it.
     """
     check_graph("x", x, kept, "the likelihood drops", "call it")
     module = module_of(score)

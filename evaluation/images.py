@@ -50,16 +50,8 @@ def tile(
 ) -> Image.Image:
     """Arrange images (N, C, H, W) in rows on a grey ground, enlarged by a whole factor.
 
-    Args:
-        images: Grey values 0 … levels − 1, dtype uint8, C = 1 or 3.
-        levels: Number of grey levels, 2 … 256.
-        width: Approximate width of the picture in pixels where no scale is given.
-        columns: Images per row, ≥ 1; √N, rounded, by default.
-        scale: Factor of the enlargement, ≥ 1.
-        padding: Grey pixels between and around the images, ≥ 0, before the enlargement.
-
-    Raises:
-        ValueError: As `check_images`, or a number is out of its range.
+    Where no scale is given, the picture is about `width` pixels wide; the other arguments are those
+    of `save_grid`.
     """
     array = check_images(images, levels)
     count, channels, h, w = array.shape

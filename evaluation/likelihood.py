@@ -1,7 +1,8 @@
 """Exact likelihood by the probability-flow ODE."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,11 +12,11 @@ from scoresde.sde import SDE, Evaluations, Score, expand, integrate
 from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
 from scoresde.sde.checks import check_choice, check_floating, check_steps
-from scoresde.sde.integrate import Solution, check_resolution, error_norm
+from scoresde.sde.integrate import ErrorNorm, Solution, check_resolution, error_norm
 from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.score import RowCache
 from scoresde.sde.stopping import not_finite
-from scoresde.sde.tableau import PAIRS, EmbeddedPair
+from scoresde.sde.tableau import PAIRS
 
 from .divergence import ControlVariate, Divergence, choose_divergence, score_and_divergence
 from .graph import check_differentiable, derivatives_allowed, ordinary
@@ -112,20 +113,25 @@ def log_likelihood(
             raise ValueError(f"{name} must be > 0, got {tolerance}")
     numbers = numbers_of(x, sample_ids)
     size = len(x) if batch_size is None else check_steps(batch_size, "batch_size")
-    flow = _Flow(
-        (end, sde.T),
-        rtol,
-        atol,
-        rtol if log_prob_tol is None else log_prob_tol,
-        rule,
-        control_variate if rule.stochastic else None,
-        PAIRS[method],
-        clock,
-        dtype,
-        forward_mode,
-        differentiable,
-        give_up,
+    log_prob_tol = rtol if log_prob_tol is None else log_prob_tol
+    estimate = partial(
+        score_and_divergence,
+        divergence=rule,
+        control_variate=control_variate if rule.stochastic else None,
+        forward_mode=forward_mode,
+        differentiable=differentiable,
     )
+    solve = partial(
+        integrate,
+        rtol=rtol,
+        atol=atol,
+        tableau=PAIRS[method],
+        local_tol=STATE_SHARE * log_prob_tol,
+        give_up=give_up,
+    )
+    of_state = error_norm(rtol, atol, "sum")
+    ends = (end, sde.T)
+    flow = _Flow(ends, clock, dtype, rule, estimate, solve, of_state, log_prob_tol, differentiable)
     caution_training(score)
     caution_width(sde, x)
     counted = Evaluations(score, len(x))
@@ -146,20 +152,17 @@ def log_likelihood(
 
 @dataclass(frozen=True)
 class _Flow:
-    """Settings of the integration, from the arguments of `log_likelihood`."""
+    """Settings of `log_likelihood`: `estimate` gives s and ∇·s, `solve` integrates the flow."""
 
     ends: tuple[float, float]
-    rtol: float
-    atol: float
-    log_prob_tol: float
-    divergence: Divergence
-    control_variate: ControlVariate | None
-    tableau: EmbeddedPair
     clock: str
     dtype: torch.dtype
-    forward_mode: bool
+    divergence: Divergence
+    estimate: Callable[..., tuple[Tensor, Tensor]]
+    solve: Callable[..., Solution]
+    of_state: ErrorNorm
+    log_prob_tol: float
     differentiable: bool
-    give_up: bool
 
 
 def _check_points(x: Tensor) -> None:
@@ -195,23 +198,12 @@ def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -
 def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -> Solution:
     """Integrate [x, ∫ of each estimate of ∇·v] from eps to T."""
     dim, parts = x[0].numel(), RowCache(score, lambda part: part)
-
-    of_state = error_norm(flow.rtol, flow.atol, "sum")
     clock = _Clock(sde, flow.clock, flow.ends)
 
     def field(u: Tensor, y: Tensor, index: Tensor) -> Tensor:
         t = clock.time(u)
         state = y[:, :dim].reshape(-1, *x.shape[1:]).to(flow.dtype)
-        s, trace = score_and_divergence(
-            parts(index),
-            state,
-            t,
-            flow.divergence,
-            probes[index],
-            control_variate=flow.control_variate,
-            forward_mode=flow.forward_mode,
-            differentiable=flow.differentiable,
-        )
+        s, trace = flow.estimate(parts(index), state, t, probes=probes[index])
         weight = 0.5 * sde.g(t).square()
         s = widened(s)
         velocity = sde.drift(state, t) - expand(weight, s) * s
@@ -222,7 +214,7 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
         # log p is a sum over coordinates, so that their errors are summed, not averaged. Its
         # tolerance is absolute, since the accuracy that is needed does not depend on its size.
         error, log_prob = error[:, :dim], error[:, dim:].mean(1)
-        state = of_state(error, y[:, :dim], y_next[:, :dim])
+        state = flow.of_state(error, y[:, :dim], y_next[:, :dim])
         return torch.maximum(state, log_prob.abs() / flow.log_prob_tol)
 
     sums = torch.zeros(len(x), flow.divergence.estimates, dtype=torch.float64, device=x.device)
@@ -245,20 +237,8 @@ def _integrate(sde: SDE, score: Score, x: Tensor, probes: Tensor, flow: _Flow) -
         others = {"divergence of the score": trace[row], "log p": y[row, dim:]}
         return not_finite(state[row], s[row], **others)
 
-    return integrate(
-        field,
-        start,
-        *clock.ends,
-        rtol=flow.rtol,
-        atol=flow.atol,
-        norm=norm,
-        tableau=flow.tableau,
-        local_error=local_error,
-        time_of=clock.time,
-        cause=cause,
-        give_up=flow.give_up,
-        local_tol=STATE_SHARE * flow.log_prob_tol,
-    )
+    own = {"norm": norm, "local_error": local_error, "time_of": clock.time, "cause": cause}
+    return flow.solve(field, start, *clock.ends, **own)
 
 
 class _Clock:
@@ -272,12 +252,10 @@ class _Clock:
 
     def time(self, u: Tensor) -> Tensor:
         """t where the variable is u."""
+        if not self.over_half_log_snr:
+            return u
         # Stages may pass an end by a rounding error, where λ has no inverse.
-        return (
-            self.sde.time_of_half_log_snr(u.clamp(*self.ends[::-1]))
-            if self.over_half_log_snr
-            else u
-        )
+        return self.sde.time_of_half_log_snr(u.clamp(*self.ends[::-1]))
 
     def rate(self, t: Tensor) -> Tensor:
         """dt/du at time t."""

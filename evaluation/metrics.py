@@ -75,10 +75,7 @@ def class_coverage(probabilities: ArrayLike) -> Array:
     The share of a mode that the generator has lost is near 0.
 
     Args:
-        probabilities: p(k | x_n), shape (N, K), N ≥ 1.
-
-    Raises:
-        ValueError: The shape is wrong, or the array is empty.
+        probabilities: p(k | x_n), shape (N, K), N ≥ 1; other shapes raise a ValueError.
     """
     table = _probability_table(probabilities)
     return np.bincount(table.argmax(axis=1), minlength=table.shape[1]) / len(table)
@@ -88,11 +85,8 @@ def confident_share(probabilities: ArrayLike, threshold: float = 0.9) -> float:
     """Return the share of rows, 0 … 1, with max_k p(k | x_n) ≥ threshold.
 
     Args:
-        probabilities: p(k | x_n), shape (N, K), N ≥ 1.
+        probabilities: p(k | x_n), as for `class_coverage`.
         threshold: Least confidence that counts, 0 … 1.
-
-    Raises:
-        ValueError: The shape is wrong, or the array is empty.
     """
     return float(np.mean(_probability_table(probabilities).max(axis=1) >= threshold))
 

@@ -183,11 +183,7 @@ Result = TypeVar("Result", Likelihood, VariationalBound)
 
 
 def join(parts: Sequence[Result]) -> Result:
-    """The results of several batches as one, in the order of the batches.
-
-    Args:
-        parts: One or more results that were computed with the same settings.
-    """
+    """The results of one or more batches with the same settings as one, in their order."""
     names = [f.name for f in fields(parts[0]) if isinstance(getattr(parts[0], f.name), Tensor)]
     columns: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
     return replace(parts[0], **columns)
@@ -210,13 +206,7 @@ def mean_and_error(values: Tensor | ArrayLike) -> tuple[float, float]:
 
 
 def warn_failed(failed: Tensor, sample_ids: Sequence[int], name: str) -> None:
-    """Warn of samples without a finite likelihood or bound.
-
-    Args:
-        failed: Whether each sample has none, shape (B,).
-        sample_ids: Numbers of the samples.
-        name: What they lack, for the message.
-    """
+    """Warn of the samples that have `failed` (B,) to get what the message names."""
     bad = failed.nonzero()[:, 0].tolist()
     if bad:
         warnings.warn(

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scoresde.sde import SDE, Evaluations, Score, expand
 from scoresde.sde.broadcast import widened
@@ -40,7 +39,6 @@ def variational_bound(
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
-    progress: bool = False,
 ) -> VariationalBound:
     """The bound of a discrete-time chain, DDPM's L_vlb: one KL per step, and a decoder.
 
@@ -59,10 +57,9 @@ def variational_bound(
         terms: Number of steps that are evaluated for each sample, one in each of as many equal
             parts of the chain; all steps by default.
         eps: Lowest time; the `sampling_eps` of the process by default.
-        seed: Seed of the noise.
-        sample_ids: Numbers of the samples, which determine their noise; 0 … B − 1 by default.
+        seed: Seed of terms and noise.
+        sample_ids: Numbers of the samples, which determine both; 0 … B − 1 by default.
         dtype: Type of the network's input; torch's default type by default.
-        progress: Show a progress bar on a terminal.
 
     Raises:
         ValueError: Values outside the cells, fewer than two steps, more terms than steps, an
@@ -102,7 +99,7 @@ def variational_bound(
             model = torch.exp(share * wide.log() + (1 - share) * own.log())
         return normal_kl(gap, own, torch.zeros_like(gap), model).flatten(1).sum(1)
 
-    values = _evaluate(term, chosen.shape[1], progress)
+    values = torch.stack([term(number) for number in range(chosen.shape[1])], 1)
     bound = data.bound(levels[-1], values, levels[chosen], count, "vlb", terms is None)
     return replace(bound, steps=steps, variance="learned" if callable(variance) else variance)
 
@@ -119,26 +116,18 @@ def elbo(
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
-    progress: bool = False,
 ) -> VariationalBound:
     """The bound in continuous time, the limit of `variational_bound` for infinitely many steps.
 
         KL(q(x_T | x_0) ‖ prior) + ½ ∫_eps^T (g²/σ²) E‖σ s + z‖² dt − log p(k | x_eps)
 
     The times are uniform in λ, where g²/σ² dt = −2 dλ gives all of them the same weight; they are
-    stratified, one in each of M equal parts. The decoder is that of `variational_bound`.
+    stratified, one in each of M equal parts. The decoder and the arguments that are not listed are
+    those of `variational_bound`.
 
     Args:
-        sde: Process.
-        score: s(x, t).
-        k: Quantized values, integers, shape (B, *).
-        cells: Cells of the values.
         terms: Number M ≥ 1 of times for each sample.
         eps: Lowest time; the `eps` of the process by default.
-        seed: Seed of times and noise.
-        sample_ids: Numbers of the samples, which determine both; 0 … B − 1 by default.
-        dtype: Type of the network's input; torch's default type by default.
-        progress: Show a progress bar on a terminal.
 
     Raises:
         ValueError: Values outside the cells, fewer than one term, or eps outside (0, T).
@@ -161,13 +150,8 @@ def elbo(
         residual = sigma * data.score(x, t).double() + data.noise(purpose)
         return (high - low) * residual.square().flatten(1).sum(1)
 
-    return data.bound(ends[1], _evaluate(term, terms, progress), times, 1, "elbo", False)
-
-
-def _evaluate(term: Callable[[int], Tensor], count: int, progress: bool) -> Tensor:
-    """The terms 0 … count − 1 of each sample, shape (B, count)."""
-    bar = tqdm(range(count), disable=None if progress else True, leave=False, unit="term")
-    return torch.stack([term(number) for number in bar], 1)
+    values = torch.stack([term(number) for number in range(terms)], 1)
+    return data.bound(ends[1], values, times, 1, "elbo", False)
 
 
 class _Data:

@@ -315,11 +315,8 @@ class SDE(Described, ABC):
     def check_signal(self, who: str) -> None:
         """Refuse a chain whose last level is pure noise, on behalf of what follows the score alone.
 
-        Args:
-            who: What follows the score alone, as the error names it.
-
         Raises:
-            ValueError: The last level has α = 0.
+            ValueError: The last level has α = 0; the error says that `who` cannot leave it.
         """
         if self.zero_terminal_snr:
             raise ValueError(
@@ -348,14 +345,7 @@ class SDE(Described, ABC):
 
 
 def powers(first: float, last: float, rho: float, steps: int) -> Tensor:
-    """Numbers from first to last, equally spaced in their power 1/ρ; shape (steps + 1,).
-
-    Args:
-        first: First number, ≥ 0.
-        last: Last number, ≥ 0.
-        rho: ρ > 0.
-        steps: Number of steps.
-    """
+    """Numbers from first to last, equally spaced in their power 1/ρ; shape (steps + 1,)."""
     roots = torch.linspace(first ** (1 / rho), last ** (1 / rho), steps + 1, dtype=torch.float64)
     numbers = roots**rho
     numbers[0], numbers[-1] = first, last  # not a rounding away from them

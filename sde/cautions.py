@@ -50,8 +50,7 @@ def caution(message: str) -> None:
 def caution_training(score: Any) -> None:
     """Warn if a score is a network in train() mode whose values depend on that mode.
 
-    Args:
-        score: s(x, t); nothing is known about a callable without a module.
+    Nothing is known about a callable without a module.
     """
     module = None if _silent.get() else module_of(score)
     for name, part in () if module is None else module.named_modules():
@@ -71,11 +70,8 @@ def caution_width(sde: SDE, x0: Tensor) -> None:
         r_i = (α² S_i + σ²)/P²
 
     with α and σ at T, the prior's standard deviation P, and the mean m and variance S of each
-    coordinate. The likelihood loses so many nats; above 0.02 per coordinate there is a warning.
-
-    Args:
-        sde: Process.
-        x0: Data, shape (B, *).
+    coordinate of the data x_0 (B, *). The likelihood loses so many nats; above 0.02 per coordinate
+    there is a warning.
     """
     if _silent.get():
         return
@@ -100,14 +96,11 @@ def check_graph(name: str, x: Tensor, kept: bool, drops: str, act: str) -> None:
     """Warn where a graph is dropped, and refuse to keep one where torch records none.
 
     Args:
-        name: Name of the tensor whose gradient the caller may want.
-        x: That tensor.
+        name: Name of x in the warning.
+        x: Tensor whose gradient the caller may want.
         kept: Whether the caller wants the graph.
         drops: Subject and verb of the warning, such as "sampling drops".
         act: Advice of the error, such as "sample".
-
-    Raises:
-        ValueError: A graph was asked for within `torch.inference_mode()`.
     """
     if kept and torch.is_inference_mode_enabled():
         raise ValueError(
@@ -122,13 +115,9 @@ def check_graph(name: str, x: Tensor, kept: bool, drops: str, act: str) -> None:
 
 
 def prior_cost(sde: SDE, x0: Tensor) -> float:
-    """The divergence of `caution_width` for each coordinate, in nats.
+    """The divergence of `caution_width` for each coordinate of data (B, *), in nats.
 
     For fewer than eight samples m is taken as 0 and S as the mean of all squares.
-
-    Args:
-        sde: Process.
-        x0: Data, shape (B, *).
     """
     end = torch.tensor(sde.T, dtype=torch.float64)
     alpha, sigma = sde.alpha(end).item(), sde.sigma(end).item()

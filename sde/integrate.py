@@ -70,19 +70,15 @@ class Solution:
     frames: Tensor | None
 
 
-def scaled(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -> Tensor:
-    """error / (atol + rtol max(|y|, |y′|)), elementwise."""
-    return error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))
-
-
 def error_norm(rtol: float, atol: float, kind: str = "mean") -> ErrorNorm:
-    """Norm of a sample's scaled errors: their root mean square, or with `sum` their length.
+    """Norm of a sample's errors / (atol + rtol max(|y|, |y′|)).
 
-    With `sum` the tolerance holds for the whole sample, with `mean` for a typical coordinate.
+    With `sum` it is their length, and the tolerance holds for the whole sample; with `mean` it is
+    their root mean square, for a typical coordinate.
     """
 
     def norm(error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
-        squares = scaled(error, y, y_next, rtol, atol).square()
+        squares = (error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))).square()
         return (squares.mean(1) if kind == "mean" else squares.sum(1)).sqrt()
 
     return norm
@@ -207,9 +203,6 @@ def _forget(index: Tensor, y: Tensor, errors: Tensor, frames: Tensor | None) -> 
         frames[:, index] = torch.nan
 
 
-_Trial = tuple["_State", Tensor, list[Tensor]]
-
-
 @dataclass
 class _State:
     """The A samples under way.
@@ -271,7 +264,9 @@ class _State:
         slope, h, size = self.slope[mask], self.h[mask], self.size[mask]
         return _State(index, t, y, lost, slope, h, self.error[mask], size, self.t1)
 
-    def step(self, field: Field, gauge: _Gauge, tableau: EmbeddedPair) -> _Trial:
+    def step(
+        self, field: Field, gauge: _Gauge, tableau: EmbeddedPair
+    ) -> tuple["_State", Tensor, list[Tensor]]:
         """Try one step for each sample; return the state before, who accepted, and the slopes."""
         before = replace(self)
         last, h = self.length()

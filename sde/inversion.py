@@ -15,14 +15,7 @@ def invert_half_log_snr(sde: "SDE", half_log_snr: Tensor) -> Tensor:
     Newton's method with λ′ = −g²/(2σ²), which holds for every process, safeguarded by bisection:
     where Newton's step leaves the bracket or does not halve the error, the bracket is halved. Every
     search therefore ends, at the latest with two neighbouring numbers of float64, of which the one
-    closer in λ is taken.
-
-    Args:
-        sde: Process.
-        half_log_snr: λ between λ(T) and λ(0), any shape.
-
-    Raises:
-        ValueError: A value lies outside the range of the process, or the process has no λ.
+    closer in λ is taken. Arguments and errors are those of `SDE.time_of_half_log_snr`.
     """
     sde.check_finite_snr()
     lam = half_log_snr.double()

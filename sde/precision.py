@@ -33,10 +33,6 @@ def computing_dtype(score: Any, x: Tensor) -> torch.dtype:
 
     Considered are the types of x, of the network's parameters where `module_of` finds a network,
     and of autocast where it is on.
-
-    Args:
-        score: s(x, t).
-        x: State, floating point.
     """
     return max({x.dtype, *_types(score, x.device.type)}, key=lambda dtype: torch.finfo(dtype).eps)
 

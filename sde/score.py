@@ -65,11 +65,7 @@ def take(condition: Condition, index: Tensor) -> Condition:
 
 
 def per_sample(condition: Any, x: Tensor) -> Condition:
-    """A condition with a row for each sample of a state, on the device of the state.
-
-    Args:
-        condition: A tensor or a dict of tensors.
-        x: State, shape (B, *).
+    """A condition with a row for each sample of a state x (B, *), on the device of the state.
 
     Raises:
         ValueError: The condition has neither B rows nor one for all.
@@ -96,11 +92,6 @@ def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
     Another shape would be broadcast silently into wrong samples, and another type would change that
     of the state and of its noise.
 
-    Args:
-        x: State, shape (B, *).
-        value: Value of a caller's function.
-        name: Name of the value in errors.
-
     Raises:
         TypeError: The value is not a tensor.
         ValueError: The value has another shape than x.
@@ -120,13 +111,8 @@ def like(x: Tensor, value: Tensor, name: str = "the score") -> Tensor:
 def denoise(score: Any, x: Tensor, t: Tensor) -> Tensor:
     """The data prediction D(x, t) of a score, for times at which none follows from the score.
 
-    Args:
-        score: s(x, t), with a method `denoise(x, t)`.
-        x: State, shape (B, *).
-        t: Time, shape (B,) or ().
-
     Raises:
-        ValueError: The score has no such method.
+        ValueError: The score has no method `denoise(x, t)`.
     """
     own = getattr(score, "denoise", None)
     if own is None:
@@ -178,14 +164,9 @@ class Evaluations:
         except (RuntimeError, ValueError, IndexError) as error:
             if self.size in (None, len(x)) or hasattr(self.score, "rows"):
                 raise
-            raise ValueError(_unbound(len(x), self.size, error)) from error
-
-
-def _unbound(part: int, size: int | None, error: Exception) -> str:
-    """Why a score without `rows` fails where only some samples are evaluated."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"the score failed on {part} of the {size} samples ({reason}): what it keeps of each, such "
-        "as labels in a closure, does not follow its rows; use model.given(condition), or give it "
-        "a method rows(index)"
-    )
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"the score failed on {len(x)} of the {self.size} samples ({reason}): what it "
+                "keeps of each, such as labels in a closure, does not follow its rows; use "
+                "model.given(condition), or give it a method rows(index)"
+            ) from error

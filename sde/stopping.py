@@ -16,16 +16,9 @@ def first_not_finite(x: Tensor) -> int | None:
 
 
 def refuse_not_finite(x: Tensor, slope: Tensor, t: float, first: int = 0) -> None:
-    """Stop a solver of another library, which would continue, where a slope is not finite.
+    """Stop a solver of another library, which would continue, where dx/dt (B, *) is not finite.
 
-    Args:
-        x: State, shape (B, *).
-        slope: Its derivative, shape (B, *).
-        t: Time of the process.
-        first: Position of the first sample of x in its batch.
-
-    Raises:
-        RuntimeError: A slope contains NaN or Inf.
+    `first` is the position of the first sample of x in its batch.
     """
     if bool(slope.detach().isfinite().all()):
         return
@@ -37,13 +30,7 @@ def refuse_not_finite(x: Tensor, slope: Tensor, t: float, first: int = 0) -> Non
 
 
 def not_finite(x: Tensor, s: Tensor, **others: Tensor) -> str | None:
-    """A phrase that says what is not finite at a point, or None.
-
-    Args:
-        x: State.
-        s: Its score.
-        **others: Further values at the point, by their names in the phrase.
-    """
+    """A phrase that names the value at a point that is not finite, or None."""
     for name, value in {"state": x, "score": s, **others}.items():
         if not bool(value.detach().isfinite().all()):
             return f"the {name} is not finite there"
