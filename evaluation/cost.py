@@ -1,7 +1,5 @@
 """The cost of `sample_quality`: bounded for any data, and known before it starts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

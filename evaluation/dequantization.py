@@ -46,7 +46,6 @@ class Uniform(Dequantization):
     name = "uniform"
 
     def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
-        """See `Dequantization.draw`."""
         u = draws.uniform("dequantization", tuple(k.shape[1:])).to(k.device)
         x = alpha * (cells.centre(k) + cells.width * (u - 0.5))
         return x, x.new_full((len(x),), -_log_volume(k, cells, alpha))
@@ -66,7 +65,6 @@ class TruncatedNormal(Dequantization):
     name = "truncated-normal"
 
     def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
-        """See `Dequantization.draw`."""
         tau = alpha * cells.width / (2 * sigma)
         mass = math.erf(tau / math.sqrt(2))
         u = draws.uniform("dequantization", tuple(k.shape[1:])).to(k.device)
@@ -94,7 +92,6 @@ class Variational(Dequantization):
 
     @torch.no_grad()
     def draw(self, k: Tensor, cells: Cells, alpha: float, sigma: float, draws: Draws) -> Points:
-        """See `Dequantization.draw`."""
         z = draws.normal("dequantization", tuple(k.shape[1:])).to(k.device)
         u, log_q = self.flow(k, z)
         x = alpha * (cells.centre(k) + cells.width * (u.double() - 0.5))
@@ -107,11 +104,7 @@ DEQUANTIZATIONS: dict[str, type[Dequantization]] = {
 
 
 def choose_dequantization(name: "str | Dequantization") -> Dequantization:
-    """The dequantization with a name; a `Dequantization` is returned unchanged.
-
-    Raises:
-        ValueError: The name is unknown.
-    """
+    """The dequantization with a name; a `Dequantization` is returned unchanged."""
     if isinstance(name, Dequantization):
         return name
     return DEQUANTIZATIONS[check_choice("dequantization", name, *DEQUANTIZATIONS)]()

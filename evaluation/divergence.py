@@ -69,7 +69,6 @@ class Exact(Divergence):
     stochastic = False
 
     def check(self, dim: int) -> None:
-        """See `Divergence.check`."""
         if dim > EXACT_LIMIT:
             raise ValueError(
                 f"divergence=exact takes at most {EXACT_LIMIT} coordinates, got {dim}; "
@@ -146,7 +145,6 @@ class HutchPlusPlus(Divergence):
         return _probes(draws, self.distribution, 2 * self.estimates, x)
 
     def check(self, dim: int) -> None:
-        """See `Divergence.check`."""
         if self.estimates > dim:
             raise ValueError(
                 f"divergence=hutch++ takes at most {3 * dim} probes in {dim} coordinates, "
@@ -196,11 +194,7 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 
 
 def choose_divergence(name: "str | Divergence") -> Divergence:
-    """The divergence with a name, at its default settings; a `Divergence` is returned unchanged.
-
-    Raises:
-        ValueError: The name is unknown.
-    """
+    """The divergence with a name, at its default settings; a `Divergence` is returned unchanged."""
     if isinstance(name, Divergence):
         return name
     return DIVERGENCES[check_choice("divergence", name, *DIVERGENCES)]()

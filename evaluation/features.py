@@ -3,10 +3,8 @@
 Images are uint8 arrays (N, C, H, W) with grey values 0 … levels − 1, as in the data sets.
 """
 
-from __future__ import annotations
-
 import warnings
-from typing import final
+from typing import Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,12 +53,7 @@ def stratified_halves(
 
 
 def class_problem(labels: NDArray[np.integer], count: int) -> str | None:
-    """Return why images with these labels cannot be split in stratified halves, or None.
-
-    Args:
-        labels: Integers, shape (count,).
-        count: Number of images.
-    """
+    """Return why images with labels (count,) cannot be split in stratified halves, or None."""
     classes, counts = np.unique(np.sort(labels)[_places(count)], return_counts=True)
     if len(classes) >= 2 and counts.min() >= 2:
         return None
@@ -96,6 +89,11 @@ class DigitClassifier:
     Args:
         levels: Number of grey levels of every image, 2 … 256.
         seed: Seed of the weights, the batches and the distortions.
+
+    Raises:
+        ValueError: The images of a method have another shape than in `fit`, or a wrong dtype or
+            range.
+        RuntimeError: The classifier has not been fitted.
     """
 
     def __init__(self, levels: int = 256, seed: int = 0) -> None:
@@ -112,7 +110,7 @@ class DigitClassifier:
         self._require_fit()
         return np.asarray(self._model.classes_)
 
-    def fit(self, images: ArrayLike, labels: ArrayLike) -> DigitClassifier:
+    def fit(self, images: ArrayLike, labels: ArrayLike) -> Self:
         """Train on real images and return the classifier itself.
 
         Args:
@@ -142,21 +140,11 @@ class DigitClassifier:
         return self
 
     def probabilities(self, images: ArrayLike) -> Array:
-        """Return p(k | x), shape (N, K), of images (N, C, H, W); rows sum to 1.
-
-        Raises:
-            ValueError: The images have another shape than in `fit`, or a wrong dtype or range.
-            RuntimeError: The classifier has not been fitted.
-        """
+        """Return p(k | x), shape (N, K), of images (N, C, H, W); rows sum to 1."""
         return np.asarray(self._model.predict_proba(self._rows(images)))
 
     def features(self, images: ArrayLike) -> Array:
-        """Return the features h(x), shape (N, F), of images (N, C, H, W).
-
-        Raises:
-            ValueError: The images have another shape than in `fit`, or a wrong dtype or range.
-            RuntimeError: The classifier has not been fitted.
-        """
+        """Return the features h(x), shape (N, F), of images (N, C, H, W)."""
         h = self._rows(images)
         for weight, bias in zip(self._model.coefs_[:-1], self._model.intercepts_[:-1], strict=True):
             h = np.maximum(h @ weight + bias, 0.0)
@@ -166,8 +154,7 @@ class DigitClassifier:
         """Return the share, 0 … 1, of images (N, C, H, W) whose most probable class is their label.
 
         Raises:
-            ValueError: The images have another shape than in `fit`, or the labels not shape (N,).
-            RuntimeError: The classifier has not been fitted.
+            ValueError: The labels do not have shape (N,).
         """
         guesses = self.classes[self.probabilities(images).argmax(axis=1)]
         if np.shape(labels) != guesses.shape:

@@ -19,14 +19,16 @@ from .likelihood import CLOCKS, log_likelihood
 from .quantized import quantized_likelihood
 from .result import Likelihood
 
+SHARED = ("divergence", "rtol", "atol", "method", "clock", "eps", "batch_size")
+"""Settings that `log_likelihood` takes as they are."""
+
 
 @dataclass(frozen=True)
 class FlowLikelihood:
     """Likelihoods by the probability-flow ODE: `log_likelihood` or `quantized_likelihood`.
 
-    The settings that are not listed are those of `log_likelihood`.
-
     Args:
+        divergence, rtol, atol, method, clock, eps, batch_size: As for `log_likelihood`.
         dequantization: Distribution q(x | k) within the cells of quantized values k.
         log_prob_tol: Absolute tolerance of log p in nats > 0; None for rtol of a point, and for
             rtol per coordinate of an image, whose bits/dim are a mean over coordinates.
@@ -108,26 +110,9 @@ class FlowLikelihood:
         tolerance = self.log_prob_tol
         if tolerance is None and cells is not None:
             tolerance = self.rtol * raw[0].numel()
-        settings = {
-            "rtol": self.rtol,
-            "atol": self.atol,
-            "log_prob_tol": tolerance,
-            "method": self.method,
-            "clock": self.clock,
-            "eps": self.eps,
-            "divergence": self.divergence,
-            "batch_size": self.batch_size,
-            "give_up": True,
-        } | own
+        settings = {name: getattr(self, name) for name in SHARED}
+        settings |= {"log_prob_tol": tolerance, "give_up": True} | own
         if cells is None:
             return log_likelihood(sde, score, raw, **settings)
-        return quantized_likelihood(
-            sde,
-            score,
-            raw,
-            cells,
-            dequantization=self.dequantization,
-            samples=self.draws,
-            importance=self.importance,
-            **settings,
-        )
+        settings |= {"dequantization": self.dequantization, "samples": self.draws}
+        return quantized_likelihood(sde, score, raw, cells, importance=self.importance, **settings)

@@ -1,7 +1,5 @@
 """Images with integer grey values: their check, their grids, and the files that hold them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial

@@ -4,8 +4,6 @@ Every statistic here depends on the number of samples. Compare it with its floor
 between two sets of real data of the same size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

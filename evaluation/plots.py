@@ -232,10 +232,9 @@ def save_histograms(values: dict[str, Tensor], path: PathLike, name: str) -> Pat
     edges = np.histogram_bin_edges(np.concatenate(list(parts.values())), bins=60)
     figure, (axes,) = _figure(1, (5.6, 3.6))
     axes.set(xlabel=name, ylabel="density")
-    bins = edges.tolist()
     for (label, v), color in zip(parts.items(), (_BLUE, _ORANGE, _GREY), strict=False):
         label = f"{label} ({v.size})"
-        axes.hist(v, bins, density=True, alpha=0.6, color=color, label=label)
+        axes.hist(v, edges.tolist(), density=True, alpha=0.6, color=color, label=label)
     axes.legend(frameon=False)
     return write(path, ".png", figure.savefig)
 

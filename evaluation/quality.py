@@ -22,15 +22,7 @@ class ClassifierQuality:
     def __call__(
         self, samples: Tensor, real: list[Tensor], labels: Tensor, levels: int, seed: int
     ) -> dict[str, Any]:
-        """What the classifier says of samples, as plain values.
-
-        Args:
-            samples: Grey values, uint8, shape (N, C, H, W).
-            real: Real images of the same shape, in parts.
-            labels: Their labels, shape (M,).
-            levels: Number of grey levels.
-            seed: Seed of the classifier.
-        """
+        """What the classifier says of samples, as plain values; the real images come in parts."""
         images = torch.cat(real)
         print(f"quality: {cost(len(samples), len(images), tuple(images.shape[1:]))}", flush=True)
         return asdict(sample_quality(samples, images, labels, levels, seed=seed))

@@ -6,8 +6,6 @@ distribution (nats), `quality` (the fields of `SampleQuality`), `nfe`, and `seco
 with any of train, sample, likelihood, total). Values that are missing or None are left out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,16 +43,13 @@ def results_table(results: Sequence[Result]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _text(key: str) -> Callable[[Result], str]:
-    return lambda result: "" if result.get(key) is None else str(result[key])
+def _text(key: str, template: str = "{}") -> Callable[[Result], str]:
+    return lambda result: "" if result.get(key) is None else template.format(result[key])
 
 
-def _nfe(result: Result) -> str:
-    return "" if result.get("nfe") is None else f"{result['nfe']:.0f}"
-
-
-def _measured(value: float | None, error: float | None) -> str:
+def _measured(result: Result, key: str) -> str:
     """Return value ± error with the decimals that the error justifies, or two without an error."""
+    value, error = result.get(key), result.get(f"{key}_error")
     if value is None:
         return ""
     if error is None or not math.isfinite(error) or error <= 0:
@@ -64,12 +59,12 @@ def _measured(value: float | None, error: float | None) -> str:
 
 
 def _bits_per_dim(result: Result) -> str:
-    text = _measured(result.get("bits_per_dim"), result.get("bits_per_dim_error"))
+    text = _measured(result, "bits_per_dim")
     return f"≤ {text}" if text and result.get("bound") else text
 
 
 def _log_likelihood(result: Result) -> str:
-    text = _measured(result.get("log_likelihood"), result.get("log_likelihood_error"))
+    text = _measured(result, "log_likelihood")
     if not text:
         return ""
     # The expected log-likelihood of a model is at most the negative entropy of the data.
@@ -82,14 +77,11 @@ def _quality(template: str) -> Callable[[Result], str]:
 
     def fill(result: Result) -> str:
         quality = result.get("quality")
-        return template.format(**quality) if quality else ""
+        if not quality:
+            return ""
+        return template.format(**quality, smallest_class=100 * quality["coverage_min"])
 
     return fill
-
-
-def _smallest_class(result: Result) -> str:
-    quality = result.get("quality")
-    return f"{100 * quality['coverage_min']:.1f} %" if quality else ""
 
 
 def _seconds(result: Result) -> dict[str, float]:
@@ -121,8 +113,8 @@ _LINES: list[tuple[str, Callable[[Result], str]]] = [
         _quality("{confident:.2f} (real {confident_real:.2f}, ratio {confident_ratio:.2f})"),
     ),
     ("Fréchet", _quality("{frechet:.2f} (floor {frechet_floor:.2f}, {n} images)")),
-    ("smallest class", _smallest_class),
-    ("NFE", _nfe),
+    ("smallest class", _quality("{smallest_class:.1f} %")),
+    ("NFE", _text("nfe", "{:.0f}")),
     ("time", _all_seconds),
     ("saved in", _text("run_dir")),
 ]
@@ -133,9 +125,9 @@ _COLUMNS: dict[str, Callable[[Result], str]] = {
     "sampler": _text("sampler"),
     "bits/dim": _bits_per_dim,
     "log-likelihood": _log_likelihood,
-    "smallest class": _smallest_class,
+    "smallest class": _quality("{smallest_class:.1f} %"),
     "confident ratio": _quality("{confident_ratio:.2f}"),
     "Fréchet / floor": _quality("{frechet:.2f} / {frechet_floor:.2f}"),
-    "NFE": _nfe,
+    "NFE": _text("nfe", "{:.0f}"),
     "time": _total_seconds,
 }

@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 def numbers_of(x: Tensor, sample_ids: Sequence[int] | None) -> list[int]:
-    """The numbers of the samples x (B, *): 0 … B − 1 where none are given.
-
-    Raises:
-        ValueError: There are not as many numbers as samples.
-    """
+    """The numbers of the samples x (B, *): 0 … B − 1 where none are given."""
     numbers = list(range(len(x)) if sample_ids is None else sample_ids)
     if len(numbers) != len(x):
         raise ValueError(
@@ -24,12 +20,7 @@ def numbers_of(x: Tensor, sample_ids: Sequence[int] | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of B samples: functions of a seed, a sample's number and a purpose alone.
-
-    Args:
-        seed: Seed.
-        sample_ids: Numbers of the samples, B of them.
-    """
+    """Random numbers of B samples: functions of a seed, a sample's number and a purpose alone."""
 
     seed: int
     sample_ids: Sequence[int]

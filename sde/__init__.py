@@ -8,8 +8,7 @@ from .edm import EDM
 from .integrate import integrate
 from .prior import Prior
 from .reverse import ReverseSDE
-from .scaled_linear import ScaledLinearSchedule
-from .schedule import CosineSchedule, LinearSchedule, Schedule
+from .schedule import CosineSchedule, LinearSchedule, ScaledLinearSchedule, Schedule
 from .score import Condition, Evaluations, Score, rows
 from .subvp import SubVP
 from .ve import VE

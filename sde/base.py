@@ -214,12 +214,7 @@ class SDE(Described, ABC):
     def discretize(self, steps: int, zero_terminal_snr: bool = False) -> "SDE":
         """The chain on `steps` levels: DDPM for VP, NCSN for VE, and one for any other process.
 
-        Args:
-            steps: Number of levels ≥ 2.
-            zero_terminal_snr: Whether the last level is pure noise; see `Discretized`.
-
-        Raises:
-            ValueError: steps is not an integer ≥ 2, or the process has no such chain.
+        Arguments and errors are those of `Discretized`.
         """
         from .discrete import Discretized  # a Discretized is an SDE: it needs this module first
 
@@ -249,10 +244,10 @@ class SDE(Described, ABC):
         return self.to_grid(powers(self.T, last, self.rho, steps))
 
     def check_end(self, eps: float) -> float:
-        """Return a last time of a path towards the data, refusing one that is not in (0, T).
+        """Return a last time of a path towards the data.
 
         Raises:
-            ValueError: eps lies elsewhere, or the process has no λ at T.
+            ValueError: eps is not in (0, T), or the process has no λ at T.
         """
         self.check_finite_snr()
         if not 0 < eps < self.T:
@@ -263,12 +258,9 @@ class SDE(Described, ABC):
         return eps
 
     def check_finite_snr(self) -> None:
-        """Refuse a process whose λ(T) is not finite: α(T) or σ(T) is 0, or not a number.
+        """Raise a ValueError where λ(T) is not finite: α(T) or σ(T) is 0, or not a number.
 
         A chain of zero terminal SNR has λ(T) = −∞ on purpose.
-
-        Raises:
-            ValueError: λ(T) is not finite.
         """
         if self.zero_terminal_snr:
             return
@@ -285,11 +277,7 @@ class SDE(Described, ABC):
             )
 
     def check_alpha(self) -> None:
-        """Refuse a process whose α is not finite and > 0 on [0, T], or whose σ(T) is not.
-
-        Raises:
-            ValueError: α or σ is out of range; the error names the time.
-        """
+        """Raise a ValueError where α on [0, T] or σ(T) is not finite and > 0."""
         if not 0 < self.T < math.inf:
             raise ValueError(f"T of {type(self).__name__} must be finite and > 0, got {self.T}")
         times = torch.linspace(0, self.T, 17, dtype=torch.float64)

@@ -1,4 +1,7 @@
-"""Checks of arguments that every part of the toolkit takes: tensors, switches, counts, choices."""
+"""Checks of arguments that every part of the toolkit takes: tensors, switches, counts, choices.
+
+What they refuse raises a ValueError, and a tensor of another type a TypeError.
+"""
 
 import difflib
 from numbers import Integral, Real
@@ -13,11 +16,7 @@ def check_floating(name: str, x: Tensor) -> None:
 
 
 def check_switch(value: bool, name: str) -> bool:
-    """Return a switch, refusing all but True and False: 'no' and 'off' would count as true.
-
-    Raises:
-        ValueError: The value is not a bool.
-    """
+    """Return a switch, refusing all but True and False: 'no' and 'off' would count as true."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     return value
@@ -29,11 +28,7 @@ def check_steps(steps: int, name: str = "steps") -> int:
 
 
 def check_count(name: str, value: int, least: int) -> int:
-    """Return a count as an int, refusing all but integers ≥ `least`, of NumPy's types too.
-
-    Raises:
-        ValueError: The value is not such an integer.
-    """
+    """Return a count as an int, refusing all but integers ≥ `least`, of NumPy's types too."""
     if not is_integer(value) or value < least:
         raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
     return int(value)
@@ -45,22 +40,14 @@ def is_integer(value: object) -> bool:
 
 
 def check_positive(name: str, value: float) -> float:
-    """Return a number, refusing all but those > 0; inf is one.
-
-    Raises:
-        ValueError: The value is not such a number.
-    """
+    """Return a number, refusing all but those > 0; inf is one."""
     if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
         raise ValueError(f"{name} must be a number > 0, got {value!r}")
     return value
 
 
 def check_choice(name: str, value: str, *allowed: str) -> str:
-    """Return a choice, refusing all but the allowed ones.
-
-    Raises:
-        ValueError: The value is none of them.
-    """
+    """Return a choice, refusing all but the allowed ones."""
     if value not in allowed:
         lower = {choice.lower(): choice for choice in allowed}
         near = difflib.get_close_matches(str(value).lower(), lower, n=1)

@@ -158,10 +158,7 @@ class Discretized(SDE):
 def _checked(base: SDE, steps: int, to_noise: bool) -> tuple[Tensor, Tensor]:
     """The base's table, after checking that λ = log(α/σ) exists and falls from level to level.
 
-    With `to_noise` its last level may have α = 0.
-
-    Raises:
-        ValueError: λ of some level does not; the error names it, and a chain that works, if any.
+    With `to_noise` its last level may have α = 0. The error names a chain that works, if any.
     """
     table = base.levels(steps)
     level = _first_bad(*table, to_noise)
@@ -183,11 +180,7 @@ def _checked(base: SDE, steps: int, to_noise: bool) -> tuple[Tensor, Tensor]:
 
 
 def _without_signal(alphas: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-    """The table of a chain, shifted and stretched until its last level is pure noise.
-
-    Raises:
-        ValueError: The chain does not preserve the variance, so that σ does not follow from α.
-    """
+    """The table of a variance-preserving chain, moved until its last level is pure noise."""
     if not bool(((alphas.square() + sigmas.square() - 1).abs() < 1e-9).all()):
         raise ValueError(
             "zero_terminal_snr is of chains that preserve the variance, α² + σ² = 1, as those over "

@@ -85,14 +85,10 @@ def error_norm(rtol: float, atol: float, kind: str = "mean") -> ErrorNorm:
 
 
 def check_resolution(rtol: float, dtype: torch.dtype) -> None:
-    """Refuse a tolerance that is not > 0, or that a network of this type cannot meet.
+    """Raise a ValueError for a relative tolerance that a network of this type cannot meet.
 
-    Args:
-        rtol: Relative tolerance.
-        dtype: Type in which the network computes; see `sde.precision.computing_dtype`.
-
-    Raises:
-        ValueError: rtol is not > 0, or is below four units of the type's rounding.
+    It must be > 0 and at least four units of rounding of the type in which the network computes;
+    see `sde.precision.computing_dtype`.
     """
     if not 0 < rtol < float("inf"):
         raise ValueError(f"rtol must be > 0, got {rtol}")
@@ -260,9 +256,8 @@ class _State:
         """The samples of a mask."""
         if bool(mask.all()):
             return self
-        index, t, y, lost = self.index[mask], self.t[mask], self.y[mask], self.lost[mask]
-        slope, h, size = self.slope[mask], self.h[mask], self.size[mask]
-        return _State(index, t, y, lost, slope, h, self.error[mask], size, self.t1)
+        kept = {name: value[mask] for name, value in vars(self).items() if name != "t1"}
+        return replace(self, **kept)
 
     def step(
         self, field: Field, gauge: _Gauge, tableau: EmbeddedPair
@@ -271,11 +266,11 @@ class _State:
         before = replace(self)
         last, h = self.length()
         length = h.to(self.y)[:, None]
-        step, slopes = _stages(field, self, length, tableau)
+        step, slopes = self._stages(field, length, tableau)
         step = step + self.lost
         y_next = self.y + step
         t_next = torch.where(last, torch.full_like(self.t, self.t1), self.t + h)
-        error, self.size = _error(gauge, tableau, slopes, length, self.y, t_next, y_next)
+        error, self.size = self._error(gauge, tableau, slopes, length, t_next, y_next)
         error = torch.where(error.isfinite(), error, torch.inf).clamp(min=1e-10)
         accepted = error <= 1
         row = accepted[:, None]
@@ -286,6 +281,33 @@ class _State:
         self.h = h * self._growth(error, accepted, tableau.order)
         self.error = torch.where(accepted, error.clamp(min=1e-4), self.error)
         return before, accepted, slopes
+
+    def _stages(
+        self, field: Field, h: Tensor, tableau: EmbeddedPair
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Change of y in a step h (A, 1) and the slopes of all stages."""
+        slopes = [self.slope]
+        change = torch.zeros_like(self.y)
+        for c, row in zip(tableau.c, tableau.a, strict=True):
+            change = h * _combine(row, slopes)
+            slopes.append(field(self.t + c * h[:, 0].double(), self.y + change, self.index))
+        return change, slopes
+
+    def _error(
+        self, gauge: _Gauge, pair: EmbeddedPair, slopes: list[Tensor], h: Tensor, *step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Norm and effect of the estimated error of a step h to (t, y) = `step`, (A,) each.
+
+        With two companions the norm is e · e/√(e² + 0.01 e_coarse²), which is close to e while
+        steps are too long for the asymptotic powers of h (Hairer et al. 1993, II.10).
+        """
+        ends = self.y, *step, slopes[-1]
+        fine, size = gauge(_combine(pair.e, slopes).detach() * h, *ends)
+        if not pair.e_coarse:
+            return fine, size
+        coarse, _ = gauge(_combine(pair.e_coarse, slopes).detach() * h, *ends)
+        # Where both vanish the step is exact, and 0/0 would refuse it.
+        return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30), size
 
     def _growth(self, error: Tensor, accepted: Tensor, order: int) -> Tensor:
         """Factor of the next step: PI control after success, plain control after failure."""
@@ -314,41 +336,6 @@ def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
         if weight:
             total = torch.add(total, slope, alpha=weight)
     return total
-
-
-def _error(
-    gauge: _Gauge,
-    tableau: EmbeddedPair,
-    slopes: list[Tensor],
-    h: Tensor,
-    y: Tensor,
-    t_next: Tensor,
-    y_next: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Norm and effect of the estimated error of a step, (A,) each.
-
-    With two companions the norm is e · e/√(e² + 0.01 e_coarse²), which is close to e while steps
-    are too long for the asymptotic powers of h (Hairer et al. 1993, II.10).
-    """
-    step = y, t_next, y_next, slopes[-1]
-    fine, size = gauge(_combine(tableau.e, slopes).detach() * h, *step)
-    if not tableau.e_coarse:
-        return fine, size
-    coarse, _ = gauge(_combine(tableau.e_coarse, slopes).detach() * h, *step)
-    # Where both vanish the step is exact, and 0/0 would refuse it.
-    return fine.square() / torch.hypot(fine, 0.1 * coarse).clamp(min=1e-30), size
-
-
-def _stages(
-    field: Field, state: _State, h: Tensor, tableau: EmbeddedPair
-) -> tuple[Tensor, list[Tensor]]:
-    """Change of y in a step h (A, 1) and the slopes of all stages."""
-    slopes = [state.slope]
-    change = torch.zeros_like(state.y)
-    for c, row in zip(tableau.c, tableau.a, strict=True):
-        change = h * _combine(row, slopes)
-        slopes.append(field(state.t + c * h[:, 0].double(), state.y + change, state.index))
-    return change, slopes
 
 
 def _interpolate(

@@ -38,29 +38,29 @@ class Schedule(Described, ABC):
 
         Raises:
             ValueError: B(T) or β(T) is not finite, or B(T) is too large; the error names the
-                largest T that works.
+                largest constant that works.
         """
-        if self._fits(self.T):
-            return
+        if not self._fits(self.T):
+            noise = self.integral(torch.tensor(self.T, dtype=torch.float64)).item()
+            raise ValueError(
+                f"the integral of beta up to T={self.T:g} is {noise:.6g}, and must be in "
+                f"(0, {MOST_NOISE:.6g}], beyond which alpha(T) is 0 in float64; {self._instead()}"
+            )
+
+    def _instead(self) -> str:
+        """Which constants would do, for the error of `check`: here the largest T."""
         low, high = 0.0, self.T if 0 < self.T < math.inf else 0.0
         for _ in range(100):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if self._fits(middle) else (low, middle)
         largest = math.floor(low * 1e4) / 1e4
-        raise ValueError(self._too_noisy() + f"; set T of {type(self).__name__} to {largest:g}")
+        return f"set T of {type(self).__name__} to {largest:g}"
 
     def _fits(self, t: float) -> bool:
         """Whether the process could end at t."""
         time = torch.tensor(t, dtype=torch.float64)
         return 0 < t < math.inf and (
             0 < self.integral(time).item() <= MOST_NOISE and 0 < self.beta(time).item() < math.inf
-        )
-
-    def _too_noisy(self) -> str:
-        noise = self.integral(torch.tensor(self.T, dtype=torch.float64)).item()
-        return (
-            f"the integral of beta up to T={self.T:g} is {noise:.6g}, and must be in "
-            f"(0, {MOST_NOISE:.6g}], beyond which alpha(T) is 0 in float64"
         )
 
     def log_alpha_levels(self, steps: int) -> Tensor:
@@ -100,23 +100,15 @@ class LinearSchedule(Schedule):
         """t β_min + ½ t² (β_max − β_min)."""
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
-    def check(self) -> None:
-        """Refuse constants for which α(T) is 0 in float64; see `Schedule.check`.
-
-        Raises:
-            ValueError: B(T) is too large; the error names the largest beta_max that works.
-        """
-        if self._fits(self.T):
-            return
+    def _instead(self) -> str:
+        """The largest beta_max."""
         rest = MOST_NOISE - self.T * self.beta_min
         largest = math.floor(10 * (self.beta_min + 2 * rest / self.T**2)) / 10
         if largest < self.beta_min:
             largest = math.floor(10 * MOST_NOISE / self.T) / 10
-            raise ValueError(f"{self._too_noisy()}; use beta_min and beta_max ≤ {largest:g}")
-        raise ValueError(
-            f"{self._too_noisy()}; with beta_min={self.beta_min:g} use beta_max ≤ {largest:g}, "
-            f"got {self.beta_max:g}"
-        )
+            return f"use beta_min and beta_max ≤ {largest:g}"
+        known = f"with beta_min={self.beta_min:g}"
+        return f"{known} use beta_max ≤ {largest:g}, got {self.beta_max:g}"
 
     def betas(self, steps: int) -> Tensor:
         """β_i = linspace(β_min/N, β_max/N, N), DDPM's table for N = 1000.
@@ -132,6 +124,49 @@ class LinearSchedule(Schedule):
         return torch.linspace(
             self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64
         )
+
+
+class ScaledLinearSchedule(Schedule):
+    """The schedule whose √β grows linearly.
+
+        β(t) = (√β_min + t (√β_max − √β_min))²
+
+    The published chain (0.85 and 12 for N = 1000) ends with α = 0.07, yet sampling starts from
+    N(0, I).
+
+    Args:
+        beta_min: β(0) > 0.
+        beta_max: β(1) ≥ β_min.
+
+    Raises:
+        ValueError: The constants are not 0 < beta_min ≤ beta_max < ∞.
+
+    Reference: Rombach et al. 2022, arXiv:2112.10752; `scaled_linear` in diffusers.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        self._ends = LinearSchedule(beta_min, beta_max)  # checks the constants
+        self.beta_min, self.beta_max = self._ends.beta_min, self._ends.beta_max
+        self._first = math.sqrt(self.beta_min)
+        self._rise = math.sqrt(self.beta_max) - self._first
+
+    def beta(self, t: Tensor) -> Tensor:
+        """(√β_min + t (√β_max − √β_min))²."""
+        return (self._first + t * self._rise).square()
+
+    def integral(self, t: Tensor) -> Tensor:
+        """t (β_min + t √β_min d + ⅓ t² d²) with d = √β_max − √β_min."""
+        first, rise = self._first, self._rise
+        return t * (self.beta_min + t * (first * rise + t * (rise * rise / 3)))
+
+    def betas(self, steps: int) -> Tensor:
+        """β_i = linspace(√(β_min/N), √(β_max/N), N)².
+
+        Raises:
+            ValueError: The chain is too short: β_max/N ≥ 1.
+        """
+        first, last = self._ends.betas(steps)[[0, -1]].sqrt().tolist()
+        return torch.linspace(first, last, steps, dtype=torch.float64).square()
 
 
 class CosineSchedule(Schedule):

@@ -17,14 +17,9 @@ Condition = Tensor | Mapping[str, Tensor]
 
 
 def rows(score: Score, index: Tensor) -> Score:
-    """The score of some samples of a batch.
+    """The score of the samples `index` of a batch, int64, shape (A,), in any order and number.
 
-    Args:
-        score: s(x, t) of the whole batch.
-        index: Positions of the samples, int64, shape (A,), in any order and number.
-
-    Returns:
-        `score.rows(index)` where the score has such a method, else the score itself.
+    It is `score.rows(index)` where the score has such a method, else the score itself.
     """
     own = getattr(score, "rows", None)
     return score if own is None else own(index)

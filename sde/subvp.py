@@ -15,13 +15,7 @@ class SubVP(SDE):
 
     σ carries no square root: it is VP's variance, used as a standard deviation.
 
-    Args:
-        beta_min: β(0) of the linear schedule; 0.1 where not given.
-        beta_max: β(1) of the linear schedule; 20 where not given.
-        schedule: Another β(t), such as `CosineSchedule()`, in place of the linear one.
-
-    Raises:
-        ValueError: Constants out of range, or both a schedule and constants.
+    Arguments and errors are those of `VP`.
 
     Reference: Song et al. 2021, arXiv:2011.13456 (eq. 12, 29).
     """
