@@ -71,9 +71,7 @@ def quantized_likelihood(
     rule = choose_dequantization(dequantization)
     divergence = choose_divergence(settings.get("divergence", "exact")).within(k[0].numel())
     eps = sde.check_end(sde.eps if eps is None else eps)
-    alpha, sigma = (
-        c(torch.tensor(eps, dtype=torch.float64)).item() for c in (sde.alpha, sde.sigma)
-    )
+    alpha, sigma = sde.at(eps)
     dtype = dtype or torch.get_default_dtype()
     numbers = numbers_of(k, sample_ids)
     parts, bounds = list[Likelihood](), list[Tensor]()

@@ -3,7 +3,8 @@
 A result is a dictionary with any of these keys: `data`, `sde`, `sampler`, `run_dir` (text),
 `bits_per_dim`, `log_likelihood` (nats) and their standard errors `…_error`, `entropy` of the true
 distribution (nats), `quality` (the fields of `SampleQuality`), `nfe`, and `seconds` (a dictionary
-with any of train, sample, likelihood, total). Values that are missing or None are left out.
+with any of train, sample, likelihood, total). Values that are missing or None are left out, and
+other keys are ignored.
 """
 
 import math
@@ -17,11 +18,7 @@ _PARTS = ("train", "sample", "likelihood", "total")
 
 
 def result_table(result: Result) -> str:
-    """Return the results of one run as lines of two aligned columns, without a final newline.
-
-    Args:
-        result: Result as described above; unknown keys are ignored.
-    """
+    """Return the results of one run as lines of two aligned columns, without a final newline."""
     lines = [(label, line(result)) for label, line in _LINES]
     lines = [(label, text) for label, text in lines if text]
     width = max((len(label) for label, _ in lines), default=0)
@@ -29,11 +26,7 @@ def result_table(result: Result) -> str:
 
 
 def results_table(results: Sequence[Result]) -> str:
-    """Return a Markdown table with one row per run, and – for missing values.
-
-    Args:
-        results: Results as described above; unknown keys are ignored.
-    """
+    """Return a Markdown table with one row per run, and – for missing values."""
     columns = {name: cell for name, cell in _COLUMNS.items() if any(map(cell, results))}
     rows = [list(columns), ["---" if name in _WORDS else "---:" for name in columns]]
     for result in results:

@@ -24,6 +24,9 @@ VARIANCES = ("posterior", "forward")
 Variance = Callable[[Tensor, Tensor], Tensor]
 """share(x, t) → v in [0, 1] of x's shape: 0 for the posterior's variance, 1 for the step's."""
 
+Term = Callable[[int], Tensor]
+"""term(m) → the term m of the diffusion of each sample, shape (B,)."""
+
 
 @torch.no_grad()
 def variational_bound(
@@ -99,8 +102,7 @@ def variational_bound(
             model = torch.exp(share * wide.log() + (1 - share) * own.log())
         return normal_kl(gap, own, torch.zeros_like(gap), model).flatten(1).sum(1)
 
-    values = torch.stack([term(number) for number in range(chosen.shape[1])], 1)
-    bound = data.bound(levels[-1], values, levels[chosen], count, "vlb", terms is None)
+    bound = data.bound(levels[-1], term, levels[chosen], count, "vlb", terms is None)
     return replace(bound, steps=steps, variance="learned" if callable(variance) else variance)
 
 
@@ -150,8 +152,7 @@ def elbo(
         residual = sigma * data.score(x, t).double() + data.noise(purpose)
         return (high - low) * residual.square().flatten(1).sum(1)
 
-    values = torch.stack([term(number) for number in range(terms)], 1)
-    return data.bound(ends[1], values, times, 1, "elbo", False)
+    return data.bound(ends[1], term, times, 1, "elbo", False)
 
 
 class _Data:
@@ -195,9 +196,10 @@ class _Data:
         return (torch.arange(count, device=u.device) + u) / count
 
     def bound(
-        self, lowest: Tensor, terms: Tensor, times: Tensor, count: int, name: str, complete: bool
+        self, lowest: Tensor, term: Term, times: Tensor, count: int, name: str, complete: bool
     ) -> VariationalBound:
-        """The whole bound from M terms, each of which stands for count/M terms."""
+        """The whole bound from terms at M times, each of which stands for count/M terms."""
+        terms = torch.stack([term(number) for number in range(times.shape[1])], 1)
         sde, n = self.sde, len(self.k)
         end = torch.full((n,), sde.T, dtype=torch.float64, device=self.k.device)
         mean, std = sde.marginal(self.x0, end)

@@ -170,6 +170,11 @@ class SDE(Described, ABC):
         mean, std = self.marginal(x0, t)
         return mean + std * noise
 
+    def at(self, t: float) -> tuple[float, float]:
+        """α(t) and σ(t) as numbers, computed in float64."""
+        time = torch.tensor(t, dtype=torch.float64)
+        return self.alpha(time).item(), self.sigma(time).item()
+
     def half_log_snr(self, t: Tensor) -> Tensor:
         """λ(t) = log α(t) − log σ(t), falling in t; shape of t."""
         return self.alpha(t).log() - self.sigma(t).log()
@@ -264,9 +269,7 @@ class SDE(Described, ABC):
         """
         if self.zero_terminal_snr:
             return
-        alpha, sigma = (
-            c(torch.tensor(self.T, dtype=torch.float64)).item() for c in (self.alpha, self.sigma)
-        )
+        alpha, sigma = self.at(self.T)
         smallest = torch.finfo(torch.float64).tiny
         if not (smallest <= alpha < math.inf and smallest <= sigma < math.inf):
             raise ValueError(
@@ -315,12 +318,7 @@ class SDE(Described, ABC):
             )
 
     def check_time(self, t: Tensor) -> None:
-        """Refuse a time outside [0, T]; only on the CPU, since a check would wait for a GPU.
-
-        Raises:
-            TypeError: t is not floating point.
-            ValueError: A time lies outside [0, T], or is NaN.
-        """
+        """Refuse a time not in [0, T]; only on the CPU, since a check would wait for a GPU."""
         check_floating("t", t)
         if t.device.type != "cpu":
             return

@@ -78,8 +78,7 @@ def caution_width(sde: SDE, x0: Tensor) -> None:
     cost = prior_cost(sde, x0)
     if not cost > COST:
         return
-    end = torch.tensor(sde.T, dtype=torch.float64)
-    alpha, size = sde.alpha(end).item(), x0.detach().double().square().mean().sqrt().item()
+    alpha, size = sde.at(sde.T)[0], x0.detach().double().square().mean().sqrt().item()
     prior = sde.prior((1, 1)).std
     fix = "scale the data down"
     if alpha == 1:  # the prior is then the noise alone, whose size is the process's to choose
@@ -119,8 +118,7 @@ def prior_cost(sde: SDE, x0: Tensor) -> float:
 
     For fewer than eight samples m is taken as 0 and S as the mean of all squares.
     """
-    end = torch.tensor(sde.T, dtype=torch.float64)
-    alpha, sigma = sde.alpha(end).item(), sde.sigma(end).item()
+    alpha, sigma = sde.at(sde.T)
     flat, prior = x0.detach().flatten(1).double(), sde.prior((1, 1)).std
     mean, spread = flat.mean(0), flat.var(0, correction=0)
     if len(flat) < FEW:

@@ -56,8 +56,7 @@ def describe(thing: Described) -> dict[str, Any]:
     if not isinstance(thing, Described):
         raise TypeError(
             f"{cls.__name__} does not say how it was made; derive it from "
-            "scoresde.sde.Described, "
-            "or pass the object itself when loading"
+            "scoresde.sde.Described, or pass the object itself when loading"
         )
     if "<locals>" in cls.__qualname__:
         raise TypeError(f"{cls.__name__} is defined inside a function, where no file can find it")

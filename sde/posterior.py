@@ -44,13 +44,7 @@ def log_cell_probability(low: Tensor, high: Tensor, mean: Tensor, std: Tensor) -
     """Log-probability of [low, high] under N(m, s²), for each coordinate, in nats.
 
     It is computed in the tail on the side of the cell, as a difference of small numbers rather than
-    of numbers close to 1.
-
-    Args:
-        low: Lower ends; −∞ for an open cell.
-        high: Upper ends; ∞ for an open cell.
-        mean: m.
-        std: s > 0.
+    of numbers close to 1. The ends of open cells are −∞ and ∞.
     """
     a, b = (low - mean) / std, (high - mean) / std
     flip = a + b > 0  # both in the upper tail: P(a < z < b) = P(−b < z < −a)

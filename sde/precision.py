@@ -60,7 +60,7 @@ def check_range(
     if widest > largest:
         raise ValueError(f"states of this process reach {widest:g} at T={sde.T:g}, and {fix}")
     end = sde.sampling_eps if end is None else end
-    sigma = float(sde.sigma(torch.tensor(end, dtype=torch.float64)))
+    _, sigma = sde.at(end)
     steepest = max(REACH / sigma, sigma**-2 if derivatives else 0.0)
     if steepest > largest:
         what = "derivatives of scores" if derivatives else "scores"

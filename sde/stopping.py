@@ -20,13 +20,12 @@ def refuse_not_finite(x: Tensor, slope: Tensor, t: float, first: int = 0) -> Non
 
     `first` is the position of the first sample of x in its batch.
     """
-    if bool(slope.detach().isfinite().all()):
+    in_slope = first_not_finite(slope)
+    if in_slope is None:
         return
     in_state = first_not_finite(x)
-    what = "the score" if in_state is None else "the state"
-    row = first_not_finite(slope) if in_state is None else in_state
-    number = first + (row or 0)
-    raise RuntimeError(f"solver stopped: {what} is not finite at t={t:g}, sample {number}")
+    what, row = ("the score", in_slope) if in_state is None else ("the state", in_state)
+    raise RuntimeError(f"solver stopped: {what} is not finite at t={t:g}, sample {first + row}")
 
 
 def not_finite(x: Tensor, s: Tensor, **others: Tensor) -> str | None:
