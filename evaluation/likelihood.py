@@ -12,9 +12,10 @@ from scoresde.sde import SDE, Evaluations, Score, expand, integrate
 from scoresde.sde.broadcast import widened
 from scoresde.sde.cautions import caution_training, caution_width
 from scoresde.sde.checks import check_choice, check_floating, check_steps
-from scoresde.sde.integrate import ErrorNorm, Solution, check_resolution, error_norm
+from scoresde.sde.integrate import Solution, check_resolution, error_norm
 from scoresde.sde.precision import check_range, computing_dtype
 from scoresde.sde.score import RowCache
+from scoresde.sde.steps import ErrorNorm
 from scoresde.sde.stopping import not_finite
 from scoresde.sde.tableau import PAIRS
 

@@ -207,18 +207,9 @@ class _Data:
         prior = normal_kl(mean, std.square(), torch.zeros_like(mean), wide).flatten(1).sum(1)
         spread = terms.std(1) / math.sqrt(terms.shape[1]) if terms.shape[1] > 1 else math.nan
         error = torch.zeros_like(prior) if complete else count * (prior * 0 + spread)
-        bound = VariationalBound(
-            prior,
-            terms.mean(1) * count,
-            self._decoder(lowest.expand(n)),
-            terms,
-            times,
-            error,
-            self.k[0].numel(),
-            self.cells,
-            name,
-            lowest.item(),
-        )
+        diffusion, decoder = terms.mean(1) * count, self._decoder(lowest.expand(n))
+        named = (self.k[0].numel(), self.cells, name, lowest.item())
+        bound = VariationalBound(prior, diffusion, decoder, terms, times, error, *named)
         warn_failed(bound.log_prob.isnan(), self.draws.sample_ids, f"bound ({name})")
         return bound
 

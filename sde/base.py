@@ -117,9 +117,6 @@ class SDE(Described, ABC):
         the noise prediction follow from each other:
 
             u = α′ D + σ′ ẑ = f x − ½ g² s,   D = (σ′ x − σ u)/W,   ẑ = (α u − α′ x)/W
-
-        Args:
-            t: Time in [0, T], shape (B,) or ().
         """
         f, sigma = self.f(t), self.sigma(t)
         return f * self.alpha(t), f * sigma + self.g(t).square() / (2 * sigma)

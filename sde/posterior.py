@@ -17,14 +17,9 @@ class Posterior(NamedTuple):
 
 
 def posterior(sde: SDE, s: Tensor, t: Tensor) -> Posterior:
-    """The distribution of a state given a later state and the data.
+    """The distribution of the state at s given the state at a later time t and the data.
 
         c_0 = α_s b²/σ_t²,   c_t = a σ_s²/σ_t²,   v = b² σ_s²/σ_t²,   x_t = a x_s + b z
-
-    Args:
-        sde: Process.
-        s: Earlier time, shape (B,) or ().
-        t: Later time, shape of s.
 
     Reference: Ho et al. 2020, arXiv:2006.11239 (eq. 6, 7), for any process.
     """

@@ -224,11 +224,7 @@ class CosineSchedule(Schedule):
 def choose_schedule(
     beta_min: float | None, beta_max: float | None, schedule: Schedule | None
 ) -> Schedule:
-    """The linear schedule of two constants (0.1 and 20 where not given), or the schedule given.
-
-    Raises:
-        ValueError: Both a schedule and a constant of the linear one are given, or α(T) is 0.
-    """
+    """The linear schedule of two constants (0.1 and 20 where not given), or the schedule given."""
     if schedule is None:
         schedule = LinearSchedule(
             0.1 if beta_min is None else beta_min, 20.0 if beta_max is None else beta_max
