@@ -7,13 +7,13 @@ refuses is looked at here, to say in one sentence what there is instead.
 import difflib
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .kinds import check_kind, typed
@@ -23,6 +23,7 @@ from .settings import keys
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LISTS = ("logger",)  # groups of which several choices make sense at once
+REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 @functools.cache
@@ -95,7 +96,7 @@ def _check(overrides: list[str]) -> None:
     """Compose the configuration, or name existing choices and keys in the error."""
     try:
         compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except REFUSALS as error:
         for override in overrides:
             _explain_choice(override)
         _explain_keys(overrides)
@@ -135,52 +136,42 @@ def _explain_choice(override: str) -> None:
 
 def _explain_keys(overrides: list[str]) -> None:
     """Name the keys that exist next to an unknown one."""
-    known = keys(_base(overrides))
-    for override in overrides:
-        key = override.partition("=")[0]
-        if group_of(key) or key in known or key.startswith(("+", "~", "hydra.")):
+    known = _known(overrides)
+    for key, _ in _settings(overrides):
+        if key in known:
             continue
         near = difflib.get_close_matches(key, [*known, *groups()], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        siblings = sorted(
-            k
-            for k in known
-            if k.rpartition(".")[0] == key.rpartition(".")[0] and not k.endswith("_target_")
-        )
-        raise ValueError(f"unknown key '{key}'.{hint} Keys there: {', '.join(siblings) or 'none'}")
-
-
-def _base(overrides: list[str]) -> DictConfig:
-    """The configuration before any setting is changed: by the chosen groups alone."""
-    try:
-        return compose(
-            "config", overrides=[o for o in overrides if group_of(o.partition("=")[0]) is not None]
-        )
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(_sentence(error)) from error
+        section = key.rpartition(".")[0]
+        there = sorted(one for one in known if one.rpartition(".")[0] == section)
+        siblings = ", ".join(one for one in there if not one.endswith("_target_"))
+        raise ValueError(f"unknown key '{key}'.{hint} Keys there: {siblings or 'none'}")
 
 
 def _check_kinds(overrides: list[str], first: list[str]) -> None:
     """Refuse values of another kind than conf/ has, and choices that lack their slash."""
-    base: Any = None
-    for override in overrides:
-        key, parsed = override.partition("=")[0], parse(override)
-        if parsed is None or group_of(key) or key.startswith(("+", "~", "hydra.")):
-            continue
-        if base is None:
-            base = OmegaConf.to_container(_base(first), resolve=False)
+    settings = list(_settings(overrides))
+    known = _known(first) if settings else {}
+    for key, parsed in settings:
         group = key.replace(".", "/")
         for given in values(parsed):
             if "/" in group and group in groups() and isinstance(given, str):
                 raise ValueError(f"{key} is chosen with a slash: write {group}={given}")
-            check_kind(key, given, _default(base, key))
+            check_kind(key, given, known.get(key))
 
 
-def _default(tree: Any, key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    for part in key.split("."):
-        if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
-            tree = tree[int(part)]
-        else:
-            tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+def _settings(overrides: list[str]) -> Iterator[tuple[str, Override]]:
+    """The settings of conf/ that overrides change, which are neither choices nor new keys."""
+    for override in overrides:
+        key, parsed = override.partition("=")[0], parse(override)
+        if parsed and not group_of(key) and not key.startswith(("+", "~", "hydra.")):
+            yield key, parsed
+
+
+def _known(overrides: list[str]) -> dict[str, Any]:
+    """The keys that the chosen groups have, with their values before any setting is changed."""
+    chosen = [one for one in overrides if group_of(one.partition("=")[0]) is not None]
+    try:
+        return keys(compose("config", overrides=chosen))
+    except REFUSALS as error:
+        raise ValueError(_sentence(error)) from error

@@ -20,7 +20,7 @@ def check_kind(key: str, given: Any, default: Any) -> None:
     Raises:
         ValueError: The kind is another.
     """
-    if given is None or default is None or _interpolates(given) or _interpolates(default):
+    if any(v is None or (isinstance(v, str) and "${" in v) for v in (given, default)):
         return
     if isinstance(default, dict):
         if not isinstance(given, dict):
@@ -29,12 +29,10 @@ def check_kind(key: str, given: Any, default: Any) -> None:
                 f"{key} has settings of its own, got {typed(given)}; name one: {names}"
             )
         return
-    kind = _kind(key, given, default)
-    if kind is None:
-        return
-    section = key.rpartition(".")[0]
-    where = f"{section} cannot be built with these settings: " if section else ""
-    raise ValueError(f"{where}{key} must be {kind}, got {typed(given)}")
+    if kind := _kind(key, given, default):
+        section = key.rpartition(".")[0]
+        where = f"{section} cannot be built with these settings: " if section else ""
+        raise ValueError(f"{where}{key} must be {kind}, got {typed(given)}")
 
 
 def typed(value: Any) -> str:
@@ -55,7 +53,3 @@ def _kind(key: str, given: Any, default: Any) -> str | None:
     if isinstance(given, bool) or not isinstance(given, int | float):
         return "an integer" if isinstance(default, int) else "a number"
     return "finite" if isinstance(default, int) and math.isinf(given) else None
-
-
-def _interpolates(value: Any) -> bool:
-    return isinstance(value, str) and "${" in value

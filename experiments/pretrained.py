@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from scoresde.interop import format_of, load
 from scoresde.models import ScoreModel
+
+from .settings import asked
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -92,8 +93,7 @@ def _check(cfg: DictConfig, path: Path) -> None:
 
 def chosen(group: str) -> str | None:
     """The key by which the command line chose or changed a group, if it did."""
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    for override in given:
+    for override in asked():
         key = override.lstrip("+~").split("=", 1)[0]
         if key.partition(".")[0].partition("/")[0] == group:
             return key

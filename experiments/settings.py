@@ -1,8 +1,9 @@
 """Settings of a run as plain values: copied, changed, shrunk and compared."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 # Two steps of everything, for `dry_run=true`.
@@ -49,16 +50,23 @@ def shrunk(cfg: DictConfig) -> DictConfig:
     return small
 
 
-def keys(config: DictConfig, prefix: str = "") -> set[str]:
-    """Dotted names of all keys."""
-    names: set[str] = set()
-    for key in config:
-        name = f"{prefix}{key!s}"
-        names.add(name)
-        node = config._get_node(key)
-        if OmegaConf.is_dict(node) and not node._is_none():  # type: ignore[union-attr]
-            names |= keys(node, f"{name}.")  # type: ignore[arg-type]
-    return names
+def asked() -> list[str]:
+    """What the command line of this run asks for; nothing where it has none."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def keys(config: DictConfig) -> dict[str, Any]:
+    """Dotted names of all keys, with what they have in the configuration, not resolved."""
+    return dict(nodes(OmegaConf.to_container(config)))
+
+
+def nodes(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a tree of dicts and lists, with the section, list or value of each."""
+    if not isinstance(tree, dict | list):
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield f"{prefix}{key}", value
+        yield from nodes(value, f"{prefix}{key}.")
 
 
 def differences(
@@ -71,20 +79,12 @@ def differences(
         new: Settings to compare them with.
         matters: Which dotted keys are compared.
     """
-    was, now = flat(old), flat(new)
+    was, now = (
+        {key: value for key, value in nodes(tree) if not isinstance(value, dict | list)}
+        for tree in (old, new)
+    )
     pairs = {key: (was.get(key), now.get(key)) for key in sorted(was | now) if matters(key)}
     return {key: (a, b) for key, (a, b) in pairs.items() if (a or None) != (b or None)}
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a tree of dicts and lists; a plain value has the key of the tree itself."""
-    if not isinstance(tree, dict | list):
-        return {prefix.rstrip("."): tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    leaves: dict[str, Any] = {}
-    for key, value in items:
-        leaves |= flat(value, f"{prefix}{key}.")
-    return leaves
 
 
 def within(sections: Iterable[str]) -> Callable[[str], bool]:

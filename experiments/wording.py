@@ -8,14 +8,13 @@ and None is null.
 import functools
 import re
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from .choices import CONF, group_of, groups
 from .kinds import typed
-from .settings import keys
+from .settings import asked, keys
 
 VALUES = {str(value): typed(value) for value in (None, True, False)}
 # Advice of a sentence, in Python's notation.
@@ -35,7 +34,7 @@ def as_typed(error: BaseException, cfg: DictConfig | None = None) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE"
     cause = error.__cause__ if isinstance(error, InstantiationException) else None
-    sentence = in_keys(str(cause or error), set() if cfg is None else keys(cfg), _settings())
+    sentence = in_keys(str(cause or error), set() if cfg is None else set(keys(cfg)), _settings())
     if not isinstance(cause or error, TypeError):
         return sentence
     if sentence.startswith("'"):  # Python's own words
@@ -96,5 +95,4 @@ def _targets() -> dict[str, str]:
 
 def _settings() -> list[str]:
     """The settings, and not the choices, that the command of this run has."""
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    return [one for one in given if "=" in one and group_of(one.partition("=")[0]) is None]
+    return [one for one in asked() if "=" in one and group_of(one.partition("=")[0]) is None]

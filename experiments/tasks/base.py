@@ -18,7 +18,7 @@ from ..claim import Claim
 from ..model import fill
 from ..parts import Parts
 from ..record import Record, finished
-from ..settings import differences, plain
+from ..settings import differences, nodes, plain
 
 Sections = tuple[str, ...]
 
@@ -197,11 +197,10 @@ class Task(ABC):
         Raises:
             ValueError: One of them differs.
         """
-        asked = plain(cfg)
+        was, now = dict(nodes(saved)), dict(nodes(plain(cfg)))
         for name in sections:
-            head, _, entry = name.partition(".")
-            had, wanted = (one[head].get(entry) if entry else one[head] for one in (saved, asked))
-            if differences(had, wanted):
+            had, wanted = was.get(name), now.get(name)
+            if differences({name: had}, {name: wanted}):
                 raise ValueError(
                     f"{where} was trained with {name} {had}, requested {wanted}; "
                     f"train one for these settings with task={cls.takes}"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import nn
 
@@ -23,6 +22,7 @@ from ..claim import Claim
 from ..model import make
 from ..parts import Parts
 from ..record import Record
+from ..settings import asked
 from .base import Task
 
 BINS = 5  # equal parts of [λ(T), λ(ε)]
@@ -109,7 +109,7 @@ def _summary(result: dict[str, Any], folder: Path) -> str:
         for part in result["rmse_bins"]
     ]
     kept = ("sde", "data", "model", "experiment")
-    same = [o for o in HydraConfig.get().overrides.task if o.startswith(kept)]
+    same = [o for o in asked() if o.startswith(kept)]
     command = ["python", "experiments/run.py", *same, "sampler=noise_adaptive"]
     command.append(f"sampler.estimator={folder}")
     return "\n".join([*lines, "use it with", f"  {shlex.join(command)} checkpoint=RUN"])
