@@ -79,8 +79,7 @@ def _sampler(cfg: DictConfig, sde: SDE, data: Dataset, device: torch.device) -> 
     """The sampler, and the estimator of the noise level if it names one by a path."""
     wires = {}
     if "estimator" in cfg.sampler:
-        path, key = cfg.sampler.estimator, "sampler.estimator"
-        wires["estimator"] = NoiseEstimator.auxiliary(path, key, cfg, data, device)
+        wires["estimator"] = NoiseEstimator.auxiliary("sampler.estimator", cfg, data, device)
     sampler: Sampler = make(cfg.sampler, **wires)
     sampler.check(sde, torch.get_default_dtype())
     return sampler
@@ -93,8 +92,8 @@ def _likelihood(cfg: DictConfig, data: Dataset, device: torch.device) -> FlowLik
         return None
     wires = {}
     if "flow" in leaf.dequantization:
-        path, key = leaf.dequantization.flow, "evaluate.likelihood.dequantization.flow"
-        flow = Dequantizer.auxiliary(path, key, cfg, data, device)
+        key = "evaluate.likelihood.dequantization.flow"
+        flow = Dequantizer.auxiliary(key, cfg, data, device)
         wires["dequantization"] = make(leaf.dequantization, flow=flow)
     likelihood: FlowLikelihood = make(leaf, **wires)
     return likelihood

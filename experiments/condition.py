@@ -17,11 +17,6 @@ from scoresde.sde.checks import check_count
 def classes_of(condition: DictConfig, data: Dataset, pretrained: ScoreModel | None) -> int | None:
     """How many classes a network of a run is conditioned on; None for no condition.
 
-    Args:
-        condition: The section of the configuration.
-        data: Data set.
-        pretrained: A loaded model.
-
     Raises:
         ValueError: A loaded network has other classes than the data, or none; the data have no
             labels; or the classes to generate are not among them.

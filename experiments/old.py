@@ -6,15 +6,17 @@ from typing import Any
 from scoresde.sde import current_names
 
 FLOW = ("rtol", "atol", "log_prob_tol", "method", "clock", "eps", "draws", "importance")
+DIVERGENCES: dict[str | None, tuple[str, dict[str, Any]]] = {
+    None: ("ExactOrHutchinson", {"coordinates": 16, "probes": 1}),
+    "exact": ("Exact", {}),
+    "hutchinson": ("Hutchinson", {"probes": 1, "distribution": "rademacher"}),
+    "hutch++": ("HutchPlusPlus", {"probes": 6, "distribution": "rademacher"}),
+}
 DEQUANTIZATIONS = {"uniform": "Uniform", "truncated-normal": "TruncatedNormal"}
 
 
 def likelihood(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings on which likelihoods in a folder depend, also where `evaluate` is flat.
-
-    Args:
-        saved: What settings.json of the folder holds, or would hold.
-    """
+    """The settings on which likelihoods depend, as in settings.json, also if `evaluate` is flat."""
     theirs: dict[str, Any] = dict(current_names(saved))
     evaluate = theirs["evaluate"]
     if "likelihood" not in evaluate:
@@ -31,27 +33,14 @@ def likelihood(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flow(evaluate: Mapping[str, Any]) -> dict[str, Any]:
     """The leaf of the likelihood that corresponds to flat settings."""
-    named, probes = evaluate["divergence"], evaluate["probes"]
-    rules: dict[str | None, dict[str, Any]] = {
-        None: {"_target_": "ExactOrHutchinson", "coordinates": 16, "probes": probes or 1},
-        "exact": {"_target_": "Exact"},
-        "hutchinson": {
-            "_target_": "Hutchinson",
-            "probes": probes or 1,
-            "distribution": "rademacher",
-        },
-        "hutch++": {
-            "_target_": "HutchPlusPlus",
-            "probes": probes or 6,
-            "distribution": "rademacher",
-        },
-    }
-    divergence = rules[named]
-    dequantization = {"_target_": DEQUANTIZATIONS.get(evaluate["dequantization"], "Variational")}
+    name, defaults = DIVERGENCES[evaluate["divergence"]]
+    divergence = {"_target_": f"scoresde.evaluation.{name}"} | defaults
+    if "probes" in defaults and evaluate["probes"]:
+        divergence["probes"] = evaluate["probes"]
+    name = DEQUANTIZATIONS.get(evaluate["dequantization"], "Variational")
+    dequantization = {"_target_": f"scoresde.evaluation.{name}"}
     if evaluate["dequantizer"] is not None:
         dequantization["flow"] = evaluate["dequantizer"]
-    for leaf in (divergence, dequantization):
-        leaf["_target_"] = f"scoresde.evaluation.{leaf['_target_']}"
     return {
         "_target_": "scoresde.evaluation.FlowLikelihood",
         "divergence": divergence,

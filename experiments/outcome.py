@@ -17,13 +17,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from scoresde.training import checkpoint
 
 from . import sweep
-from .claim import Claim, claim_new
+from .claim import Claim
 from .interruption import Interrupted, at_once, handled
 from .wording import as_typed
 
@@ -64,10 +64,6 @@ def conclude(cfg: DictConfig, body: Callable[[DictConfig, Job], None]) -> None:
 
     A job of a sweep never ends the process: its failure is noted, and the others go on.
 
-    Args:
-        cfg: Configuration of the run.
-        body: The run itself.
-
     Raises:
         Interrupted: A signal ended it, which has been said.
     """
@@ -91,12 +87,7 @@ def conclude(cfg: DictConfig, body: Callable[[DictConfig, Job], None]) -> None:
 
 
 def sentence(error: BaseException, cfg: DictConfig | None = None) -> str:
-    """What an error says, in one line, in the words of the command line.
-
-    Args:
-        error: What a run raised.
-        cfg: Configuration of the run, whose keys are named.
-    """
+    """What an error says, in one line, in the words of the command line and the keys of a run."""
     if os.environ.get("SCORE_SDE_TRACEBACK"):
         traceback.print_exception(error)
     text = _line(as_typed(error, cfg))
@@ -114,13 +105,11 @@ def _claim(cfg: DictConfig) -> Claim:
     """The folder that Hydra made, or one next to it if it is named by the time and used."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    named = OmegaConf.to_container(hydra.run, resolve=False)
-    assert isinstance(named, dict)
     if cfg.task.get("shards", 1) != 1:
         return Claim(folder, shared=True)
-    if hydra.mode != RunMode.RUN or not sweep.by_time(named["dir"]):
+    if hydra.mode != RunMode.RUN:
         return Claim(folder)
-    claim = claim_new(folder)
+    claim = sweep.claim_for(hydra.run, folder)
     runtime: Any = hydra.runtime
     with read_write(runtime):
         runtime.output_dir = str(claim.folder)

@@ -15,17 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from .settings import nodes
+
 # The last names of keys whose values are paths; each is a key of conf/ or of Hydra.
-PATHS = (
-    "root",
-    "checkpoint",
-    "checkpoint_config",
-    "from",
-    "estimator",
-    "flow",
-    "score",
-    "dir",
-)
+PATHS = ("root", "checkpoint", "checkpoint_config", "from", "estimator", "flow", "score", "dir")
 COMMA = re.compile(r""",(?=(?:[^'"]|"[^"]*"|'[^']*')*$)""")  # outside quotes
 SWEEP = re.compile(r"\s*(choice|shuffle|sort|tag|glob)\(")
 HOME = re.compile(r"""(^|[,(\[]\s*)(["']?)(~[^/,)\]"']*)""")
@@ -60,7 +53,7 @@ def read(argument: str, multirun: bool) -> str:
             f"the value of {key} has characters with a meaning of their own; to take it as it is, "
             f"write {shell(key, text)}"
         )
-    if _has_nan(values(override)):
+    if any(isinstance(one, float) and math.isnan(one) for _, one in nodes(values(override))):
         raise ValueError(f"{argument} is not a number; give one that a setting can have")
     return f"{key}={text}"
 
@@ -96,12 +89,6 @@ def values(override: Override) -> list[Any]:
     if isinstance(value, ChoiceSweep):
         return [getattr(one, "text", one) for one in value.list]
     return [] if override.is_sweep_override() else [value]
-
-
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, list | dict):
-        return any(_has_nan(one) for one in (value.values() if isinstance(value, dict) else value))
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _paths(text: str, multirun: bool) -> str:

@@ -41,10 +41,6 @@ class Start:
 def find_start(parts: Parts[Any], folder: Path) -> Start | None:
     """The state that `checkpoint` or `resume` asks for; None to start at step 0.
 
-    Args:
-        parts: Parts of the run.
-        folder: Folder of this run.
-
     Raises:
         ValueError: The checkpoint is of another process, network or data, cannot be read, or is of
             a run that another process holds; this folder already holds a run that is not to be

@@ -53,13 +53,7 @@ class Sampling:
 def generate(
     parts: "Parts[Any]", model: ScoreModel, record: Record, *, keep: bool = False
 ) -> Samples:
-    """Generate the samples of a run, as an entry of result.json, and their pictures.
-
-    Args:
-        parts: Parts of the run.
-        model: Trained score.
-        record: Its result.
-        keep: Whether samples.npz is written.
+    """Generate the samples of a run, and their pictures; samples.npz where they are to be kept.
 
     Raises:
         FloatingPointError: A sample is not finite.

@@ -42,14 +42,6 @@ def score_split(
 ) -> bool:
     """Score what is missing of the split, and join it into entries of result.json.
 
-    Args:
-        parts: Parts of the run.
-        model: Trained score.
-        record: Result of the run.
-        claim: The claim on its folder.
-        shard: Which of the shards this process does.
-        shards: Number of processes that share the work.
-
     Returns:
         Whether this process wrote the result; else other shards still have parts to compute.
     """
@@ -63,14 +55,15 @@ def score_split(
         splits.append(_Split(parts, model, place, other, "test", f"other {other.name}"))
     for one in splits:
         one.work(shard, shards)
-    missing = sum(len(one.missing()) for one in splits)
+    found = [[one.load(part) for part in one.parts] for one in splits]
+    missing = sum(each.count(None) for each in found)
     if missing:
         print(f"{missing} parts are left to other shards", flush=True)
         return False
     if not claim.alone("likelihood/.join") or complete(folder):
         print("all parts are there, and another shard writes the result", flush=True)
         return False
-    likelihood, *others = [one.join() for one in splits]
+    likelihood, *others = (join([one for one in each if one is not None]) for each in found)
     _save(likelihood, folder / "likelihood.npz")
     result = likelihood.summary()
     if other is not None:
@@ -122,7 +115,7 @@ class _Split:
         bar = tqdm(total=sizes, disable=None, leave=False, unit="sample")
         done: list[Tensor] = []
         for part in mine:
-            likelihood = self._load(part)
+            likelihood = self.load(part)
             if likelihood is None:
                 likelihood = self.evaluator(self.raw[part.start : part.stop], list(part))
                 _save(likelihood, self._path(part))
@@ -134,22 +127,10 @@ class _Split:
                 print(f"{part.stop}/{self.total}  {shown}", flush=True)
         bar.close()
 
-    def missing(self) -> list[range]:
-        """Parts of all shards that are missing or damaged."""
-        return [part for part in self.parts if self._load(part) is None]
-
-    def join(self) -> Likelihood:
-        """All parts as one likelihood."""
-        loaded = {part: self._load(part) for part in self.parts}
-        lost = [str(self._path(part)) for part, likelihood in loaded.items() if likelihood is None]
-        if lost:
-            raise RuntimeError(f"{', '.join(lost)} can no longer be read; repeat the command")
-        return join([likelihood for likelihood in loaded.values() if likelihood is not None])
-
     def _path(self, part: range) -> Path:
         return self.folder / f"{part.start:07d}.npz"
 
-    def _load(self, part: range) -> Likelihood | None:
+    def load(self, part: range) -> Likelihood | None:
         """A part, or None where its file is missing or damaged and has to be computed again."""
         path = self._path(part)
         if not path.exists():
@@ -181,11 +162,6 @@ def _save(likelihood: Likelihood, path: Path) -> None:
 
 def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
     """Write what the numbers in a run's folder depend on, or refuse to mix them with others.
-
-    Args:
-        parts: Parts of the run.
-        weights: File of the checkpoint.
-        folder: The run's folder.
 
     Raises:
         ValueError: The folder holds likelihoods by other settings.

@@ -16,21 +16,19 @@ from .command_line import fail
 FAILURES = "failures.jsonl"
 
 
-def by_time(folder: Any) -> bool:
-    """Whether a folder is named by the time, so that its name was not chosen by the user."""
-    return "${now:" in str(folder)
+def claim_for(section: Any, folder: Path) -> Claim:
+    """Claim a folder of `hydra.run` or `hydra.sweep`, or one next to it if the time names it.
+
+    Raises:
+        ValueError: Another process holds the folder, and its name was chosen by the user.
+        OSError: No folder can be made.
+    """
+    named: Any = OmegaConf.to_container(section, resolve=False)
+    return claim_new(folder) if "${now:" in str(named["dir"]) else Claim(folder)
 
 
 def note(folder: Path, number: int, overrides: list[str], sentence: str, code: int) -> None:
-    """Add a failed job to the sweep's list; jobs may do so at the same time.
-
-    Args:
-        folder: Folder of the sweep.
-        number: Number of the job.
-        overrides: What the command line asked of it.
-        sentence: Why it failed.
-        code: Exit code that a run of its own would have ended with.
-    """
+    """Add a failed job to the sweep's list; jobs may do so at the same time."""
     entry = {"job": number, "overrides": overrides, "error": sentence, "code": code}
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     file = os.open(folder / FAILURES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -66,11 +64,9 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the sweep's folder, or refuse one that another process holds."""
-        named = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        assert isinstance(named, dict)
         folder = Path(config.hydra.sweep.dir)
         try:
-            self._claim = claim_new(folder) if by_time(named["dir"]) else Claim(folder)
+            self._claim = claim_for(config.hydra.sweep, folder)
         except (ValueError, OSError) as error:
             fail(str(error).replace("hydra.run.dir", "hydra.sweep.dir"))
         if self._claim.folder != folder:

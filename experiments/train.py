@@ -48,12 +48,6 @@ def train(
 
     After a signal to end, the current step is finished and its state is saved.
 
-    Args:
-        parts: Parts of the run.
-        folder: Folder of the run.
-        start: State to start from, or None for step 0.
-        loggers: Where the numbers go.
-
     Returns:
         The averaged model, and the seconds that training took.
 

@@ -26,10 +26,6 @@ def as_typed(error: BaseException, cfg: DictConfig | None = None) -> str:
     """One sentence about an error of a run, with the keys that a user can change.
 
     Hydra wraps what a constructor raised; its cause is the sentence.
-
-    Args:
-        error: What was raised while a run was built.
-        cfg: Configuration of the run, whose keys are named.
     """
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set and has no default; add {error.full_key}=VALUE"

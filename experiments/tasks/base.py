@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from scoresde.data import Dataset
@@ -189,8 +189,6 @@ class Task(ABC):
         """Refuse a checkpoint that was trained with other settings than those of a run.
 
         Args:
-            saved: Configuration of the checkpoint.
-            cfg: Configuration of the run.
             sections: Sections, or entries of sections, that are equal.
             where: What the command line calls the checkpoint.
 
@@ -207,16 +205,13 @@ class Task(ABC):
                 )
 
     @classmethod
-    def auxiliary(
-        cls, path: Any, key: str, cfg: DictConfig, data: Dataset, device: torch.device
-    ) -> Any:
+    def auxiliary(cls, key: str, cfg: DictConfig, data: Dataset, device: torch.device) -> Any:
         """A trained model that another run uses besides its own, with fixed weights.
 
         Nothing in the file but numbers and plain settings is used.
 
         Args:
-            path: A checkpoint, or a run's folder.
-            key: What the command line calls the path.
+            key: Key of its path: a checkpoint, or a run's folder.
             cfg: Configuration of the run, whose process and data range must be those of the model.
             data: Data set of the run, whose shape and levels must be those of the model.
             device: Where the model is wanted.
@@ -225,6 +220,7 @@ class Task(ABC):
             FileNotFoundError: There is no checkpoint.
             ValueError: No path, or a checkpoint of another task, process or kind of data.
         """
+        path: Any = OmegaConf.select(cfg, key)
         if not isinstance(path, str):
             raise ValueError(
                 f"{key} must be the folder of a run of task={cls.takes}, got {path!r}; "
