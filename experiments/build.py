@@ -7,7 +7,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from scoresde.data import Dataset
-from scoresde.evaluation import Bounds, FlowLikelihood
+from scoresde.evaluation import FlowLikelihood
 from scoresde.samplers import Sampler
 from scoresde.sde import SDE
 from scoresde.sde.checks import check_choice, check_count, check_positive, check_switch
@@ -63,8 +63,6 @@ def build(cfg: DictConfig) -> Parts[Any]:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
     loss = task.loss(cfg, sde, data, classes)
     model = task.network(cfg, sde, data, classes) if pretrained is None else pretrained
-    if task.scores:
-        _check_scores(cfg, task, sde, data, likelihood, bounds, model)
     loss.check(model)
     model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
@@ -72,7 +70,10 @@ def build(cfg: DictConfig) -> Parts[Any]:
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
     trained = (cfg, task, device, sde, data, model, loss, ema, optimizer, schedule)
     measured = (sampling, bounds, sampler, likelihood, quality, ood_data)
-    return Parts(*trained, *measured, pretrained, classes)
+    parts = Parts(*trained, *measured, pretrained, classes)
+    if task.scores:
+        _check_scores(parts)
+    return parts
 
 
 def _sampler(cfg: DictConfig, sde: SDE, data: Dataset, device: torch.device) -> Sampler:
@@ -99,22 +100,16 @@ def _likelihood(cfg: DictConfig, data: Dataset, device: torch.device) -> FlowLik
     return likelihood
 
 
-def _check_scores(
-    cfg: DictConfig,
-    task: Task,
-    sde: SDE,
-    data: Dataset,
-    likelihood: FlowLikelihood | None,
-    bounds: Bounds,
-    model: Any,
-) -> None:
+def _check_scores(parts: Parts[Any]) -> None:
     """Refuse, before anything is trained, what could only fail once it is scored."""
+    data, likelihood, evaluate = parts.data, parts.likelihood, parts.cfg.evaluate
     if likelihood is not None:
-        likelihood.check(sde, torch.Size(data.shape).numel())
-    bounds.check(sde, cells_of(data), getattr(model, "learned_variance", False))
-    if not task.in_parts and (likelihood is not None or bounds.names):
-        total = len(getattr(data, cfg.evaluate.split))
-        count = min(total, cfg.evaluate.scored or total)
+        likelihood.check(parts.sde, torch.Size(data.shape).numel())
+    learned = getattr(parts.model, "learned_variance", False)
+    parts.bounds.check(parts.sde, cells_of(data), learned)
+    if not parts.task.in_parts and (likelihood is not None or parts.bounds.names):
+        total = len(getattr(data, evaluate.split))
+        count = min(total, evaluate.scored or total)
         data.check_request(count, "set evaluate.scored, or evaluate/likelihood=none")
 
 

@@ -50,10 +50,9 @@ class Claim:
                 stray.unlink(missing_ok=True)
 
     def alone(self, name: str) -> bool:
-        """Whether this process, among those that share the folder, is to do a named piece of work.
+        """Whether this process, among those that share the folder, is to do a piece of work.
 
-        Args:
-            name: Path of a file in the folder that stands for it.
+        A file of the given name in the folder stands for it.
         """
         path = self.folder / name
         try:
@@ -78,8 +77,7 @@ class Claim:
 def claim_new(folder: Path) -> Claim:
     """Claim the folder, or the first of FOLDER_1, FOLDER_2, … that is neither held nor used.
 
-    Args:
-        folder: A folder named by the time, which is equal for what starts in one second.
+    Names by the time are equal for what starts in one second.
 
     Raises:
         OSError: No folder can be made.

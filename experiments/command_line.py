@@ -25,9 +25,6 @@ def check(arguments: list[str]) -> list[str]:
 
     Leaves with exit code 2 and one sentence if a group, a choice or a key does not exist, or a
     value cannot be read; and with 0 after --help and other options that run nothing.
-
-    Args:
-        arguments: Command line after the program's name.
     """
     given, options = _options(arguments)
     if given.config_path or given.config_name or given.config_dir or given.shell_completion:

@@ -11,7 +11,6 @@ from scoresde.data import Dataset
 from scoresde.models import ScoreModel
 from scoresde.models.names import inner
 from scoresde.sde import Condition, Score
-from scoresde.sde.checks import check_count
 
 
 def classes_of(condition: DictConfig, data: Dataset, pretrained: ScoreModel | None) -> int | None:
@@ -84,19 +83,18 @@ def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None
     return torch.cat(rows), columns
 
 
-def _check_draw(drawn: Any, classes: int | None) -> list[int]:
-    """The classes of the generated samples, of K.
+def _check_draw(drawn: Any, classes: int) -> list[int]:
+    """The classes of the generated samples, of those that there are.
 
     Raises:
         ValueError: They are no list of classes.
     """
-    count = check_count("the number of classes", classes or 0, 1)
     if drawn is None:
-        return list(range(count))
+        return list(range(classes))
     known = [one for one in drawn if isinstance(one, int) and not isinstance(one, bool)]
-    if not known or len(known) != len(drawn) or not all(0 <= one < count for one in known):
+    if not known or len(known) != len(drawn) or not all(0 <= one < classes for one in known):
         raise ValueError(
-            f"condition.draw must be null or a list of classes in 0 … {count - 1}, "
+            f"condition.draw must be null or a list of classes in 0 … {classes - 1}, "
             f"got {list(drawn)}"
         )
     return known

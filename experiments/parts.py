@@ -30,20 +30,9 @@ class Parts(Generic[Model]):
 
     Attributes:
         cfg: Configuration, with what the parts add to it.
-        task: What the run is for.
-        device: Where the networks are.
-        sde: Process.
-        data: Data set.
         model: Network that is trained or taken from a checkpoint.
-        loss: What it is trained by.
         ema: Average of its weights.
-        optimizer: Optimizer of its weights.
-        schedule: Learning rate of each step.
         sampling: How many samples are generated, and their pictures.
-        sampler: Sampler.
-        likelihood: Likelihood of held-out data.
-        bounds: Variational bounds of held-out data.
-        quality: Judge of the samples.
         ood_data: Other data, which the likelihood is to tell from those of the run.
         pretrained: Model of another format, which has brought its own process and network.
         classes: Number of classes on which the network is conditioned.

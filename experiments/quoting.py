@@ -30,11 +30,7 @@ POWER = re.compile(rf"{START}[+-]?[\d_]+(?:\.[\d_]*)?e\+?\d+{END}", re.IGNORECAS
 
 
 def read(argument: str, multirun: bool) -> str:
-    """The override by which Hydra takes key=value as its user means it.
-
-    Args:
-        argument: Override as it was typed.
-        multirun: Whether a value may be a sweep.
+    """The override by which Hydra takes key=value as its user means it; with -m also a sweep.
 
     Raises:
         ValueError: There is no value, it is no number, or it cannot be read without quotes.

@@ -28,10 +28,6 @@ class Record:
     Until all parts are done it says `unfinished`. What may fail without costing the rest is an
     optional part: its sentence is then under `failed`.
 
-    Args:
-        folder: Folder of the run.
-        entries: What is known at the start.
-
     Attributes:
         loggers: Where the numbers go as well.
     """
@@ -47,12 +43,7 @@ class Record:
         self._write({"unfinished": True})
 
     def attempt(self, name: str, part: Callable[[], dict[str, Any] | None]) -> None:
-        """Do an optional part; if it fails, report that and go on with the rest.
-
-        Args:
-            name: What a reader of result.json knows the part by.
-            part: What it does; the entries that it returns are taken.
-        """
+        """Do an optional part and take its entries; if it fails, report that, and go on."""
         try:
             found = part()
         except Exception as error:  # of any kind: it must not cost the result

@@ -72,12 +72,9 @@ def nodes(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def differences(
     old: Any, new: Any, matters: Callable[[str], bool] = lambda key: True
 ) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with both; a key that one of them lacks counts as off.
+    """Dotted keys that matter and whose values differ, with both of them.
 
-    Args:
-        old: Settings, nested dicts and lists; those of an old run may lack keys.
-        new: Settings to compare them with.
-        matters: Which dotted keys are compared.
+    A key that is missing, as those of an old run may be, counts as off.
     """
     was, now = (
         {key: value for key, value in nodes(tree) if not isinstance(value, dict | list)}
