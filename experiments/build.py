@@ -96,8 +96,7 @@ def _likelihood(cfg: DictConfig, data: Dataset, device: torch.device) -> FlowLik
         key = "evaluate.likelihood.dequantization.flow"
         flow = Dequantizer.auxiliary(key, cfg, data, device)
         wires["dequantization"] = make(leaf.dequantization, flow=flow)
-    likelihood: FlowLikelihood = make(leaf, **wires)
-    return likelihood
+    return make(leaf, **wires)
 
 
 def _check_scores(parts: Parts[Any]) -> None:

@@ -45,14 +45,12 @@ def classes_of(condition: DictConfig, data: Dataset, pretrained: ScoreModel | No
 
 def labels_of(data: Dataset, split: str) -> Tensor | None:
     """Labels of the samples of a split, where the data are conditioned on them."""
-    labels: Tensor | None = getattr(data, f"{split}_labels") if data.condition else None
-    return labels
+    return getattr(data, f"{split}_labels") if data.condition else None
 
 
 def given(model: Any, condition: Condition | None) -> Score:
     """The score with a condition, where there is one."""
-    score: Score = model if condition is None else model.given(condition)
-    return score
+    return model if condition is None else model.given(condition)
 
 
 def labels_to_draw(condition: DictConfig, model: ScoreModel, count: int) -> Tensor | None:
@@ -68,10 +66,6 @@ def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None
     """Numbers of the samples of a picture, a row for each class, and how many are in a row.
 
     Few classes have several rows each, so that the picture is no strip.
-
-    Args:
-        labels: Labels of all samples; None where they have none.
-        most: Most samples in the picture.
     """
     if labels is None:
         return torch.arange(most), None
@@ -84,11 +78,7 @@ def order_by_class(labels: Tensor | None, most: int) -> tuple[Tensor, int | None
 
 
 def _check_draw(drawn: Any, classes: int) -> list[int]:
-    """The classes of the generated samples, of those that there are.
-
-    Raises:
-        ValueError: They are no list of classes.
-    """
+    """The classes of the generated samples; ValueError if they are no list of classes."""
     if drawn is None:
         return list(range(classes))
     known = [one for one in drawn if isinstance(one, int) and not isinstance(one, bool)]

@@ -57,8 +57,7 @@ def _read(path: Path, config: Path | None, ema: bool) -> "ScoreModel":
     if format_of(path) == "training":
         if config is not None:
             raise ValueError(f"{path} has its own configuration; leave --config out")
-        model: ScoreModel = Generate.load(path, ema=ema)
-        return model
+        return Generate.load(path, ema=ema)
     return load(path, config, ema)
 
 

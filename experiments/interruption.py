@@ -11,11 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to end.
-
-    Args:
-        number: The signal that asked, of which the exit code is 128 + number.
-    """
+    """The process was asked to end by a signal; its exit code is 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -12,13 +12,8 @@ def check_kind(key: str, given: Any, default: Any) -> None:
 
     Bounds are left to the classes, and so is null, which some of them take in place of a number.
 
-    Args:
-        key: Dotted name of the setting.
-        given: Value of the command line.
-        default: Value of conf/ for the choices of the command, which may be null for any kind.
-
     Raises:
-        ValueError: The kind is another.
+        ValueError: The value is of another kind than its default in conf/, if that is not null.
     """
     if any(v is None or (isinstance(v, str) and "${" in v) for v in (given, default)):
         return

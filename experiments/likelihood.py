@@ -21,11 +21,7 @@ CONTROL_SAMPLES = 10_000  # training samples to which the Gaussian control varia
 class Evaluator:
     """Scores raw samples of a data set with a model, as `evaluate` in the configuration says.
 
-    Args:
-        parts: Parts of the run.
-        model: Trained score.
-        data: Data set of the samples; the run's own where not given.
-        split: `train` or `test`; `evaluate.split` where not given.
+    Where not given, the data set and the split are those of the run.
     """
 
     def __init__(

@@ -46,11 +46,7 @@ CHOICES = {
 
 
 def check_moved(override: str) -> None:
-    """Refuse a key that has moved, and say where it is.
-
-    Raises:
-        ValueError: It has.
-    """
+    """Raise ValueError if a key has moved, and say where it is."""
     key, _, value = override.lstrip("+").partition("=")
     if key in MOVED and not value.startswith("{"):
         now = MOVED[key]

@@ -42,8 +42,6 @@ class Job:
     """One run and its folder.
 
     Attributes:
-        claim: The claim on the folder.
-        folder: The folder.
         ready: Whether everything is built, so that errors are failures rather than refusals.
         ending: What is called at the end in every case; the claim is released last.
     """

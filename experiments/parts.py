@@ -70,8 +70,7 @@ class Parts(Generic[Model]):
     @property
     def scored(self) -> Tensor:
         """The raw samples of the split that are scored."""
-        split: Tensor = getattr(self.data, self.cfg.evaluate.split)
-        return split[: self.cfg.evaluate.scored]
+        return getattr(self.data, self.cfg.evaluate.split)[: self.cfg.evaluate.scored]
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the run's device whose numbers belong to one purpose and seed alone."""

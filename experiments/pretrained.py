@@ -43,17 +43,12 @@ def load_pretrained(cfg: DictConfig, task: "Task") -> ScoreModel | None:
     task.check_foreign(path)
     _check(cfg, path)
     if run:
-        model: ScoreModel = task.load(path, ema=cfg.checkpoint_ema)
-        return model
+        return task.load(path, ema=cfg.checkpoint_ema)
     return load(path, cfg.checkpoint_config, cfg.checkpoint_ema)
 
 
 def check_data(model: ScoreModel, shape: tuple[int, ...], name: str) -> None:
-    """Refuse data that a loaded network does not take.
-
-    Raises:
-        ValueError: They have another shape.
-    """
+    """Raise ValueError if data have another shape than a loaded network takes."""
     wanted = shape_of(model) or shape
     channels = len(wanted) == len(shape) and all(
         want is None or want == got for want, got in zip(wanted, shape, strict=True)

@@ -14,20 +14,12 @@ from .parts import Parts
 from .resumption import resumption
 from .settings import differences, within
 
-HARMLESS = (
-    *("data.root", "data.workers"),
-    *("train.checkpoint_every", "train.keep", "train.log_every"),
-)
+HARMLESS = {"data.root", "data.workers", "train.checkpoint_every", "train.keep", "train.log_every"}
 
 
 @dataclass(frozen=True)
 class Start:
-    """State from which a run starts.
-
-    Attributes:
-        state: Loaded checkpoint.
-        path: Its file.
-    """
+    """State from which a run starts: a loaded checkpoint, and its file."""
 
     state: dict[str, Any]
     path: Path
@@ -179,9 +171,8 @@ def _difference(saved: dict[str, Any], parts: Parts[Any], sections: tuple[str, .
     was = saved.get("task", "generate")  # old runs have no `task` entry
     if task.takes != was:
         return f"checkpoint is of task={was}, requested task={task.takes}"
-    harmless = set(HARMLESS)
-    if parts.cfg.train.decay == "none":  # else the learning rates of earlier steps would differ
-        harmless.add("train.steps")
+    # With a decay, the learning rates of earlier steps would differ.
+    harmless = HARMLESS | ({"train.steps"} if parts.cfg.train.decay == "none" else set())
     matters = within(sections)
     different = differences(
         task.current(saved), parts.config, lambda key: matters(key) and key not in harmless

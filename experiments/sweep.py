@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from .claim import Claim, claim_new
 from .command_line import fail
+from .quoting import quoted
 
 FAILURES = "failures.jsonl"
 
@@ -70,11 +71,11 @@ class Sweep(Callback):
         except (ValueError, OSError) as error:
             fail(str(error).replace("hydra.run.dir", "hydra.sweep.dir"))
         if self._claim.folder != folder:
-            quoted = str(self._claim.folder).replace("\\", "\\\\").replace("'", "\\'")
             with read_write(config), open_dict(config):
                 config.hydra.sweep.dir = str(self._claim.folder)
                 # Each job composes its own configuration.
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+                own = f"hydra.sweep.dir={quoted(str(self._claim.folder))}"
+                config.hydra.overrides.hydra.append(own)
         (self._claim.folder / FAILURES).unlink(missing_ok=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

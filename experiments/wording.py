@@ -44,12 +44,9 @@ def as_typed(error: BaseException, cfg: DictConfig | None = None) -> str:
 
 
 def in_keys(sentence: str, known: set[str], given: list[str]) -> str:
-    """A sentence with keys of the command line instead of Python's arguments.
+    """What a class says, with keys of the command line instead of Python's arguments.
 
-    Args:
-        sentence: What a class says.
-        known: Dotted keys of the run.
-        given: Settings of the command, which are meant where several keys end alike.
+    Where several of the known keys end alike, the settings that were given are meant.
     """
     mine = {setting.partition("=")[0].lstrip("+") for setting in given}
     sentence = re.sub(r"(?<=got )(None|True|False)\b", lambda found: VALUES[found[0]], sentence)

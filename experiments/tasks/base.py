@@ -83,20 +83,12 @@ class Task(ABC):
         """
 
     def check(self, cfg: DictConfig) -> None:
-        """Refuse, before anything is built, a command that does not go with the task.
-
-        Raises:
-            ValueError: Some of it belongs to another task.
-        """
+        """Raise ValueError, before anything is built, if a command does not go with the task."""
         if cfg.ood_data is not None:
             raise ValueError(f"data@ood_data belongs to task=likelihood, got task={self.name}")
 
     def check_foreign(self, path: Path) -> None:
-        """Refuse a model that was not trained here, where the task takes none.
-
-        Raises:
-            ValueError: It takes none.
-        """
+        """Raise ValueError if the task takes no model that was not trained here."""
         raise ValueError(
             f"task={self.name} takes runs of this toolkit; {path} is for generate, sample, "
             "likelihood"
@@ -123,11 +115,7 @@ class Task(ABC):
         return {}
 
     def check_folder(self, folder: Path, continues: bool) -> None:
-        """Refuse a folder that holds a run which is not to be continued.
-
-        Raises:
-            ValueError: It does.
-        """
+        """Raise ValueError if a folder holds a run that is not to be continued."""
         trained = bool(checkpoint.available(folder / "checkpoints"))
         if (trained or finished(folder) is not None) and not continues:
             raise ValueError(

@@ -66,8 +66,7 @@ class Dequantizer(Task):
 
     def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
         """The flow; see `Task.network`."""
-        flow: nn.Module = make(cfg.dequantizer, shape=data.shape, levels=data.levels)
-        return flow
+        return make(cfg.dequantizer, shape=data.shape, levels=data.levels)
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """The description of the flow, and the score that it is for."""

@@ -43,9 +43,7 @@ class NoiseEstimator(Task):
 
     def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
         """The estimator; see `Task.network`."""
-        wires = {"sde": sde, "shape": data.shape, "data_range": data.range}
-        estimator: nn.Module = make(cfg.estimator, **wires)
-        return estimator
+        return make(cfg.estimator, sde=sde, shape=data.shape, data_range=data.range)
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """The description of the estimator."""

@@ -27,8 +27,7 @@ class ScoreTask(Task, ABC):
 
     def loss(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> Loss:
         """The loss of the configuration; see `Task.loss`."""
-        made: Loss = make(cfg.loss, sde=sde)
-        return made
+        return make(cfg.loss, sde=sde)
 
     def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
         """The score of the configuration; see `Task.network`."""
@@ -56,8 +55,6 @@ class ScoreTask(Task, ABC):
     def rebuild(cls, saved: Mapping[str, Any]) -> nn.Module:
         """The score of a configuration, for the shape that a checkpoint or its data say."""
         shape = saved.get("shape") or make(saved["data"]).shape  # old checkpoints do not say it
-        span = saved["data"].get("range")
+        span, classes = saved["data"].get("range"), saved.get("classes")
         interval = None if span is None else (float(span[0]), float(span[1]))
-        return score_model(
-            saved["model"], make(saved["sde"]), shape, interval, saved.get("classes")
-        )
+        return score_model(saved["model"], make(saved["sde"]), shape, interval, classes)
