@@ -18,7 +18,7 @@ from .condition import classes_of
 from .model import make
 from .parts import Parts, cells_of
 from .pretrained import check_data, load_pretrained
-from .resumption import resumption
+from .resume import resumption
 from .settings import changed, plain, shrunk
 from .tasks import Dequantizer, NoiseEstimator, Task
 

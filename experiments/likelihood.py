@@ -25,11 +25,7 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        parts: Parts[Any],
-        model: Any,
-        data: Dataset | None = None,
-        split: str | None = None,
+        self, parts: Parts[Any], model: Any, data: Dataset | None = None, split: str | None = None
     ) -> None:
         self.parts, self.model = parts, model
         data = parts.data if data is None else data

@@ -194,18 +194,14 @@ def check_settings(parts: Parts[Any], weights: Path, folder: Path) -> None:
     # The oldest folders do not name their samples.
     unknown = () if "samples" in theirs else ("samples", "samples of ood_data")
     found = differences(theirs, own, lambda key: key.partition(".")[0] not in unknown)
-    different = sorted({key.partition(".")[0] for key in found} | _other_weights(theirs, own))
+    different = {key.partition(".")[0] for key in found}
+    if theirs.get("checkpoint_ema") != own.get("checkpoint_ema"):  # false is not as if left out
+        different.add("checkpoint_ema")
     if different:
         raise ValueError(
-            f"{folder} holds likelihoods by other settings ({', '.join(different)}); "
+            f"{folder} holds likelihoods by other settings ({', '.join(sorted(different))}); "
             "repeat the command that made them, or use another hydra.run.dir"
         )
-
-
-def _other_weights(theirs: dict[str, Any], own: dict[str, Any]) -> set[str]:
-    """The key that distinguishes raw from averaged weights, where it differs."""
-    key = "checkpoint_ema"
-    return set() if theirs.get(key) == own.get(key) else {key}
 
 
 def _values(likelihood: Likelihood) -> Tensor:

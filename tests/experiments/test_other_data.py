@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from scoresde.experiments.command_line import named
 from scoresde.experiments.identity import data_difference, data_identity
-from scoresde.experiments.resumption import Resumption, resumption
+from scoresde.experiments.resume import Resumption, resumption
 from scoresde.training import checkpoint
 from tests.experiments.runs import ends, images, start
 
