@@ -19,14 +19,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Deferred:
-    """A handler under which a step is finished first; a second signal ends it at once.
-
-    Attributes:
-        asked: Number of the signal that came, or 0.
-    """
+    """A handler under which a step is finished first; a second signal ends it at once."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = 0  # number of the signal that came
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
         """Remember a first signal, and raise Interrupted at a second."""

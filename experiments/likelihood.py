@@ -45,13 +45,9 @@ class Evaluator:
         dequantization: Dequantization | None = None,
         progress: bool = False,
     ) -> Likelihood:
-        """Likelihoods of raw samples.
+        """Likelihoods of raw samples by their numbers in the split.
 
-        Args:
-            raw: Samples, shape (B, *).
-            sample_ids: Their numbers in the split.
-            dequantization: Another than that of the run.
-            progress: Show a bar on a terminal.
+        A dequantization takes the place of that of the run; progress is a bar on a terminal.
         """
         parts, likelihood = self.parts, self.parts.likelihood
         assert likelihood is not None

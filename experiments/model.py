@@ -18,9 +18,7 @@ from scoresde.sde.description import current_name
 def make(leaf: DictConfig | Mapping[str, Any] | None, **wires: Any) -> Any:
     """The object of a leaf of the configuration, with plain lists and dicts as arguments.
 
-    Args:
-        leaf: `_target_` and arguments; None for nothing.
-        **wires: Further arguments, which replace those of the leaf that have the same name.
+    Wires are further arguments, which replace those of the leaf that have the same name.
     """
     if isinstance(leaf, DictConfig):
         leaf = OmegaConf.to_container(leaf, resolve=True, throw_on_missing=True)  # type: ignore[assignment]

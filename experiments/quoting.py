@@ -40,7 +40,8 @@ def read(argument: str, multirun: bool) -> str:
         raise ValueError(f"'{key}' is not the name of a setting; use key=value, with no space")
     if not text.strip():
         raise ValueError(f"{key}= has no value; give one, {key}=null for none, or leave it out")
-    text = _paths(text, multirun) if is_path(key) else _numbers(text)
+    is_path = "/" not in key and key.lstrip("+").rpartition(".")[2] in PATHS
+    text = _paths(text, multirun) if is_path else _numbers(text)
     override = parse(f"{key}={text}")
     if override is None and re.search(r"[\n\r]", text):
         raise ValueError(f"the value of {key} has a line break, which no setting takes")
@@ -52,11 +53,6 @@ def read(argument: str, multirun: bool) -> str:
     if any(isinstance(one, float) and math.isnan(one) for _, one in nodes(values(override))):
         raise ValueError(f"{argument} is not a number; give one that a setting can have")
     return f"{key}={text}"
-
-
-def is_path(key: str) -> bool:
-    """Whether a key, which is no config group, has a path as its value."""
-    return "/" not in key and key.lstrip("+").rpartition(".")[2] in PATHS
 
 
 def shell(key: str, text: str) -> str:

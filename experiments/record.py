@@ -27,14 +27,11 @@ class Record:
 
     Until all parts are done it says `unfinished`. What may fail without costing the rest is an
     optional part: its sentence is then under `failed`.
-
-    Attributes:
-        loggers: Where the numbers go as well.
     """
 
     def __init__(self, folder: Path, entries: dict[str, Any]) -> None:
         self.folder, self.entries = folder, entries | {"seconds": {}}
-        self.loggers: list[Guarded] = []
+        self.loggers: list[Guarded] = []  # where the result goes as well
 
     def add(self, entries: dict[str, Any]) -> None:
         """Take the entries of a part that is done; those under `seconds` join the others."""

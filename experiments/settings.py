@@ -26,18 +26,14 @@ DRY: dict[str, Any] = {
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A configuration, or a section of one, as resolved dicts, lists, strings and numbers."""
-    whole = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(whole, dict)
+    whole: Any = OmegaConf.to_container(cfg, resolve=True)
     return {str(key): value for key, value in whole.items()}
 
 
 def changed(cfg: DictConfig, **sections: Any) -> DictConfig:
     """A copy of a configuration with other sections, given as plain values."""
-    whole = OmegaConf.to_container(cfg)
-    assert isinstance(whole, dict)
-    copy = OmegaConf.create(whole | sections)
-    assert isinstance(copy, DictConfig)
-    return copy
+    whole: Any = OmegaConf.to_container(cfg)
+    return OmegaConf.create(whole | sections)
 
 
 def shrunk(cfg: DictConfig) -> DictConfig:

@@ -69,8 +69,7 @@ def score_split(
     if other is not None:
         result["ood_data"] = _compare(likelihood, others[0], other.name)
     record.add(result)
-    bounds = own.evaluator.bounds
-    record.attempt("bounds", lambda: bounds(own.raw, list(range(own.total))))
+    record.attempt("bounds", lambda: own.evaluator.bounds(own.raw, list(range(own.total))))
     unit = "bits/dim" if likelihood.cells is not None else "log p (nats)"
     names = [parts.data.name, *(one.name for one in splits[1:])]
     shown = zip(names, [likelihood, *others], strict=True)

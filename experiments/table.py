@@ -16,7 +16,8 @@ def main(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(__doc__)
         return 0
-    files = [file for folder in arguments for file in _results(folder)]
+    folders = [Path(folder).expanduser() for folder in arguments]
+    files = [file for folder in folders for file in sorted(folder.rglob("result.json"))]
     if not files:
         places = " ".join(arguments) or "FOLDER missing"
         print(f"error: no result.json found ({places}); give run folders", file=sys.stderr)
@@ -32,10 +33,6 @@ def main(arguments: list[str]) -> int:
 
     print(results_table(results), end="")
     return 0
-
-
-def _results(folder: str) -> list[Path]:
-    return sorted(Path(folder).expanduser().rglob("result.json"))
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ class Task(ABC):
         """The loss that trains the network.
 
         Args:
-            cfg: Configuration of the run.
-            sde: Process.
-            data: Data set.
+            cfg: Configuration of the run, of which the process and the data are built.
             classes: Number of classes on which the network is conditioned; None for none.
         """
 
@@ -71,12 +69,6 @@ class Task(ABC):
     @abstractmethod
     def finish(self, parts: Parts[Any], model: Any, record: Record, claim: Claim) -> bool:
         """Use the averaged model: the end of the run.
-
-        Args:
-            parts: Parts of the run.
-            model: Averaged model.
-            record: Its result.
-            claim: The claim on its folder.
 
         Returns:
             Whether the result is whole; else other processes have parts of it to do.
@@ -138,15 +130,9 @@ class Task(ABC):
 
     @classmethod
     def saved(cls, path: Path, key: str = "checkpoint") -> tuple[Path, dict[str, Any]]:
-        """The file and the state of a checkpoint of this task.
+        """The file and the state of a checkpoint, with paths and errors as for `load`.
 
-        Args:
-            path: A checkpoint, or a run's folder, of which the newest is taken.
-            key: What the command line calls the path.
-
-        Raises:
-            FileNotFoundError: There is no checkpoint.
-            ValueError: It cannot be read, or is of another task.
+        Errors name the key by which the command line gives the path.
         """
         file, state = checkpoint.find(path)
         was = state["config"].get("task", "generate")  # the oldest runs have no `task` entry
