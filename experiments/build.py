@@ -88,11 +88,8 @@ def _sampler(cfg: DictConfig, sde: SDE, data: Dataset, device: torch.device) -> 
 
 def _likelihood(cfg: DictConfig, data: Dataset, device: torch.device) -> FlowLikelihood | None:
     """The likelihood, and the flow within the cells if it names one by a path."""
-    leaf = cfg.evaluate.likelihood
-    if leaf is None:
-        return None
-    wires = {}
-    if "flow" in leaf.dequantization:
+    leaf, wires = cfg.evaluate.likelihood, {}
+    if leaf is not None and "flow" in leaf.dequantization:
         key = "evaluate.likelihood.dequantization.flow"
         flow = Dequantizer.auxiliary(key, cfg, data, device)
         wires["dequantization"] = make(leaf.dequantization, flow=flow)

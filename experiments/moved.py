@@ -1,5 +1,7 @@
 """Former keys of the command line, and where their settings are now."""
 
+# Settings of the likelihood by the flow.
+FLOW = ("rtol", "atol", "log_prob_tol", "method", "clock", "draws", "importance")
 # Several settings of `evaluate` were flat before they became leaves of their own.
 MOVED = {
     "evaluate.samples": "evaluate.samples.count",
@@ -25,10 +27,7 @@ MOVED = {
     "sampler.predictor.as_published": "sampler/predictor",
     "sampler.predictor.settle_below": "sampler.predictor.lower_order_final_below",
 }
-MOVED |= {
-    f"evaluate.{name}": f"evaluate.likelihood.{name}"
-    for name in ("rtol", "atol", "log_prob_tol", "method", "clock", "draws", "importance")
-}
+MOVED |= {f"evaluate.{name}": f"evaluate.likelihood.{name}" for name in FLOW}
 MOVED |= {f"evaluate.{name}": f"evaluate.bounds.{name}" for name in ("vlb", "elbo", "terms")}
 MOVED["evaluate.variance"] = "evaluate.bounds.variance"
 # What was a value is a choice of a group now.

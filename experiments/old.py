@@ -5,7 +5,8 @@ from typing import Any
 
 from scoresde.sde import current_names
 
-FLOW = ("rtol", "atol", "log_prob_tol", "method", "clock", "eps", "draws", "importance")
+from .moved import FLOW
+
 DIVERGENCES: dict[str | None, tuple[str, dict[str, Any]]] = {
     None: ("ExactOrHutchinson", {"coordinates": 16, "probes": 1}),
     "exact": ("Exact", {}),
@@ -47,5 +48,5 @@ def _flow(evaluate: Mapping[str, Any]) -> dict[str, Any]:
         "dequantization": dequantization,
         "control_variate": evaluate["control"],
         "batch_size": evaluate["batch_size"],
-        **{name: evaluate[name] for name in FLOW},
+        **{name: evaluate[name] for name in (*FLOW, "eps")},
     }
