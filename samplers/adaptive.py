@@ -105,16 +105,11 @@ class AdaptiveSDE(Sampler):
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
         run.begin(None, x)
         *frames, x = self._solve(RowCache(score, sde.reverse), x, stops.to(x.device), run)
-        for i, frame in enumerate(frames):
-            run.frames.append(frame)
-            if run.callback is not None:
-                run.callback(i + 1, stops[i], frame)
         if self.denoise:
             t = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
             variance = expand(sde.sigma(t).square(), x)
             x = torch.addcmul(x, variance, score(x, t)) / expand(sde.alpha(t), x)
-        if run.keep:
-            run.frames.append(x)
+        run.report(stops[:-1], frames, x)
         return x
 
     def _solve(

@@ -127,22 +127,9 @@ class Sampler(ABC):
             x = _check_state("x_init", x_init, tuple(shape))
             _check_same("dtype", dtype, x.dtype)
             _check_same("device", None if device is None else torch.device(device), x.device)
-        return self._follow(
-            sde,
-            score,
-            x,
-            SamplingContext(
-                generator,
-                constraint,
-                callback,
-                progress,
-                trajectory,
-                noise,
-                temperature,
-                drawn=x_init is None,
-                differentiable=differentiable,
-            ),
-        )
+        run = SamplingContext(generator, constraint, callback, progress, trajectory, noise)
+        run.temperature, run.differentiable, run.drawn = temperature, differentiable, x_init is None
+        return self._follow(sde, score, x, run)
 
     def encode(
         self,

@@ -1,6 +1,6 @@
 """One call of a sampler: its noise, its constraint, its trajectory and its progress bar."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,6 +88,15 @@ class SamplingContext:
             self.frames.append(x.clone())
         if self.callback is not None:
             self.callback(step, t, x)
+
+    def report(self, times: Iterable[Tensor], frames: Iterable[Tensor], end: Tensor) -> None:
+        """Keep and report the states at times of an adaptive solution, and keep its end."""
+        for step, (t, x) in enumerate(zip(times, frames, strict=True), start=1):
+            self.frames.append(x)
+            if self.callback is not None:
+                self.callback(step, t, x)
+        if self.keep:
+            self.frames.append(end)
 
     def advance(self, share: float) -> None:
         """Report that a share in [0, 1] of an adaptive solution is done."""

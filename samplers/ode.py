@@ -97,12 +97,7 @@ class ProbabilityFlowODE(Sampler):
         run.begin(None, x)
         solve = self._per_sample if self.method in PAIRS else self._scipy
         x, frames = solve(sde, score, x, ends, save_at, run)
-        for i, frame in enumerate(frames):
-            run.frames.append(frame)
-            if run.callback is not None:
-                run.callback(i + 1, save_at[i], frame)
-        if run.keep > 1:
-            run.frames.append(x)
+        run.report(save_at, frames, x)
         return x
 
     def _per_sample(

@@ -94,8 +94,7 @@ class TorchSDE(Sampler):
         if not 0 <= eta < math.inf:
             raise ValueError(f"eta must be finite and ≥ 0, got {eta}")
         self.method, self.steps, self.adaptive = method, check_steps(steps), adaptive
-        self.rtol, self.atol, self.eta, self.eps = rtol, atol, eta, eps
-        self.variable = variable
+        self.rtol, self.atol, self.eta, self.eps, self.variable = rtol, atol, eta, eps, variable
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if eps is not in (0, T), or rtol is finer than the type resolves."""
@@ -123,15 +122,10 @@ class TorchSDE(Sampler):
         ends = (sde.T, last_time(sde, self.eps))
         ends = ends[::-1] if run.encode else ends
         run.begin(None if self.adaptive else self.steps, x)
-        equation = _Equation(sde, score, self.eta, ends, CALCULUS[self.method], self.variable, run)
+        equation = _Equation(self, sde, score, ends, run)
         clock = self._clock(equation, run.keep)
         states = self._states(equation, clock, x, run)
-        for i, (tau, state) in enumerate(zip(clock[1:-1], states[1:-1], strict=True), start=1):
-            run.frames.append(state)
-            if run.callback is not None:
-                run.callback(i, equation.time(tau), state)
-        if run.keep:
-            run.frames.append(states[-1])
+        run.report((equation.time(tau) for tau in clock[1:-1]), states[1:-1], states[-1])
         return states[-1]
 
     def _refuse(self, run: SamplingContext) -> None:
@@ -230,20 +224,13 @@ class _Equation:
     noise_type = "additive"
 
     def __init__(
-        self,
-        sde: SDE,
-        score: Score,
-        eta: float,
-        ends: tuple[float, float],
-        calculus: str,
-        variable: str,
-        run: SamplingContext,
+        self, sampler: TorchSDE, sde: SDE, score: Score, ends: Sequence[float], run: SamplingContext
     ) -> None:
-        self.sde_type = calculus
-        self._sde, self._parts = sde, RowCache(score, lambda part: sde.reverse(part, eta))
+        self.sde_type = CALCULUS[sampler.method]
+        self._sde, self._parts = sde, RowCache(score, lambda part: sde.reverse(part, sampler.eta))
         self._reverse, self._ends, self._run = self._parts.whole, ends, run
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
-        self._warp = self._warped() if variable != "time" else None
+        self._warp = self._warped() if sampler.variable != "time" else None
         # torchsde evaluates the start to find its shape, srk its first stage twice, and an
         # adaptive step and its first half begin at the same state.
         self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=2)

@@ -42,15 +42,15 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         PLANS,
     ),
     "samplers/solvers/exponential.py": (
-        ("_steps", "_columns", "_weights", "_SCHEMES", "choose_tau"),
+        ("steps", "_columns", "_weights", "_SCHEMES", "choose_tau"),
         PLANS,
     ),
     "samplers/solvers/runge_kutta.py": (
         ("TABLEAUS", "_in_time", "plan", "sigma_stages", "_between", "_after"),
         PLANS,
     ),
-    "samplers/solvers/stochastic.py": (("_steps",), PLANS),
-    "samplers/solvers/pndm.py": (("_steps", "_start", "_transfer"), PLANS),
+    "samplers/solvers/stochastic.py": (("steps",), PLANS),
+    "samplers/solvers/pndm.py": (("steps", "_start", "_transfer"), PLANS),
     "samplers/solvers/restart.py": (("plan",), PLANS),
     "samplers/solvers/predictors.py": (
         ("coefficients", "transition", "step"),

@@ -22,7 +22,7 @@ class Grid(ABC):
 
     @abstractmethod
     def place(self, sde: SDE, steps: int) -> Tensor:
-        """Times of the process, float64, on the CPU, shape (steps + 1,)."""
+        """Times of the process, or the levels nearest to them, as for a call."""
 
     def __call__(self, sde: SDE, steps: int) -> Tensor:
         """Times of the process, decreasing, float64, on the CPU, shape (steps + 1,).
@@ -64,7 +64,6 @@ class UniformGrid(Grid):
         self.eps = eps
 
     def place(self, sde: SDE, steps: int) -> Tensor:
-        """Times of the process, or the levels nearest to them."""
         return sde.equal_times(steps, last_time(sde, self.eps))
 
 
@@ -81,7 +80,6 @@ class LogSNRGrid(Grid):
         self.eps = eps
 
     def place(self, sde: SDE, steps: int) -> Tensor:
-        """Times of the process, or the levels nearest to them."""
         check_half_log_snr(sde, "log_snr")
         ends = torch.tensor([sde.T, last_time(sde, self.eps)], dtype=torch.float64)
         first, last = sde.half_log_snr(ends).tolist()
@@ -105,7 +103,6 @@ class QuadraticGrid(Grid):
         self.eps = eps
 
     def place(self, sde: SDE, steps: int) -> Tensor:
-        """Times of the process, or the levels nearest to them."""
         return sde.to_grid(powers(sde.T, last_time(sde, self.eps), 2.0, steps))
 
 
@@ -153,7 +150,6 @@ class KarrasGrid(Grid):
         self.eps, self.to_data = eps, check_switch(to_data, "to_data")
 
     def place(self, sde: SDE, steps: int) -> Tensor:
-        """Times of the process, or the levels nearest to them."""
         if self.sigma_max is None:
             check_half_log_snr(sde, "karras")
         first = self._time(sde, "sigma_max", self.sigma_max, sde.T)

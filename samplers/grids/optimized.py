@@ -58,7 +58,6 @@ class OptimizedGrid(Grid):
         self._found: dict[tuple[SDE, int], Tensor] = {}
 
     def place(self, sde: SDE, steps: int) -> Tensor:
-        """Times of the process, or the levels nearest to them."""
         check_half_log_snr(sde, "optimized")
         if steps > MOST_STEPS:
             raise ValueError(

@@ -15,10 +15,10 @@ from scoresde.sde.checks import check_choice, check_count, check_switch, is_inte
 from .plan import Plan, Stage, tabulate
 from .prediction import PREDICTIONS, Prediction
 from .segment import VARIABLES, Nodes, Segment, adams, halved_difference, third_order_of_dpm
-from .solver import Solver, up_to_data
+from .solver import DenoisingSolver
 
 
-class ExponentialMultistep(Solver):
+class ExponentialMultistep(DenoisingSolver):
     """Exponential Adams methods: one evaluation a step, and those of the steps before.
 
         x_t = e^{A_s − A_t} (m_t/m_s) x_s + Σ_j W_j k_j + std z          (`segment.py`)
@@ -88,11 +88,7 @@ class ExponentialMultistep(Solver):
         if not self.max_extrapolation >= 1:
             raise ValueError(f"max_extrapolation must be ≥ 1, got {max_extrapolation}")
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
-        return up_to_data(sde, times, self._steps)
-
-    def _steps(self, sde: SDE, times: Tensor) -> Plan:
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
         nodes, n = Nodes.at(sde, times), len(times) - 1
         start, end = nodes.part(slice(None, -1)), nodes.part(slice(1, None))
         tau = choose_tau(self.tau, self.tau_range, start, end)
@@ -107,11 +103,8 @@ class ExponentialMultistep(Solver):
         def steps(part: slice, *, begins: bool, corrects: bool) -> Plan:
             """Steps that evaluate at their beginning, at their end, or both."""
             here = slice(part.start, part.stop + 1)
-            stages = [Stage(factor[part], [w[part] for w in predict], [std[part]])]
-            if begins:
-                stages = [
-                    Stage(stages[0].x, stages[0].k, stages[0].z, times[part], p[part], q[part])
-                ]
+            evaluation = (times[part], p[part], q[part]) if begins else ()
+            stages = [Stage(factor[part], [w[part] for w in predict], [std[part]], *evaluation)]
             if corrects:
                 weights = [w[part] for w in correct]
                 ahead = slice(part.start + 1, part.stop + 1)
@@ -165,7 +158,7 @@ _SCHEMES: dict[int, tuple[tuple[float, tuple[int, ...]], ...]] = {
 """Each stage of a step: where it ends, and through which evaluations its polynomial goes."""
 
 
-class ExponentialSinglestep(Solver):
+class ExponentialSinglestep(DenoisingSolver):
     """Exponential Runge–Kutta methods: one to three evaluations within each step, and no memory.
 
         u = (α_m/α_s) x_s − σ_m (e^{h/2} − 1) ẑ(x_s),   x_t = (α_t/α_s) x_s − σ_t (e^h − 1) ẑ(u)
@@ -199,11 +192,7 @@ class ExponentialSinglestep(Solver):
         self.order, self.kind = int(order), choose_prediction(prediction)
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
-        return up_to_data(sde, times, self._steps)
-
-    def _steps(self, sde: SDE, times: Tensor) -> Plan:
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
         start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
         tau = choose_tau(self.tau, self.tau_range, start, end)
         known, stages = [start], list[Stage]()

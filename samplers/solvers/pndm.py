@@ -9,12 +9,12 @@ from .plan import Plan, Stage, tabulate
 from .prediction import NoisePrediction
 from .runge_kutta import TABLEAUS
 from .segment import Nodes, Segment, adams
-from .solver import Solver, up_to_data
+from .solver import DenoisingSolver
 
 _KIND = NoisePrediction()
 
 
-class PNDM(Solver):
+class PNDM(DenoisingSolver):
     """Pseudo numerical methods: classical weights around the transfer of DDIM.
 
         x_t = (α_t/α_s) x_s + W k,   W = −σ_t (e^{λ_t − λ_s} − 1)
@@ -29,11 +29,7 @@ class PNDM(Solver):
 
     _START = 3
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
-        return up_to_data(sde, times, self._steps)
-
-    def _steps(self, sde: SDE, times: Tensor) -> Plan:
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
         first = times[: self._START + 1]
         steps = self._start(sde, first)
         rest = times[self._START :]

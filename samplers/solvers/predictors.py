@@ -51,7 +51,6 @@ class Predictor(Solver):
         return mean + expand(std, x) * noise(x), mean
 
     def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
         t = times[:-1]
         c, w, std = self.coefficients(sde, t, times[1:])
         return tabulate(times, Stage(c, [w], [std], t if w.any() else None))
@@ -66,7 +65,6 @@ class EulerMaruyama(Predictor):
     """
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
-        """c, w and std of the step; see `Predictor.coefficients`."""
         h, g = t_next - t, sde.g(t)
         return 1 + h * sde.f(t), -h * g.square(), g * (-h).sqrt()
 
@@ -80,7 +78,6 @@ class ReverseDiffusion(Predictor):
     """
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
-        """c, w and std of the step; see `Predictor.coefficients`."""
         a, b = sde.transition(t_next, t)
         return 2 - a, b.square(), b
 
@@ -115,7 +112,6 @@ class Ancestral(Predictor):
         self.variance = variance
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
-        """c, w and std of the step; see `Predictor.coefficients`."""
         a, b = sde.transition(t_next, t)
         sigma = sde.sigma(t)
         std = b if self.variance == "forward" else b * sde.sigma(t_next) / sigma
@@ -149,7 +145,6 @@ class DDIM(Predictor):
         self.eta = eta
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
-        """c, w and std of the step; see `Predictor.coefficients`."""
         sigma, sigma_next = sde.sigma(t), sde.sigma(t_next)
         if self.eta == 0:  # also towards the noise, as in encoding
             a, std = sde.alpha(t) / sde.alpha(t_next), torch.zeros_like(t)
@@ -170,7 +165,6 @@ class Rescale(Predictor):
     """
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
-        """c, w and 0; see `Predictor.coefficients`."""
         return sde.alpha(t_next) / sde.alpha(t), torch.zeros_like(t), torch.zeros_like(t)
 
 
@@ -183,6 +177,5 @@ class ProbabilityFlowEuler(Predictor):
     """
 
     def coefficients(self, sde: SDE, t: Tensor, t_next: Tensor) -> Coefficients:
-        """c, w and 0; see `Predictor.coefficients`."""
         h = t_next - t
         return 1 + h * sde.f(t), -0.5 * h * sde.g(t).square(), torch.zeros_like(t)

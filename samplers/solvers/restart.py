@@ -49,7 +49,6 @@ class Restart(Solver):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps of the grid, with those of the restarts; see `Solver.plan`."""
         top, bottom = self._interval(sde, times)
         again = times[top : bottom + 1]
         a, b = sde.transition(times[bottom], times[top])

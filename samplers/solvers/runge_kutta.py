@@ -10,7 +10,7 @@ from scoresde.sde.checks import check_choice
 
 from .plan import Plan, Stage, tabulate
 from .segment import Nodes
-from .solver import Solver, up_to_data
+from .solver import DenoisingSolver, Solver, up_to_data
 
 
 class Tableau(NamedTuple):
@@ -35,13 +35,11 @@ TABLEAUS = {
 """Euler; the midpoint rule; Heun; Kutta's classical method (Hairer, Nørsett & Wanner 1993, II.1)"""
 
 
-class RungeKutta(Solver):
+class RungeKutta(DenoisingSolver):
     """A classical Runge–Kutta method on the probability flow.
 
         in t:  dx/dt = f x − ½ g² s        in σ:  d(x/α)/d(σ/α) = ẑ = −σ s
         k_j = F(x + h Σ_i a_{ji} k_i, t + c_j h),   x′ = x + h Σ_j b_j k_j
-
-    A last step to noiseless data, where the score does not exist, is the posterior mean.
 
     Args:
         method: `euler`, `midpoint`, `heun` or `rk4`.
@@ -59,9 +57,11 @@ class RungeKutta(Solver):
         check_choice("variable", variable, "time", "sigma")
         self.tableau, self.variable = TABLEAUS[method], variable
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
-        return up_to_data(sde, times, self._in_time if self.variable == "time" else self._in_sigma)
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
+        if self.variable == "time":
+            return self._in_time(sde, times)
+        start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
+        return tabulate(times, *sigma_stages(sde, self.tableau, start, end))
 
     def _in_time(self, sde: SDE, times: Tensor) -> Plan:
         t, h = times[:-1], times.diff()
@@ -73,10 +73,6 @@ class RungeKutta(Solver):
                 Stage(torch.ones_like(t), weights, (), at, sde.f(at), -0.5 * sde.g(at).square())
             )
         return tabulate(times, *stages)
-
-    def _in_sigma(self, sde: SDE, times: Tensor) -> Plan:
-        start, end = Nodes.at(sde, times[:-1]), Nodes.at(sde, times[1:])
-        return tabulate(times, *sigma_stages(sde, self.tableau, start, end))
 
 
 class EDMHeun(Solver):
@@ -117,7 +113,6 @@ class EDMHeun(Solver):
         self.churn, self.s_min, self.s_max, self.s_noise = churn, s_min, s_max, s_noise
 
     def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
         gamma = min(self.churn / (len(times) - 1), 2**0.5 - 1)
 
         def steps(sde: SDE, times: Tensor) -> Plan:

@@ -27,6 +27,17 @@ class Solver(ABC):
         """
 
 
+class DenoisingSolver(Solver):
+    """A solver that goes to noiseless data, where there is no score, by `denoising_step`."""
+
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
+        return up_to_data(sde, times, self.steps)
+
+    @abstractmethod
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
+        """The steps between times with σ > 0; see `Solver.plan`."""
+
+
 def denoising_step(sde: SDE, times: Tensor) -> Plan:
     """The step to noiseless data: their posterior mean, α′ (x + σ² s)/α.
 

@@ -8,26 +8,20 @@ from torch import Tensor
 from scoresde.sde import SDE
 
 from .plan import Plan, Stage, tabulate
-from .solver import Solver, up_to_data
+from .solver import DenoisingSolver
 
 
-class StochasticHeun(Solver):
+class StochasticHeun(DenoisingSolver):
     """Heun's method for the reverse SDE: weak order 2, strong order 1.
 
         y = x + h a(x, t) + G z,   x′ = x + ½ h (a(x, t) + a(y, t′)) + G z,
         a = f x − g² s,   h = t′ − t < 0,   G² = ½ |h| (g² + g′²)
 
-    A last step to noiseless data, where the score does not exist, is the posterior mean.
-
     Reference: Kloeden & Platen 1992 (section 15.1); Jolicoeur-Martineau et al. 2021,
     arXiv:2105.14080.
     """
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
-        return up_to_data(sde, times, self._steps)
-
-    def _steps(self, sde: SDE, times: Tensor) -> Plan:
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
         t, t_next, h = times[:-1], times[1:], times.diff()
         g2, g2_next = sde.g(t).square(), sde.g(t_next).square()
         one, std = torch.ones_like(t), (0.5 * h.abs() * (g2 + g2_next)).sqrt()
@@ -38,24 +32,19 @@ class StochasticHeun(Solver):
         )
 
 
-class SRA1(Solver):
+class SRA1(DenoisingSolver):
     """Rößler's method SRA1 for the reverse SDE: strong order 1.5, weak order 2.
 
         y = x + ¾ h a(x, t) + (3/2) g′ J,
         x′ = x + h (⅓ a(x, t) + ⅔ a(y, t + ¾ h)) + g′ √|h| z_1 + (g − g′) J,
         a = f x − g² s,   h = t′ − t < 0,   J = ½ √|h| (z_1 + z_2/√3)
 
-    J is the mean over the step of the Wiener process since its start. A last step to noiseless
-    data, where the score does not exist, is the posterior mean.
+    J is the mean over the step of the Wiener process since its start.
 
     Reference: Rößler 2010, SIAM Journal on Numerical Analysis 48(3) (table 6.2).
     """
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The steps between the times of a grid; see `Solver.plan`."""
-        return up_to_data(sde, times, self._steps)
-
-    def _steps(self, sde: SDE, times: Tensor) -> Plan:
+    def steps(self, sde: SDE, times: Tensor) -> Plan:
         t, h = times[:-1], times.diff()
         later, root = t + 3 / 4 * h, h.abs().sqrt()
         g, g_next = sde.g(t), sde.g(times[1:])
