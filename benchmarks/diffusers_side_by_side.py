@@ -38,7 +38,11 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns of its own dep
 Theirs = Callable[[], Any]
 
 
-def _scheduler(name: str, **settings: Any) -> Theirs:
+def _scheduler(name: str, order: int | None = None, **settings: Any) -> Theirs:
+    """A scheduler of diffusers, of an order where it has one."""
+    if order is not None:
+        settings["solver_order"] = order
+
     def make() -> Any:
         from diffusers import schedulers
 
@@ -47,25 +51,10 @@ def _scheduler(name: str, **settings: Any) -> Theirs:
     return make
 
 
-def _dpm(order: int, **settings: Any) -> Theirs:
-    settings |= {"solver_order": order, "final_sigmas_type": "sigma_min"}
-    return _scheduler("DPMSolverMultistep", **settings)
-
-
-def _singlestep(order: int, algorithm: str) -> Theirs:
-    settings = {"algorithm_type": algorithm, "final_sigmas_type": "sigma_min"}
-    return _scheduler("DPMSolverSinglestep", solver_order=order, **settings)
-
-
-def _unipc(order: int) -> Theirs:
-    return _scheduler("UniPCMultistep", solver_order=order, final_sigmas_type="sigma_min")
-
-
-def _deis(order: int) -> Theirs:
-    return _scheduler("DEISMultistep", solver_order=order)
-
-
-_ipndm, _lms = partial(_scheduler, "IPNDM"), partial(_scheduler, "LMSDiscrete")
+_dpm = partial(_scheduler, "DPMSolverMultistep", final_sigmas_type="sigma_min")
+_singlestep = partial(_scheduler, "DPMSolverSinglestep", final_sigmas_type="sigma_min")
+_unipc = partial(_scheduler, "UniPCMultistep", final_sigmas_type="sigma_min")
+_deis = partial(_scheduler, "DEISMultistep")
 
 
 def namesakes() -> dict[str, tuple[str, Theirs]]:
@@ -80,10 +69,13 @@ def namesakes() -> dict[str, tuple[str, Theirs]]:
         "unipc_3": ("UniPCMultistep, order 3", _unipc(3)),
         "deis_log_rho_2": ("DEISMultistep, order 2", _deis(2)),
         "deis_log_rho_3": ("DEISMultistep, order 3", _deis(3)),
-        "ipndm_4": ("IPNDM", _ipndm()),
-        "lms_4": ("LMSDiscrete", _lms()),
-        "dpmpp_2s": ("DPMSolverSinglestep, order 2", _singlestep(2, "dpmsolver++")),
-        "dpm_solver_3": ("DPMSolverSinglestep, order 3", _singlestep(3, "dpmsolver")),
+        "ipndm_4": ("IPNDM", _scheduler("IPNDM")),
+        "lms_4": ("LMSDiscrete", _scheduler("LMSDiscrete")),
+        "dpmpp_2s": ("DPMSolverSinglestep, order 2", _singlestep(2, algorithm_type="dpmsolver++")),
+        "dpm_solver_3": (
+            "DPMSolverSinglestep, order 3",
+            _singlestep(3, algorithm_type="dpmsolver"),
+        ),
     }
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,12 @@ class Digits:
         self.reference = self.reader.features(images[first])
         real = self.reader.features(images[rng.permutation(held_out)[:SAMPLES]])
         self.floor = frechet_distance(self.reference, real)
+
+    @classmethod
+    def of(cls, folder: Path | None) -> "Digits":
+        """The model of a run; without a folder, of one that is trained now."""
+        with tempfile.TemporaryDirectory() as temporary:
+            return cls(folder or train_digits(Path(temporary) / "run"))
 
     def frechet(self, sampler: Sampler) -> float:
         """Fréchet distance between 500 digits, generated from fixed latents, and real ones."""

@@ -23,7 +23,6 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":  # --help is answered before torch is imported
     arguments()
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,7 +32,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from benchmarks.digits import Digits, train_digits
+from benchmarks.digits import Digits
 from benchmarks.measure import median_seconds
 from scoresde.evaluation import GaussianControl, Hutchinson, HutchPlusPlus, log_likelihood
 from scoresde.evaluation.divergence import Divergence, score_and_divergence
@@ -165,8 +164,7 @@ def rounding(sde: SDE, score: Score, x: Tensor) -> tuple[float, float]:
 def main() -> None:
     """Print the tables."""
     asked = arguments()
-    with tempfile.TemporaryDirectory() as temporary:
-        digits = Digits(asked.run or train_digits(Path(temporary) / "run"))
+    digits = Digits.of(asked.run)
     parts, model = digits.parts, digits.model.eval().requires_grad_(False)
     sde, data = parts.sde, parts.data
     raw = data.test[: asked.images]

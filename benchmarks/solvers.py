@@ -21,7 +21,6 @@ if __name__ == "__main__":  # --help is answered before torch is imported
     arguments()
 
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass, field
 
@@ -33,7 +32,7 @@ from tqdm import tqdm
 
 from benchmarks.catalogue import ENTRIES, Entry
 from benchmarks.convergence import run, slopes, weak_error
-from benchmarks.digits import Digits, train_digits
+from benchmarks.digits import Digits
 from benchmarks.plot import plot_errors
 from benchmarks.problem import Problem, mixture
 from benchmarks.report import write_report
@@ -117,11 +116,9 @@ def main() -> None:
     """Measure, then write the page and the picture."""
     folder = arguments().run
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        digits = Digits(folder or train_digits(Path(temporary) / "run"))
-        problem = mixture(POINTS)
-        floor = mixture(POINTS, seed=1).ends
-        rows = [measure(e, problem, floor, digits) for e in tqdm(ENTRIES, disable=None)]
+    digits, problem = Digits.of(folder), mixture(POINTS)
+    floor = mixture(POINTS, seed=1).ends
+    rows = [measure(e, problem, floor, digits) for e in tqdm(ENTRIES, disable=None)]
     noise = wasserstein(problem.ends, floor)
     plot_errors(rows, BUDGETS, ROOT / "docs" / "solvers.png")
     seconds = time.perf_counter() - begun

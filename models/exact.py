@@ -96,13 +96,7 @@ class GaussianMixtureScore:
         It equals (x + σ² s)/α, but without a division by α, which may be 0.
         """
         log_joint, pull = self._given(x, t, condition)
-        variances = self.variances.to(pull)
-        if self.basis is None:
-            moved = variances * pull
-        else:
-            basis = self.basis.to(pull)
-            inside = variances * torch.einsum("bki,kij->bkj", pull, basis)
-            moved = torch.einsum("bkj,kij->bki", inside, basis)
+        moved = self._from_axes(self.variances.to(pull) * self._to_axes(pull))
         means = self.means.to(pull) - expand(self.sde.alpha(t), pull) * moved
         data = (log_joint.softmax(1)[..., None] * means).sum(1)
         return data.reshape(x.shape).to(x.dtype)
@@ -148,16 +142,21 @@ class GaussianMixtureScore:
             raise ValueError(
                 f"expected states of {means.shape[1]} coordinates, got shape {tuple(x.shape)}"
             )
-        z = flat - expand(alpha, flat) * means
-        if self.basis is not None:
-            z = torch.einsum("bki,kij->bkj", z, self.basis.to(x))
+        z = self._to_axes(flat - expand(alpha, flat) * means)
         spread = expand(alpha.square(), flat) * self.variances.to(x)
         return z, spread + expand(self.sde.sigma(t).square(), flat)
 
     def _pull(self, z: Tensor, spread: Tensor) -> Tensor:
         """s_k, shape (B, K, D), of what `_along_axes` gives."""
-        pull = -z / spread
-        return pull if self.basis is None else torch.einsum("bkj,kij->bki", pull, self.basis.to(z))
+        return self._from_axes(-z / spread)
+
+    def _to_axes(self, v: Tensor) -> Tensor:
+        """Vectors (B, K, D) in the coordinates in which each Σ_k is diagonal."""
+        return v if self.basis is None else torch.einsum("bki,kij->bkj", v, self.basis.to(v))
+
+    def _from_axes(self, v: Tensor) -> Tensor:
+        """Vectors of those coordinates, (B, K, D), in those of the state."""
+        return v if self.basis is None else torch.einsum("bkj,kij->bki", v, self.basis.to(v))
 
 
 class GaussianScore:

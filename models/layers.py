@@ -2,7 +2,8 @@
 
 Submodules are registered in the order of the published score-SDE checkpoints, so that a list of
 parameters in that order can be copied one by one. In every block the noise embedding `emb`, shape
-(B, E), has already passed its last nonlinearity, which all blocks of a network share.
+(B, E), has already passed its last nonlinearity, which all blocks of a network share. `ch_in` and
+`ch_out` are numbers of channels, and `options` are those shared by the network's blocks.
 """
 
 import math
@@ -143,7 +144,6 @@ class Attention(nn.Module):
 
     Args:
         channels: number of channels C, a multiple of the options' head_dim.
-        options: options shared by the network's blocks.
 
     Raises:
         ValueError: the channels do not divide into heads.
@@ -182,9 +182,6 @@ class ResidualBranch(nn.Module):
     h = conv(resample(silu(norm(x)))) + W emb;  branch = conv(dropout(silu(norm(h))))
 
     Args:
-        ch_in: number of input channels.
-        ch_out: number of output channels.
-        options: options shared by the network's blocks.
         resample: parameter-free change of resolution.
     """
 
@@ -216,9 +213,6 @@ class BigGANBlock(nn.Module):
     arXiv:2011.13456 (appendix H).
 
     Args:
-        ch_in: number of input channels.
-        ch_out: number of output channels.
-        options: options shared by the network's blocks.
         resample: parameter-free change of resolution; None to keep it.
     """
 
@@ -243,11 +237,6 @@ class DDPMBlock(nn.Module):
     y = shortcut(x) + branch(x, emb)
 
     Reference: Ho et al. 2020, arXiv:2006.11239 (appendix B).
-
-    Args:
-        ch_in: number of input channels.
-        ch_out: number of output channels.
-        options: options shared by the network's blocks.
     """
 
     def __init__(self, ch_in: int, ch_out: int, options: BlockOptions) -> None:

@@ -25,9 +25,9 @@ class Scales:
     Attributes:
         alpha: α.
         sigma: σ, in units of half the width of the data range.
-        rates: Function that computes (α′, σ′).
+        rates: Function that computes (α′, σ′), with σ in the units of the data, for `velocity`.
         sigma_data: Standard deviation of data in [−1, 1], for `edm`.
-        half: Half the width of the data range, for `raw_score`.
+        half: Half the width of the data range, for `raw_score` and `velocity`.
     """
 
     alpha: Tensor
@@ -95,6 +95,7 @@ def _velocity(at: Scales) -> Preconditioning:
     α = cos t and σ = sin t.
     """
     alpha_rate, sigma_rate = at.rates()
+    sigma_rate = sigma_rate / at.half
     w = at.alpha * sigma_rate - alpha_rate * at.sigma
     return Preconditioning(
         torch.ones_like(w),

@@ -1,6 +1,7 @@
 """Building blocks of the RefineNets: InstanceNorm++, dilated residual blocks, refinement.
 
-`level`, shape (B,), is the integer noise level in a network with levels, and None in all others.
+`level`, shape (B,), is the integer noise level in a network with levels, and None in all others;
+`options` are those shared by the network's blocks.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -122,7 +123,6 @@ class DilatedBlock(nn.Module):
     Args:
         ch_in: number of input channels.
         ch_out: number of output channels, different from ch_in only where the block enters a level.
-        options: options shared by the network's blocks.
         dilation: distance of the taps of a convolution in pixels, ≥ 1.
         enter: whether the block enters a level, so that its shortcut is learned and, without
             dilation, the resolution is halved.
@@ -184,7 +184,6 @@ class Fusion(nn.Module):
     Args:
         channels: numbers of channels of the features, the finest first.
         ch_out: number of output channels.
-        options: options shared by the network's blocks.
     """
 
     def __init__(self, channels: Sequence[int], ch_out: int, options: RefineOptions) -> None:
@@ -234,7 +233,6 @@ class RefineBlock(nn.Module):
     Args:
         channels: numbers of channels of the inputs, the finest first; a single one is not fused.
         ch_out: number of output channels, that of a single input.
-        options: options shared by the network's blocks.
         units: number of convolution units on the output.
     """
 

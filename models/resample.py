@@ -7,6 +7,9 @@ and decimation are one depthwise strided convolution, so no intermediate image i
 `fir_kernel` makes every kernel even, 2m x 2m, by a zero in front of an odd one. All paddings are
 then symmetric, left to the convolutions, and place the pixels as upfirdn's paddings do.
 
+Images x are (B, C, H, W), with H and W even where the resolution is halved; `kernel` is the result
+of `fir_kernel`, shape (2m, 2m); `ch_in`, `ch_out` and `options` are as in `layers.py`.
+
 Reference: Karras et al. 2020, arXiv:1912.04958 (appendix B); Zhang 2019, arXiv:1904.11486.
 """
 
@@ -56,59 +59,33 @@ def _fir(x: Tensor, kernel: Tensor, padding: int, stride: int = 1) -> Tensor:
 
 
 def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Double the resolution: insert zeros, then filter with gain 4, which keeps the mean.
-
-    Args:
-        x: images, shape (B, C, H, W).
-        kernel: result of `fir_kernel`, shape (2m, 2m).
-
-    Returns:
-        Tensor of shape (B, C, 2H, 2W).
-    """
+    """Double the resolution: insert zeros, then filter with gain 4, which keeps the mean."""
     weight = _depthwise(4 * kernel, x)
     padding = kernel.shape[0] // 2 - 1
     return F.conv_transpose2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
 
 
 def fir_downsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Halve the resolution: filter, then keep every second pixel.
-
-    Args:
-        x: images, shape (B, C, H, W), H and W even.
-        kernel: result of `fir_kernel`, shape (2m, 2m).
-
-    Returns:
-        Tensor of shape (B, C, H/2, W/2).
-    """
+    """Halve the resolution: filter, then keep every second pixel."""
     return _fir(x, kernel, padding=kernel.shape[0] // 2 - 1, stride=2)
 
 
 def fir_downsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Filter, then apply a 3x3 convolution with stride 2.
+    """Halve the resolution: filter, then apply a 3x3 convolution with stride 2.
 
     Args:
-        x: images, shape (B, C, H, W), H and W even.
-        kernel: result of `fir_kernel`, shape (2m, 2m).
+        x: images.
+        kernel: filter.
         weight: convolution kernel, shape (D, C, 3, 3).
         bias: shape (D,), or None.
-
-    Returns:
-        Tensor of shape (B, D, H/2, W/2).
     """
     return F.conv2d(_fir(x, kernel, padding=kernel.shape[0] // 2), weight, bias, stride=2)
 
 
 def fir_upsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Insert zeros, apply a 3x3 convolution (both as one transposed convolution), then filter.
+    """Double the resolution: insert zeros, apply a 3x3 convolution (both at once), then filter.
 
-    Args:
-        x: images, shape (B, C, H, W).
-        kernel: result of `fir_kernel`, shape (2m, 2m).
-        weight: convolution kernel, shape (D, C, 3, 3), in the orientation of `conv2d`.
-        bias: shape (D,), or None.
-
-    Returns:
-        Tensor of shape (B, D, 2H, 2W).
+    Arguments as for `fir_downsample_conv`.
     """
     # A transposed convolution stores (in, out) channels and, unlike conv2d, does not correlate.
     h = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
@@ -116,11 +93,11 @@ def fir_upsample_conv(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | 
     return h if bias is None else h + bias[:, None, None]
 
 
-class Upsample2d(nn.Module):
-    """Double the resolution without parameters: FIR filter, or nearest neighbour.
+class Resampler(nn.Module):
+    """A change of the resolution by two, with a FIR filter if there are taps.
 
     Args:
-        taps: the FIR filter in one dimension; None for nearest neighbour.
+        taps: the FIR filter in one dimension; None for none.
 
     Raises:
         ValueError: taps that sum to zero.
@@ -132,6 +109,10 @@ class Upsample2d(nn.Module):
         super().__init__()
         kernel = None if taps is None else fir_kernel(taps)
         self.register_buffer("kernel", kernel, persistent=False)
+
+
+class Upsample2d(Resampler):
+    """Double the resolution without parameters: FIR filter, or nearest neighbour."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images of shape (B, C, H, W) to (B, C, 2H, 2W)."""
@@ -140,54 +121,31 @@ class Upsample2d(nn.Module):
         return fir_upsample(x, self.kernel)
 
 
-class Downsample2d(nn.Module):
-    """Halve the resolution without parameters: FIR filter, or the mean of 2x2 pixels.
-
-    Args:
-        taps: the FIR filter in one dimension; None for the mean.
-
-    Raises:
-        ValueError: taps that sum to zero.
-    """
-
-    kernel: Tensor | None
-
-    def __init__(self, taps: Sequence[float] | None) -> None:
-        super().__init__()
-        kernel = None if taps is None else fir_kernel(taps)
-        self.register_buffer("kernel", kernel, persistent=False)
+class Downsample2d(Resampler):
+    """Halve the resolution without parameters: FIR filter, or the mean of 2x2 pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images of shape (B, C, H, W), H and W even, to (B, C, H/2, W/2)."""
+        """Map images of shape (B, C, H, W) to (B, C, H/2, W/2)."""
         if self.kernel is None:
             return F.avg_pool2d(x, 2)
         return fir_downsample(x, self.kernel)
 
 
-class DownsampleConv2d(nn.Module):
+class DownsampleConv2d(Resampler):
     """Halve the resolution with a learned 3x3 convolution, after a FIR filter if there are taps.
 
     Reference: Ho et al. 2020, arXiv:2006.11239; Karras et al. 2020, arXiv:1912.04958.
 
     Args:
-        ch_in: number of input channels.
-        ch_out: number of output channels.
-        taps: the FIR filter in one dimension; None for no filter.
+        taps: see `Resampler`.
         symmetric: without a filter, pad all four sides by one pixel, as most of diffusers' networks
             do, rather than the bottom and the right alone.
-
-    Raises:
-        ValueError: taps that sum to zero.
     """
-
-    kernel: Tensor | None
 
     def __init__(
         self, ch_in: int, ch_out: int, taps: Sequence[float] | None, symmetric: bool = False
     ) -> None:
-        super().__init__()
-        kernel = None if taps is None else fir_kernel(taps)
-        self.register_buffer("kernel", kernel, persistent=False)
+        super().__init__(taps)
         self.padding = (1, 1, 1, 1) if symmetric else (0, 1, 0, 1)
         self.conv = conv(ch_in, ch_out)
 
@@ -199,26 +157,16 @@ class DownsampleConv2d(nn.Module):
         return fir_downsample_conv(x, self.kernel, weight, bias)
 
 
-class UpsampleConv2d(nn.Module):
+class UpsampleConv2d(Resampler):
     """Double the resolution with a learned 3x3 convolution, then a FIR filter if there are taps.
 
+    Without taps the image is doubled by nearest neighbour before the convolution.
+
     Reference: Ho et al. 2020, arXiv:2006.11239; Karras et al. 2020, arXiv:1912.04958.
-
-    Args:
-        ch_in: number of input channels.
-        ch_out: number of output channels.
-        taps: the FIR filter in one dimension; None to double by nearest neighbour beforehand.
-
-    Raises:
-        ValueError: taps that sum to zero.
     """
 
-    kernel: Tensor | None
-
     def __init__(self, ch_in: int, ch_out: int, taps: Sequence[float] | None) -> None:
-        super().__init__()
-        kernel = None if taps is None else fir_kernel(taps)
-        self.register_buffer("kernel", kernel, persistent=False)
+        super().__init__(taps)
         self.conv = conv(ch_in, ch_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,7 +231,6 @@ class ResidualPyramid(nn.Module):
 
     Args:
         resample: learned change of resolution from the pyramid's channels to the features'.
-        options: options shared by the network's blocks.
     """
 
     def __init__(self, resample: nn.Module, options: BlockOptions) -> None:

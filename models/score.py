@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,12 +169,7 @@ class ScoreModel(nn.Module):
         x = widened(x)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t) / self._half
         centred = (x - expand(self._middle * alpha, x)) / self._half
-
-        def rates() -> tuple[Tensor, Tensor]:
-            alpha_rate, sigma_rate = self.sde.rates(t)
-            return alpha_rate, sigma_rate / self._half
-
-        scales = Scales(alpha, sigma, rates, self.sigma_data, self._half)
+        scales = Scales(alpha, sigma, partial(self.sde.rates, t), self.sigma_data, self._half)
         weights = PARAMETERIZATIONS[self.parameterization](scales)
         c_noise = C_NOISE[self.c_noise](self.sde, t, scales)
         # At least float32: bfloat16 cannot distinguish the levels 899 and 900.
@@ -249,9 +244,7 @@ class ScoreModel(nn.Module):
         torch.compile and hooks only see calls of the module itself.
 
         Args:
-            x: State, shape (B, *).
-            t: Time in (0, T], shape (B,) or ().
-            condition: c as for `given`; None for none.
+            x, t, condition: As for `noise`.
             predict: `score`, `noise`, `denoise`, or `noise_and_share`.
         """
         function = getattr(self, predict)

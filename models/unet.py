@@ -210,8 +210,6 @@ class UNet(Described, nn.Module):
         """Evaluate F at noisy images x, shape (B, C, H, W), and noise labels c_noise, shape (B,).
 
         Args:
-            x: noisy images.
-            c_noise: noise labels.
             condition: class labels in 0 … K, int64, shape (B,); None for no label.
 
         Raises:

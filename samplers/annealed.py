@@ -54,7 +54,6 @@ class AnnealedLangevin(Sampler):
         self._lowest(sde)
 
     def states(self, sde: SDE) -> int:
-        """Number of states of a run, those of its levels."""
         return self.levels.states(sde)
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -231,22 +232,14 @@ def draw(
     size = check_steps(batch_size, "batch_size")
     generator = _sources(shape[0], generator, seeds)
     parts, whole = list[Samples](), Evaluations(score, shape[0])
+    start = partial(sampler, sde, progress=progress, device=device)
     for numbers in torch.arange(shape[0]).split(size):
         own = generator
         if isinstance(generator, Sequence):
             own = generator[numbers[0] : numbers[-1] + 1]
+        wanted, keep = (len(numbers), *shape[1:]), 0 if parts else trajectory
         with silent() if parts else nullcontext():
-            parts.append(
-                sampler(
-                    sde,
-                    rows(whole, numbers),
-                    (len(numbers), *shape[1:]),
-                    generator=own,
-                    progress=progress,
-                    trajectory=0 if parts else trajectory,
-                    device=device,
-                )
-            )
+            parts.append(start(rows(whole, numbers), wanted, generator=own, trajectory=keep))
     nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
     return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
 

@@ -86,7 +86,6 @@ class NoiseAdaptive(Sampler):
             check_plan(sde, self.predictor.plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int:
-        """Number of states of a run, one more than its steps."""
         return self.steps + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:

@@ -80,7 +80,6 @@ class ParallelPicard(Sampler):
         check_plan(sde, self._plan(sde, self.grid(sde, self.steps)), dtype)
 
     def states(self, sde: SDE) -> int:
-        """Number of states of a run, one more than the steps of the plan."""
         return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:

@@ -83,7 +83,6 @@ class PredictorCorrector(Sampler):
             check_plan(sde, self._plan(sde, times), dtype, self.corrector)
 
     def states(self, sde: SDE) -> int:
-        """Number of states of a run, one more than its steps."""
         return len(self._plan(sde, self.grid(sde, self.steps))) + 1
 
     def _prepare(self, sde: SDE, dtype: torch.dtype, run: SamplingContext) -> Plan:

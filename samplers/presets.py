@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from scoresde.sde.checks import is_integer
+from scoresde.sde.checks import check_choice, is_integer
 
 from .solvers.exponential import ExponentialMultistep, ExponentialSinglestep
 from .solvers.pndm import PNDM
@@ -89,8 +89,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_order_final_below: int = _
             every run fall, which limits p = 3 to order 2; the algorithms have 0.
     """
     _check_order(order, (1, 2, 3))
-    if variant not in ("bh1", "bh2"):
-        raise ValueError(f"unknown variant '{variant}'. Available: bh1, bh2")
+    check_choice("variant", variant, "bh1", "bh2")
     return _published(order, "data", lower_order_final_below, corrector=True, weights=variant)
 
 

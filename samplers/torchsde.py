@@ -112,7 +112,6 @@ class TorchSDE(Sampler):
         check_plan(sde, EulerMaruyama().plan(sde, times), dtype)
 
     def states(self, sde: SDE) -> int | None:
-        """Number of states of a run; None with adaptive steps."""
         return None if self.adaptive else self.steps + 1
 
     def run(self, sde: SDE, score: Score, x: Tensor, run: SamplingContext) -> Tensor:

@@ -13,7 +13,7 @@ from scoresde.sde import SDE
 from scoresde.sde.checks import check_choice, check_count, check_switch, is_integer
 
 from .plan import Plan, Stage, tabulate
-from .prediction import PREDICTIONS, Prediction
+from .prediction import PREDICTIONS
 from .segment import VARIABLES, Nodes, Segment, adams, halved_difference, third_order_of_dpm
 from .solver import DenoisingSolver
 
@@ -76,7 +76,8 @@ class ExponentialMultistep(DenoisingSolver):
         check_choice("weights", weights, "exact", "dpmpp", "bh1", "bh2")
         if weights != "exact" and variable != "lambda":
             raise ValueError(f"weights={weights} needs variable=lambda, got variable={variable}")
-        self.order, self.kind = int(order), choose_prediction(prediction)
+        self.order = int(order)
+        self.kind = PREDICTIONS[check_choice("prediction", prediction, *PREDICTIONS)]
         self.corrector = check_switch(corrector, "corrector")
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
         self.variable, self.weights = variable, weights
@@ -189,7 +190,8 @@ class ExponentialSinglestep(DenoisingSolver):
     ) -> None:
         if order not in _SCHEMES:
             raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
-        self.order, self.kind = int(order), choose_prediction(prediction)
+        self.order = int(order)
+        self.kind = PREDICTIONS[check_choice("prediction", prediction, *PREDICTIONS)]
         self.tau, self.tau_range = check_tau(tau, tau_range), tau_range
 
     def steps(self, sde: SDE, times: Tensor) -> Plan:
@@ -214,15 +216,6 @@ class ExponentialSinglestep(DenoisingSolver):
             ]
             stages.append(Stage(step.factor(), weights, noise, known[i].t, p, q))
         return tabulate(times, *stages)
-
-
-def choose_prediction(name: str) -> Prediction:
-    """The prediction of a name.
-
-    Raises:
-        ValueError: Unknown name.
-    """
-    return PREDICTIONS[check_choice("prediction", name, *PREDICTIONS)]
 
 
 def check_tau(tau: float, tau_range: tuple[float, float] | None) -> float:

@@ -65,13 +65,12 @@ class RungeKutta(DenoisingSolver):
 
     def _in_time(self, sde: SDE, times: Tensor) -> Plan:
         t, h = times[:-1], times.diff()
+        one = torch.ones_like(t)
         rows, stages = [*self.tableau.a[1:], self.tableau.b], list[Stage]()
         for here, row in zip(self.tableau.a, rows, strict=True):
             at = t + sum(here) * h
             weights = [h * weight for weight in reversed(row)]
-            stages.append(
-                Stage(torch.ones_like(t), weights, (), at, sde.f(at), -0.5 * sde.g(at).square())
-            )
+            stages.append(Stage(one, weights, (), at, sde.f(at), -0.5 * sde.g(at).square()))
         return tabulate(times, *stages)
 
 
@@ -151,11 +150,8 @@ def sigma_stages(sde: SDE, tableau: Tableau, start: Nodes, end: Nodes) -> list[S
     rows, stages = [*tableau.a[1:], tableau.b], list[Stage]()
     for here, there, row in zip(places, [*places[1:], end], rows, strict=True):
         weights = [there.alpha * (last - first) * weight for weight in reversed(row)]
-        stages.append(
-            Stage(
-                there.alpha / start.alpha, weights, (), here.t, torch.zeros_like(first), -here.sigma
-            )
-        )
+        ratio = there.alpha / start.alpha
+        stages.append(Stage(ratio, weights, (), here.t, torch.zeros_like(first), -here.sigma))
     return stages
 
 
