@@ -62,9 +62,7 @@ def marginal(sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
     return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64)
 
 
-def moments(
-    solver: Solver, sde: SDE, score: Score, steps: int, *, grid: Grid | None = None
-) -> tuple[Tensor, Tensor]:
+def moments(solver: Solver, sde: SDE, score: Score, steps: int) -> tuple[Tensor, Tensor]:
     """Mean and covariance at the end of a run from p_T, without random numbers.
 
     With a Gaussian target the whole run is affine, x′ = B x + b + Σ C_i z_i. Its matrices follow
@@ -77,7 +75,7 @@ def moments(
         draws += 1
         return torch.zeros_like(x)
 
-    run(solver, sde, score, torch.zeros(1, 2, dtype=torch.float64), steps, grid=grid, noise=count)
+    run(solver, sde, score, torch.zeros(1, 2, dtype=torch.float64), steps, noise=count)
     x = torch.zeros(3 + 2 * draws, 2, dtype=torch.float64)
     x[1:3] = torch.eye(2)
     row = 3
@@ -89,7 +87,7 @@ def moments(
         row += 2
         return z
 
-    end = run(solver, sde, score, x, steps, grid=grid, noise=basis)
+    end = run(solver, sde, score, x, steps, noise=basis)
     shift, images = end[0], end[1:] - end[0]
     mean, covariance = marginal(sde, torch.tensor(sde.T, dtype=torch.float64))
     state, noises = images[:2], images[2:]
@@ -113,7 +111,7 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return vectors @ np.diag(np.sqrt(values.clip(min=0))) @ vectors.T
 
 
-def weak_error(solver: Solver, sde: SDE, steps: int, *, grid: Grid | None = None) -> float:
+def weak_error(solver: Solver, sde: SDE, steps: int) -> float:
     """W₂ between the distribution of a run from p_T and p_eps."""
-    mean, covariance = moments(solver, sde, gaussian(sde), steps, grid=grid)
+    mean, covariance = moments(solver, sde, gaussian(sde), steps)
     return wasserstein(mean, covariance, *marginal(sde, torch.tensor(sde.sampling_eps).double()))

@@ -109,12 +109,8 @@ def their_error(problem: Problem, make: Theirs, grid: Grid, steps: int) -> float
     return problem.error(x * alpha[-1] if in_sigma else x)
 
 
-def our_error(problem: Problem, name: str, grid: Grid, steps: int) -> tuple[float, float]:
-    """Error of a preset on a grid, and its number of evaluations."""
-    return _error(problem, PRESETS[name](), grid, steps)
-
-
-def _error(problem: Problem, solver: Solver, grid: Grid, steps: int) -> tuple[float, float]:
+def our_error(problem: Problem, solver: Solver, grid: Grid, steps: int) -> tuple[float, float]:
+    """Error of a solver on a grid, and its number of evaluations."""
     sampler = PredictorCorrector(solver, steps=steps, grid=grid)
     shape = tuple(problem.latents.shape)
     samples = sampler(problem.sde, problem.score, shape, x_init=problem.latents)
@@ -124,7 +120,7 @@ def _error(problem: Problem, solver: Solver, grid: Grid, steps: int) -> tuple[fl
 def best(problem: Problem, steps: int) -> None:
     """Our corrected Adams in v on steps optimized for it, compared with their best 2M."""
     solver = ExponentialMultistep(3, "v", corrector=True)
-    ours, _ = _error(problem, solver, OptimizedGrid(solver), steps)
+    ours, _ = our_error(problem, solver, OptimizedGrid(solver), steps)
     theirs = min(
         their_error(problem, _dpm(2, lower_order_final=final), grid, steps)
         for final in (True, False)
@@ -143,7 +139,7 @@ def main() -> None:
         for steps in (5, 10, 20, 50):
             print(f"\n{label}, {steps} steps")
             for name, (theirs, make) in namesakes().items():
-                ours, nfe = our_error(problem, name, grid, steps)
+                ours, nfe = our_error(problem, PRESETS[name](), grid, steps)
                 other = their_error(problem, make, grid, steps)
                 left = f"  {name:20s} {ours:9.2e} ({nfe:.0f} evaluations)"
                 print(f"{left}   {theirs:34s} {other:9.2e}  {other / ours:6.2f}")

@@ -29,11 +29,7 @@ def train_digits(folder: Path) -> Path:
 
 
 class Digits:
-    """The averaged model of a run, for sampling.
-
-    Args:
-        folder: Run folder, or one of its checkpoints.
-    """
+    """The averaged model of a run, given by its folder or a checkpoint, for sampling."""
 
     def __init__(self, folder: Path) -> None:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

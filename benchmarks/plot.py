@@ -11,13 +11,7 @@ import matplotlib.pyplot as plt
 
 
 def plot_errors(rows: Sequence[Any], budgets: Sequence[int], path: Path) -> None:
-    """Plot two panels: flows by the distance of their ends, SDE solvers by W₂.
-
-    Args:
-        rows: Measured rows, with `entry`, `nfe`, `error` and `wasserstein`.
-        budgets: Budgets of evaluations.
-        path: PNG to write.
-    """
+    """Plot measured rows in two panels: flows by the distance of their ends, SDE solvers by W₂."""
     figure, axes = plt.subplots(1, 2, figsize=(17, 7), sharex=True)
     titles = ("probability flow: mean distance from the exact ends", "SDE: W₂ from exact samples")
     for axis, stochastic, title in zip(axes, (False, True), titles, strict=True):

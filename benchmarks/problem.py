@@ -36,13 +36,7 @@ class Problem:
 
 
 def mixture(n: int, sde: SDE | None = None, seed: int = 0) -> Problem:
-    """Three unequal Gaussians in the plane, with n latents.
-
-    Args:
-        n: Number of latents.
-        sde: Process; `VP()` by default.
-        seed: Seed of the latents.
-    """
+    """Three unequal Gaussians in the plane on a process, VP by default, with n latents."""
     sde = sde or VP()
     weights, means, variances = (
         torch.tensor(v, dtype=torch.float64) for v in (WEIGHTS, MEANS, VARIANCES)

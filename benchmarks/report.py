@@ -27,15 +27,10 @@ def write_report(
     seconds: float,
     path: Path,
 ) -> None:
-    """Write the table of the page, between its two marks.
+    """Write the table of the measured rows between the two marks of a page.
 
-    Args:
-        rows: Measured rows.
-        budgets: Budgets of evaluations.
-        noise: W₂ between two sets of exact samples.
-        floor: Fréchet distance between two sets of real digits.
-        seconds: Duration of the measurement.
-        path: Markdown page.
+    `noise` is W₂ between two sets of exact samples, and `floor` the Fréchet distance between two
+    sets of real digits; the measurement took `seconds`.
     """
     named = " / ".join(str(budget) for budget in budgets)
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"

@@ -41,12 +41,9 @@ class DequantizationFlow(Described, nn.Module):
         super().__init__()
         if len(shape) != 3:
             raise ValueError(f"a dequantization flow needs images (C, H, W), got {tuple(shape)}")
-        for name, number, least in (
-            ("levels", levels, 2),
-            ("width", width, 1),
-            ("depth", depth, 1),
-        ):
-            check_count(name, number, least)
+        check_count("levels", levels, 2)
+        check_count("width", width, 1)
+        check_count("depth", depth, 1)
         self.shape, self.levels = tuple(shape), levels
         channels = shape[0]
         self.features = nn.Sequential(

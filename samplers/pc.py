@@ -16,7 +16,7 @@ from .solvers.folding import fold, merge
 from .solvers.plan import Plan, State, Step, tabulate
 from .solvers.solver import Solver, from_noise_alone
 from .solvers.variance import NotFitted
-from .stability import check_plan
+from .stability import check_plan, spread
 
 
 class PredictorCorrector(Sampler):
@@ -150,10 +150,7 @@ class PredictorCorrector(Sampler):
 
 def _check_prior(sde: SDE, t: Tensor) -> None:
     """Refuse to start from the prior at a time at which states have another width."""
-    here, top = (
-        (sde.alpha(s).square() + sde.sigma(s).square()).sqrt().item()
-        for s in (t, torch.as_tensor(sde.T, dtype=t.dtype))
-    )
+    here, top = spread(sde, torch.stack([t, torch.as_tensor(sde.T, dtype=t.dtype)])).sqrt().tolist()
     if abs(here / top - 1) > 0.01:
         raise ValueError(
             f"the grid begins at t={t.item():g}, below T={sde.T:g}, where states are not as wide "

@@ -71,8 +71,8 @@ def _widths(sde: SDE, plan: Plan, corrector: Corrector | None) -> Iterator[tuple
     """Width of the state after each step, and the sum of its terms' absolute values."""
     factors = _contractions(sde, plan, corrector)
     evaluated = [row.t for step in plan for row in step.rows if row.t is not None]
-    spreads = iter(_spread(sde, torch.stack(evaluated)).tolist() if evaluated else [])
-    ends = _spread(sde, plan.times).sqrt()
+    spreads = iter(spread(sde, torch.stack(evaluated)).tolist() if evaluated else [])
+    ends = spread(sde, plan.times).sqrt()
     y, scale = ends[0].item(), ends.max().item()
     memory = deque[tuple[float, float]](maxlen=plan.depth)
     for step, factor in zip(plan, factors, strict=True):
@@ -87,7 +87,7 @@ def _widths(sde: SDE, plan: Plan, corrector: Corrector | None) -> Iterator[tuple
         yield abs(y) / scale, terms / scale
 
 
-def _spread(sde: SDE, t: Tensor) -> Tensor:
+def spread(sde: SDE, t: Tensor) -> Tensor:
     """α² + σ², the variance of data N(0, I) at times t."""
     return sde.alpha(t).square() + sde.sigma(t).square()
 
@@ -102,7 +102,7 @@ def _contractions(sde: SDE, plan: Plan, corrector: Corrector | None) -> list[flo
     times = [level.t.cpu() for level in levels if level]
     if corrector is None or not times:
         return [1.0] * len(levels)
-    variances = iter(_spread(sde, torch.stack(times)).tolist())
+    variances = iter(spread(sde, torch.stack(times)).tolist())
     for level in levels:
         factor = corrector.contraction(level, next(variances)) if level else 1.0
         if level and abs(factor) > 1:

@@ -298,7 +298,7 @@ def test_namesakes_in_diffusers_are_no_better(problem, grid, steps):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, (_, make) in namesakes().items():
-            ours, _ = our_error(problem, name, grid, steps)
+            ours, _ = our_error(problem, PRESETS[name](), grid, steps)
             slack = 1.5 if name == "dpmpp_3m_corrected" else 1.002
             assert ours <= slack * their_error(problem, make, grid, steps), name
 
