@@ -1,4 +1,4 @@
-"""What many tests share: one of each process, and one thread, so that numbers repeat."""
+"""Fixtures of many tests: each process and chain, and one thread, so that numbers repeat."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Batches: samples and their condition, which are the same for every kind of data set."""
+"""A batch holds samples and their condition, and follows the same rules in every data set."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_labels_are_those_of_the_rows_of_the_batch():
     plain, told = (
         Grey(levels=256, dequantize=True, flip=True, condition=c) for c in (None, "label")
     )
-    for step in (0, 5, 2, 9):  # of several epochs
+    for step in (0, 5, 2, 9):  # several epochs
         batch = told.batch(step, 16, seed=3)
         assert isinstance(batch, Batch) and batch.condition.dtype == torch.int64
         # The labels of this set are the numbers of its samples.
@@ -58,7 +58,7 @@ def test_points_are_the_same_with_labels(distribution):
 
 
 def test_label_of_a_point_is_the_part_that_it_comes_from():
-    # Components far apart: the label is the nearest mean.
+    # The components are far apart, so that the label is that of the nearest mean.
     means = [[-50.0, 0.0], [0.0, 50.0], [50.0, 0.0]]
     far = Mixture([0.6, 0.3, 0.1], means, [1.0, 2.0, 0.5], **SMALL, condition="label")
     nearest = torch.cdist(far.train.double(), torch.tensor(means).double()).argmin(-1)

@@ -1,4 +1,4 @@
-"""Image sets: scaling, stateless batches, the checks that all share, and the digits."""
+"""Image sets: scaling, stateless batches, the checks common to all sets, and the digits."""
 
 import inspect
 
@@ -19,7 +19,7 @@ CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 
 
 class Grey(InMemory):
-    """Random images, none of which is its own mirror image, none equal to another."""
+    """Random images, none of which equals another image or its own mirror image."""
 
     def __init__(self, n=96, shape=(2, 3, 5), levels=256, range=(-1.0, 1.0), **settings):
         def read():
@@ -53,7 +53,7 @@ def test_scale_then_quantize_is_the_identity(range, levels, monkeypatch):
     lo, hi = range
     x = grey.scale(k)
     middle = torch.from_numpy(lo + (hi - lo) * (np.arange(levels) + 0.5) / levels).view(1, 1, 1, -1)
-    # One float32 rounding of the value.
+    # The tolerance is one float32 rounding of the value.
     torch.testing.assert_close(x, middle.float(), atol=0, rtol=1.2e-7)
     assert x.dtype == torch.float32 and torch.equal(grey.quantize(x), k)
     assert grey.cell == pytest.approx((hi - lo) / levels, rel=1e-15)
@@ -69,15 +69,15 @@ def test_dequantisation_is_uniform_within_the_own_cell(range, levels):
     k = torch.randint(levels, (50, 1, 20, 20), dtype=torch.uint8, generator=seeded(1))
     u = (grey.scale(k, seeded(2)).double() - range[0]) / grey.cell - k
     assert u.min() >= 0 and u.max() < 1
-    # 20000 values: Kolmogorov's distance exceeds 1.95 / sqrt(n) with probability 0.001.
+    # With 20000 values, Kolmogorov's distance exceeds 1.95 / sqrt(n) with probability 0.001.
     assert kstest(u.flatten().numpy(), "uniform").statistic < 1.95 / np.sqrt(u.numel())
-    # Noise is drawn per pixel: neighbours are uncorrelated, to 4 / sqrt(n).
+    # Noise is generated per pixel, so that neighbours are uncorrelated, to 4 / sqrt(n).
     pairs = torch.stack([u[..., 1:].flatten(), u[..., :-1].flatten()])
     assert abs(torch.corrcoef(pairs)[0, 1]) < 4 / np.sqrt(pairs.shape[1])
 
 
 def test_no_noise_without_generator_and_none_in_training_when_switched_off():
-    """The switch concerns training: likelihoods always use dequantised data."""
+    """The switch concerns training alone: likelihoods always use dequantised data."""
     k = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     noisy = Grey(levels=256, dequantize=True)
     plain = Grey(levels=256, dequantize=False)
@@ -175,7 +175,7 @@ def test_impossible_batches_are_named(arguments, message):
         Grey(levels=256).batch(*arguments, seed=0)
 
 
-# Checks that every set shares
+# Checks that all sets share
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,11 @@ def test_digits_split_is_stratified_and_its_own():
     assert torch.equal(digits.test_labels, again.test_labels)
     for split, fraction in ((digits, 0.2), (other, 0.5)):
         both = torch.cat([split.train_labels, split.test_labels]).bincount()
-        # Rounding to whole images.
+        # The tolerance is the rounding to whole images.
         assert (split.test_labels.bincount() - fraction * both).abs().max() <= 0.5
     assert len(other.train) + len(other.test) == 1797
     rows = [torch.cat([d.train, d.test]).flatten(1) for d in (digits, other)]
-    # The same 1797 images, each in exactly one part.
+    # These are the same 1797 images, each in exactly one part.
     assert sorted(map(tuple, rows[0].tolist())) == sorted(map(tuple, rows[1].tolist()))
 
 

@@ -1,4 +1,4 @@
-"""Folders and zips: which files are images, and the part and label of each."""
+"""Folders and zips: which files count as images, and the part and label of each."""
 
 import json
 import zipfile
@@ -24,7 +24,7 @@ def levels(images):
 
 
 def labelled(folder):
-    """Level and label of all images."""
+    """The level and the label of each image."""
     both = [(folder.train, folder.train_labels), (folder.test, folder.test_labels)]
     pairs = [
         pair
@@ -163,7 +163,7 @@ def test_unusable_dataset_json_is_named(content, message, tmp_path):
     write_files(tmp_path, CHUNKS | extra)
     with pytest.raises(ValueError, match=message):
         Folder(tmp_path, labels="dataset.json")
-    assert Folder(tmp_path).train_labels is None  # labels are not read unless they are chosen
+    assert Folder(tmp_path).train_labels is None  # labels are read only if they are chosen
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_linked_folders_and_files_are_read_once_and_loops_end(tmp_path):
     write_files(root, {"real/1.png": grey(1), "real/2.png": grey(2)})
     write_files(elsewhere, {"x/3.png": grey(3), "4.png": grey(4)})
     (root / "a_linked").symlink_to(elsewhere / "x")
-    (root / "again").symlink_to(root / "real")  # the same folder under another name
+    (root / "again").symlink_to(root / "real")  # this is the same folder under another name
     (root / "real" / "up").symlink_to(root)
     (root / "self").symlink_to(root / "self")
     (root / "one.png").symlink_to(elsewhere / "4.png")

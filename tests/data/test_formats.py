@@ -53,7 +53,7 @@ def images(folder):
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_deep_pixels_are_refused_by_the_files_own_depth(colour, channels, suffix, tmp_path):
-    """Pillow alone would return the high bytes: values 0 to 4095 would become 16 levels."""
+    """Pillow alone would return the high bytes and turn the values 0 to 4095 into 16 levels."""
     values = np.random.default_rng(0).integers(0, 4096, (3, 4 * channels)).astype(">u2")
     deep = raw_png(4, [row.tobytes() for row in values], 16, colour)
     Image.open(io.BytesIO(deep)).load()
@@ -255,7 +255,7 @@ def archived(kind):
         ("page", b"<html>", "begins with the bytes 3c 68 74 6d 6c 3e, expected a directory"),
         ("set.zip", b"", "corrupt, truncated or encrypted: .*it is empty"),
     ],
-    # An archive holds the time at which it was made, and names must be equal in every process.
+    # An archive contains its time of creation, and parametrize ids must be equal in every process.
     ids=lambda value: "content" if isinstance(value, bytes) else None,
 )
 def test_a_root_that_is_no_set_is_called_what_it_is(name, content, message, tmp_path):

@@ -110,7 +110,7 @@ def test_real_mnist_has_its_published_statistics():
 
 
 def python2_batch(pixels, labels):
-    """The bytes of an official batch, pickled by Python 2: protocol 2, byte strings."""
+    """The bytes of an official batch as Python 2 pickles them, with protocol 2 and byte strings."""
 
     def text(t):
         return b"U" + bytes([len(t)]) + t
@@ -146,7 +146,7 @@ FORMS = {
 
 
 def write_cifar(root, form, packed=False):
-    """Write six batches of four images; return the pixels and labels of each."""
+    """Write six batches of four images, and return the pixels and labels of each."""
     folder, archive, suffix, encode = FORMS[form]
     names = [f"data_batch_{i}{suffix}" for i in (1, 2, 3, 4, 5)] + [f"test_batch{suffix}"]
     parts = [(noise(i, 4, 3072), noise(i + 9, 4).astype(np.int64) % 10) for i in range(6)]
@@ -336,7 +336,7 @@ def test_folder_reads_images_below_it_and_labels_by_directory(packed, tmp_path):
 
 def test_folder_turns_photographs_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: to be shown rotated by a quarter turn clockwise.
+    exif[0x0112] = 6  # The orientation asks for a rotation by a quarter turn clockwise.
     for name in ("a.png", "b.png"):
         Image.fromarray(noise(0, 4, 6)).save(tmp_path / name, exif=exif)
     expected = torch.from_numpy(np.rot90(noise(0, 4, 6), -1).copy())

@@ -32,7 +32,7 @@ PLACES = ("set", "stored.zip", "deflated.zip", "set.tar")
 
 
 def photographs(count=40):
-    """Files of several formats, sizes and colours, in two class folders."""
+    """Write files of several formats, sizes and colours into two class folders."""
     shapes = [(10, 13, 3), (12, 11, 3), (9, 20), (14, 9, 4)]
     kinds = [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")]
     files = {}
@@ -53,7 +53,7 @@ def write_tar(path, files, format=tarfile.PAX_FORMAT):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """The same files as a folder, two zips and a tar."""
+    """Pack the same files as a folder, two zips and a tar."""
     root, files = tmp_path_factory.mktemp("places"), photographs()
     write_files(root / "set", files)
     for name, kind in (("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED)):
@@ -79,7 +79,8 @@ def test_batches_are_those_of_memory_for_any_number_of_workers(place, places):
     digests = set()
     for workers in (0, 1, 3):
         streamed = Streamed(places / place, channels=3, workers=workers, **SETTINGS)
-        # In order across epochs of 5 batches, then from other steps on, backwards, and repeated.
+        # The steps run in order across epochs of 5 batches, then from other steps on, backwards,
+        # and again.
         for step in (0, 1, 2, 3, 4, 5, 6, 12, 13, 3, 3, 4):
             same(streamed.batch(step, 7, seed=2), memory.batch(step, 7, seed=2))
         for seed, size in ((3, 7), (3, 5), (2, 36)):
@@ -179,7 +180,7 @@ def test_labels_of_an_npz_and_of_dataset_json(tmp_path):
 
 
 def samples(start, count, **beside):
-    """Samples of a shard: an image of one level, and files of the same name."""
+    """Samples of a shard, each an image of one level with other files of the same name."""
     files = {}
     for i in range(start, start + count):
         files[f"{i - start:06d}.png"] = png(np.full((2, 2), i, np.uint8))
@@ -270,7 +271,7 @@ def test_shards_are_parts_by_their_names_and_no_classes(tmp_path):
         assert sorted(streamed.train[:][:, 0, 0, 0].tolist()) == list(range(20))
         assert sorted(streamed.test[:][:, 0, 0, 0].tolist()) == list(range(50, 70))
         assert labels_by_level(streamed) == {i: i % 2 for i in (*range(20), *range(50, 70))}
-    # Next to images a tar is not read: the images may have been unpacked from it.
+    # A tar next to images is not read, since the images may have been unpacked from it.
     write_files(tmp_path, {"x.png": png(noise(0, 2, 2)), "y.png": png(noise(1, 2, 2))})
     both = Streamed(tmp_path)
     assert len(both.train) + len(both.test) == 2 and "4 tar (not read)" in both.report
@@ -432,7 +433,7 @@ def test_a_truncated_image_ends_the_training_at_its_batch_by_name(place, workers
     broken = Streamed(_packed(tmp_path / "bad", place, files), workers=workers)
     for step in range(3):
         same(broken.batch(step, 4, seed=0), good.batch(step, 4, seed=0))
-    for _ in range(2):  # with the same error again
+    for _ in range(2):  # the same error occurs again
         with pytest.raises(ValueError, match=rf"{bad} is corrupt, truncated or not what") as error:
             broken.batch(3, 4, seed=0)
         assert "\n" not in str(error.value) and str(tmp_path / "bad" / place) in str(error.value)
@@ -470,7 +471,7 @@ def test_images_that_are_gone_or_changed_while_training_are_named(tmp_path):
             streamed.batch(0, 9, seed=0)
     path = _packed(tmp_path / "third", "set.zip", files)
     streamed = Streamed(path, workers=0)
-    # Two bytes of pixels are changed, and no sizes.
+    # Two bytes of pixels are changed, while all sizes stay.
     spoil(
         path, lambda c: c.replace(files["3.png"], files["3.png"][:60] + b"??" + files["3.png"][62:])
     )
@@ -493,7 +494,7 @@ def test_images_of_another_form_than_the_first_are_named_at_their_batch(tmp_path
 
 @pytest.mark.parametrize("kind", [Folder, Streamed])
 def test_the_central_square_is_cropped_and_resized(kind, tmp_path):
-    """Images of CelebA's 178 x 218 pixels, whose central 140 begin at column 19 and row 39."""
+    """The images have CelebA's 178 x 218 pixels; the central 140 begin at column 19 and row 39."""
     pictures = [noise(i, 218, 178, 3) for i in range(3)]
     write_files(tmp_path, {f"{i}.png": png(array) for i, array in enumerate(pictures)})
     cropped = kind(tmp_path, crop=140)
@@ -561,7 +562,7 @@ def test_few_images_are_held_at_once(places, monkeypatch):
 
 
 def test_an_index_is_small_whatever_the_names(tmp_path):
-    """An index takes some dozen bytes and the name per image, and nothing per row of an array."""
+    """An index takes about fifty bytes and the name per image, and nothing per row of an array."""
     write_tar(tmp_path / "set.tar", {f"{i:06d}.png": png(noise(0, 2, 2)) for i in range(500)})
     index = Streamed(tmp_path / "set.tar").reader.index
     size = sum(
@@ -592,7 +593,7 @@ def readers():
 
 
 def gone(before):
-    """Whether, after at most two seconds, only the threads from before are left."""
+    """Whether only the threads from before are left, after at most two seconds."""
     for _ in range(200):
         if set(readers()) <= set(before):
             return True
@@ -637,7 +638,7 @@ def test_a_forked_process_reads_with_threads_of_its_own(places):
 
 
 def test_reading_ahead_is_bounded_and_in_any_order_right():
-    """A slow and uneven reader counts the samples that are read before they are taken."""
+    """A slow and uneven reader counts the samples that are read before they are used."""
     started, lock, waits = [0], threading.Lock(), random.Random(0)
 
     def read(positions, out):
@@ -656,7 +657,7 @@ def test_reading_ahead_is_bounded_and_in_any_order_right():
         x = ahead.take(step, positions, (2,), "plan")
         assert torch.equal(x[:, 0], (positions(step) % 251).to(torch.uint8)) and x.shape == (10, 2)
         most = max(most, started[0] - before)
-    assert most <= 10 * 2 * (DEPTH + 1)  # of a plan that is dropped, and of the next one
+    assert most <= 10 * 2 * (DEPTH + 1)  # those of the plan that is dropped, and of the next one
     ahead.close()
 
 
@@ -689,7 +690,7 @@ def test_digest_tells_bytes_labels_parts_and_forms_apart(places, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_streams_its_images_and_goes_on_from_the_middle(tmp_path, capsys):
-    """Weights after 2 + 2 steps, with other workers, are those of 4 steps on images in memory."""
+    """2 + 2 steps, with other workers, give the weights of 4 steps on images in memory."""
     from scoresde.training import checkpoint
 
     settings = [*images(tmp_path / "data", 6, 7), "train.checkpoint_every=2"]
@@ -726,7 +727,7 @@ def test_a_likelihood_of_too_many_is_refused_before_training(tmp_path, capsys, m
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["celebahq_1024_ncsnpp_ve", "bedroom_128_ncsnv2", "celeba_ncsnv2"])
 def test_presets_get_the_batches_of_their_size(name, tmp_path):
-    """A training batch of the preset, from photographs larger and smaller than its size."""
+    """Presets get training batches of their size from larger and from smaller photographs."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[f"experiment={name}", f"data.root='{tmp_path}'"])
     cfg.data.range, size = [0.0, 1.0], min(cfg.train.batch_size, 8)

@@ -57,7 +57,7 @@ def test_conditions_follow_their_samples():
         assert torch.equal(batch.condition["text"], text["text"][index])
         assert torch.equal(batch.condition["length"], text["length"][index])
     assert torch.equal(many.test_condition["length"], numbers(many.test).int())
-    images = latents(30, (1, 2, 2))  # a tensor that does not hold labels
+    images = latents(30, (1, 2, 2))  # this tensor holds no labels
     assert Tensors(samples, images).train_labels is None
     assert torch.equal(
         numbers(Tensors(samples, images).batch(0, 5, 0).condition),

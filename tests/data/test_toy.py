@@ -51,7 +51,7 @@ def test_draw_is_a_function_of_the_seed(distribution):
 def test_distribution_has_unit_scale(distribution):
     x = distribution(n=100000).train.double()
     spread = x.std(0)
-    # Four standard errors of a mean; the default mixture is only asked to be near unit scale.
+    # The bound is four standard errors of a mean; the default mixture is only near unit scale.
     torch.testing.assert_close(x.mean(0), torch.zeros(2).double(), atol=4 / math.sqrt(1e5), rtol=0)
     # The variance of x² is at most 3 here, so that the error of std is sqrt(3) / 2 / sqrt(n).
     tolerance = 0.06 if distribution is Mixture else 4 * 0.87 / math.sqrt(1e5)
@@ -98,7 +98,8 @@ def test_swiss_roll_lies_on_its_spiral():
 def test_density_integrates_to_one(distribution):
     x, area = grid(4.5, 600)
     total = distribution(n=1, n_test=1).log_prob(x).exp().sum().item() * area
-    # Smooth: spectral accuracy. Board: a band of half a grid cell along 32 edges, 1 / 6 each.
+    # Smooth densities have spectral accuracy. The board has a band of half a grid cell along 32
+    # edges, 1 / 6 each.
     tolerance = 1e-9 if distribution is not Checkerboard else 32 * 0.866 * (9 / 600) / 2 / 6
     assert abs(total - 1) < tolerance
 
@@ -128,7 +129,7 @@ def test_mean_log_prob_of_samples_is_minus_the_entropy(distribution, seed):
 
 def test_entropy_of_one_gaussian_is_closed_form():
     one = Mixture([1.0], [[3.0, -2.0]], [[0.5, 2.0]], n=1, n_test=1)
-    # Quadrature of a quadratic against a Gaussian: exact but for rounding.
+    # Quadrature of a quadratic against a Gaussian is exact but for rounding.
     assert one.entropy == pytest.approx(math.log(2 * math.pi * math.e * 0.5 * 2.0), abs=1e-12)
 
 
@@ -141,7 +142,7 @@ def test_log_prob_is_the_mixture_of_the_attributes(distribution):
         torch.distributions.Categorical(points.weights), normals
     )
     x = points.train.double()
-    # Two float64 evaluations of the same sum.
+    # These are two float64 evaluations of the same sum.
     torch.testing.assert_close(points.log_prob(x), mixture.log_prob(x), atol=1e-10, rtol=1e-10)
 
 
@@ -152,7 +153,7 @@ def test_mixture_draws_its_components_in_proportion():
     for k, (weight, std) in enumerate(zip([0.6, 0.3, 0.1], [1.0, 2.0, 0.5], strict=True)):
         chosen = x[nearest == k]
         assert abs(len(chosen) / 20000 - weight) < 4 * math.sqrt(weight * (1 - weight) / 20000)
-        # Four standard errors of a standard deviation, std / sqrt(2 n).
+        # The bound is four standard errors of a standard deviation, std / sqrt(2 n).
         torch.testing.assert_close(
             chosen.std(0),
             torch.full((2,), std).double(),
@@ -165,20 +166,21 @@ def test_checkerboard_density_is_zero_off_the_squares():
     board = Checkerboard(n=100000)
     assert board.log_prob(board.train).isfinite().all()
     unit = math.sqrt(3) / 2
-    # Square (i, j) counted from the lower left: filled where i + j is even; then off the board.
+    # Square (i, j), counted from the lower left, is filled if i + j is even; later points are off
+    # the board.
     centre = torch.tensor([[0.5, 0.5], [1.5, 0.5], [1.5, 1.5], [3.5, 2.5], [4.5, 0.5], [-0.5, 1.5]])
     expected = torch.tensor([1, 0, 1, 0, 0, 0]).double() / 6
     value = board.log_prob((centre - 2) * unit).exp()
     torch.testing.assert_close(value, expected, atol=1e-15, rtol=1e-14)  # one exp of one log
     filled = torch.unique((board.train / unit + 2).floor(), dim=0, return_counts=True)[1]
-    # Eight equal squares: each count is binomial with p = 1/8.
+    # The squares are eight equal ones, so that each count is binomial with p = 1/8.
     assert len(filled) == 8
     assert (filled / 1e5 - 1 / 8).abs().max() < 4 * math.sqrt(7 / 64 / 1e5)
 
 
 @pytest.mark.parametrize("extreme", [0.0, 1 - 2**-53])
 def test_no_checkerboard_point_is_rounded_off_its_square(extreme, monkeypatch):
-    # The least and the greatest number that a float64 uniform generator can return.
+    # These are the least and the greatest number that a float64 uniform generator can return.
     monkeypatch.setattr(torch, "rand", lambda *n, dtype, **_: torch.full(n, extreme, dtype=dtype))
     board = Checkerboard(n=200)
     assert board.log_prob(board.train).isfinite().all()

@@ -15,7 +15,7 @@ INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
 class Block(NamedTuple):
-    """A fenced block: the page and line it starts at, its language, text, and why it is not run."""
+    """A fenced block: its page and first line, its language, its text, and why it is not run."""
 
     page: str
     line: int
@@ -25,7 +25,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: str, *languages: str) -> list[Block]:
-    """The blocks of a page in some languages; of all where none is given."""
+    """The blocks of a page in the given languages, or all of its blocks."""
     found: list[Block] = []
     fence, before, start, lines = "", "", 0, list[str]()
     for number, line in enumerate((ROOT / page).read_text().splitlines(), 1):

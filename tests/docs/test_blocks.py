@@ -1,9 +1,9 @@
-"""Every block of the README and of docs/ runs, or is what the program it names would accept.
+"""Every block of the README and of docs/ runs, or is accepted by the program that it names.
 
-Python blocks of a page run in order in one namespace, as a reader would type them. A comment
-`<!-- dry: reason -->` before a block that trains, downloads or belongs to the reader's own project
-has it compiled alone, with its imports resolved. Commands are composed by the check of the command
-line; those of `data=mixture` run, with `dry_run=true` added.
+Python blocks of a page run in order in one namespace, as a reader would type them. A block that
+trains, downloads or belongs to the reader's own project follows a comment `<!-- dry: reason -->`;
+it is compiled alone, and its imports are resolved. Commands are composed by the check of the
+command line; those of `data=mixture` run, with `dry_run=true` added.
 """
 
 import argparse
@@ -31,7 +31,7 @@ RUN = (["python", "experiments/run.py"], ["scoresde"])
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GROUPS = [group for group in choices.groups() if group.startswith("sampler/")]
-# Every setting of every choice, by its whole name.
+# Every setting of every choice, by its full name.
 SETTINGS = {
     f"{prefix}{key}"
     for path in [ROOT / "conf" / "config.yaml", *(ROOT / "conf").glob("*/**/*.yaml")]
@@ -84,7 +84,7 @@ def test_every_block_names_its_language(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CONTRIBUTING.md"])
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
-    """Each block after the others of its page prints what its comments say.
+    """Each block runs after the others of its page and prints what its comments say.
 
     A dry block compiles, and its imports exist.
     """
@@ -103,7 +103,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
 
 
 def check_printed(text, out, place):
-    """The numbers of comments `# ≈ …` are those that the statements before them printed."""
+    """The statements before a comment `# ≈ …` printed the numbers of the comment."""
     prints = [line for line in text.splitlines() if line.startswith("print(")]
     for statement, line in zip(prints, out.splitlines(), strict=False):
         _, about, comment = statement.partition("# ≈")
@@ -117,7 +117,7 @@ def numbers(text):
 
 
 def check_imports(text, place):
-    """Every module that a text imports exists, and has the names taken from it."""
+    """Every module that a text imports exists and has the names imported from it."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -138,7 +138,7 @@ def test_data_blocks_can_be_read(page):
 
 @pytest.mark.parametrize("arguments", RUNS)
 def test_commands_of_runs_are_accepted(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["run.py"])  # which Hydra's own options read again
+    monkeypatch.setattr(sys, "argv", ["run.py"])  # Hydra's own options read them again
     for choice, text in OWN.items():
         path = tmp_path / "mine" / "conf" / f"{choice}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def test_the_readme_names_every_choice(group):
 
 @pytest.mark.parametrize("command", OTHERS)
 def test_other_commands_are_accepted(command, monkeypatch, capsys):
-    """Targets are in the Makefile, and other programs' options in their parsers."""
+    """Targets exist in the Makefile, and the options of other programs in their parsers."""
     name, *words = command
     if name == "make":
         assert {word for word in words if "=" not in word} <= TARGETS
@@ -191,7 +191,7 @@ def test_other_commands_are_accepted(command, monkeypatch, capsys):
         accepted_by_module(words[1], words[2:], monkeypatch)
     elif name == "scoresde-convert" or words[:1] == ["experiments/convert.py"]:
         arguments = words[name == "python" :]
-        for argument in arguments:  # `--to a|b` stands for each of them
+        for argument in arguments:  # `--to a|b` is replaced by each of them
             accepted(convert.main, [one.split("|")[0] for one in arguments], monkeypatch)
             assert "|" not in argument or set(argument.split("|")) <= set(convert.FORMATS)
     elif words[:1] == ["experiments/table.py"]:
@@ -203,11 +203,11 @@ def test_other_commands_are_accepted(command, monkeypatch, capsys):
 
 
 class Accepted(Exception):
-    """A parser took its arguments."""
+    """A parser accepted its arguments."""
 
 
 def accepted(program, arguments, monkeypatch):
-    """Let a program read its arguments, and stop there."""
+    """Let a program read its arguments and then stop."""
     read = argparse.ArgumentParser.parse_args
 
     def parse_args(self, args=None, namespace=None):
@@ -220,7 +220,7 @@ def accepted(program, arguments, monkeypatch):
 
 
 def accepted_by_module(name, arguments, monkeypatch):
-    """`python -m NAME`, as far as its parser."""
+    """Run `python -m NAME` as far as its parser."""
     path = ROOT / Path(*name.split(".")).with_suffix(".py")
     assert path.is_file(), f"there is no {name}"
     if "ArgumentParser" in path.read_text():
@@ -231,7 +231,7 @@ def accepted_by_module(name, arguments, monkeypatch):
 
 
 def installable(words):
-    """Whether the files of `pip install` exist, and its extras are those of the project."""
+    """Whether the files of `pip install` exist, and whether its extras are those of the project."""
     words = [word for word in words if not word.startswith("-")]
     extras = set(PROJECT["project"]["optional-dependencies"])
     return all(
@@ -243,7 +243,7 @@ def installable(words):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_programs_in_the_text_exist(page):
-    """Targets, modules and options within sentences, and the links between pages."""
+    """Targets, modules and options within sentences exist, and so do the links between pages."""
     text = (ROOT / page).read_text()
     assert set(re.findall(r"`make ([a-z]+)", text)) <= TARGETS
     for module in re.findall(r"python\s+-m\s+((?:benchmarks|tests)\.\w+)", text):

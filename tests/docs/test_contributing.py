@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, put where it says, do what is asked of what is in the tree."""
+"""The examples of CONTRIBUTING.md work in the places that it names."""
 
 import importlib.util
 import inspect
@@ -22,7 +22,7 @@ from tests.experiments.runs import RUN, start
 from tests.places import ROOT
 
 PACKAGES = {"sde", "samplers", "models", "training", "data", "experiments"}
-# The text of each example by the path in its first line.
+# The text of each example, by the path in its first line.
 FILES = {
     block.text.partition("\n")[0].removeprefix("# "): block.text
     for block in blocks("CONTRIBUTING.md", "python", "yaml")
@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture
 def placed(tmp_path, monkeypatch):
-    """Puts an example into its package, and its YAML into a folder searched with conf/."""
+    """Puts an example into its package, and its YAML file into a folder searched after conf/."""
 
     def place(example):
         (path,) = (one for one in FILES if one.endswith(f"/{example}.py"))
@@ -59,7 +59,7 @@ def placed(tmp_path, monkeypatch):
 
 
 def made(leaf, *overrides, **wires):
-    """An object made by its YAML as a run would make it."""
+    """An object built from its YAML file as in a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=list(overrides))
     for part in leaf.split("."):
@@ -74,7 +74,7 @@ def test_every_example_has_its_class_its_yaml_and_its_line():
 
 
 def test_the_process_passes_the_tests_of_all_processes(placed):
-    """Those that a line in tests/conftest.py would give it, on it and on its chain."""
+    """A line in tests/conftest.py would give it these tests, for the process and for its chain."""
     OU, path = placed("ou")
     process = made("sde", path, "sde=ou")
     assert type(process) is OU
@@ -97,7 +97,7 @@ def test_the_process_passes_the_tests_of_all_processes(placed):
 
 @pytest.mark.parametrize("process", [VP(), VE(0.01, 5.0)], ids=["vp", "ve"])
 def test_the_predictor_samples(placed, process, generator):
-    """The moments of Gaussian data, and reverse diffusion at η = 1."""
+    """Samples of Gaussian data have its moments, and η = 1 is reverse diffusion."""
     PartialNoise, path = placed("partial_noise")
     score = GaussianScore(process, torch.full((2,), 0.3), torch.full((2,), 0.36))
     predictor = made("sampler.predictor", path, "sampler/predictor=partial_noise")
@@ -115,7 +115,7 @@ def test_the_predictor_samples(placed, process, generator):
 
 
 def test_the_network_trains(placed, tmp_path, undrawn):
-    """Two steps of a run, which change the weights; a saved model comes back."""
+    """Two steps of a run change the weights, and a saved model can be loaded again."""
     FiLM, path = placed("film")
     settings = [one for one in RUN if one != "model=mlp"]
     start(tmp_path / "run", *settings, "model=film", path)
@@ -134,7 +134,7 @@ def test_the_network_trains(placed, tmp_path, undrawn):
 
 
 def test_the_loss_has_a_gradient(placed, generator):
-    """Finite, with a gradient for each weight, and denoising score matching for large δ."""
+    """The loss is finite, has gradients, and is denoising score matching for large δ."""
     HuberScoreMatching, path = placed("huber")
     loss = made("loss", path, "loss=huber", sde=VP())
     assert type(loss) is HuberScoreMatching
@@ -163,7 +163,7 @@ def test_batches_of_the_data_set_depend_on_step_and_seed_alone(placed):
 
 
 def test_the_task_runs(placed, tmp_path, undrawn):
-    """Errors that are finite, and larger at higher noise levels."""
+    """The errors are finite, and larger at higher noise levels."""
     _, path = placed("denoising")
     errors = start(tmp_path / "run", *RUN, "task=denoising", path)["denoising"]
     assert list(errors) == ["0.1", "0.5", "0.9"]
@@ -171,7 +171,7 @@ def test_the_task_runs(placed, tmp_path, undrawn):
 
 
 def test_a_package_of_ones_own_runs_without_a_change_to_the_tree(tmp_path, monkeypatch, undrawn):
-    """`--config-dir`, as CONTRIBUTING.md shows it."""
+    """It runs with `--config-dir`, as CONTRIBUTING.md shows it."""
     (tmp_path / "mine" / "conf" / "data").mkdir(parents=True)
     code = FILES["data/ring.py"].replace("from .base", "from scoresde.data")
     code = code.replace("from .memory", "from scoresde.data")

@@ -1,6 +1,6 @@
-"""docs/papers.md names what exists, where it is, and every paper that the code cites.
+"""docs/papers.md links existing objects to their files and has every paper that the code cites.
 
-`python -m tests.docs.test_papers` writes names and links again after files have moved.
+`python -m tests.docs.test_papers` rewrites names and links after files have moved.
 """
 
 import functools
@@ -17,7 +17,7 @@ PACKAGES = ("sde", "samplers", "models", "training", "evaluation", "data", "inte
 
 
 def find(name):
-    """The object of a name such as `sde.SDE.transition`, by the longest module in it."""
+    """The object of a name such as `sde.SDE.transition`, found by the longest module in it."""
     parts = name.split(".")
     for size in range(len(parts), 0, -1):
         try:

@@ -1,4 +1,4 @@
-"""The files next to the code: how to cite it, what changed, and what runs before a commit."""
+"""The files next to the code: the citation, the changelog, and the hooks before a commit."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from tests.places import ROOT
 
 
 def test_the_citation_is_valid():
-    """Keys that the Citation File Format 1.2.0 requires and allows, with values of its kinds."""
+    """It has the keys that the Citation File Format 1.2.0 requires and no forbidden ones."""
     text = (ROOT / "CITATION.cff").read_text()
     citation = yaml.safe_load(text)
     assert set(citation) == {
@@ -38,7 +38,7 @@ def test_the_citation_is_valid():
 
 
 def test_the_changelog_has_the_version():
-    """Keep a Changelog's headings: Unreleased, then each version with its day, the newest first."""
+    """It has Keep a Changelog's headings: Unreleased, then dated versions, the newest first."""
     text = (ROOT / "CHANGELOG.md").read_text()
     first, *versions = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert first == "[Unreleased]"
@@ -49,7 +49,7 @@ def test_the_changelog_has_the_version():
 
 
 def test_hooks_are_the_checks_of_make_lint():
-    """Each runs a tool of .venv, as `make lint` does, without any of pre-commit's downloads."""
+    """Each hook runs a tool of .venv, as `make lint` does, and pre-commit downloads nothing."""
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert local["repo"] == "local"
     recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -67,7 +67,7 @@ def test_hooks_are_the_checks_of_make_lint():
 
 
 def test_the_page_of_solvers_is_the_one_that_its_benchmark_writes():
-    """Its text, around rows and figures that take minutes to measure."""
+    """The text of the page is compared; its rows and figures take minutes to measure."""
     page = (ROOT / "docs" / "solvers.md").read_text()
     measured = page.partition(report._MARKS[0])[2].partition(report._MARKS[1])[0]
     pieces = re.split(r"\{[^}]*\}", report._HEAD)

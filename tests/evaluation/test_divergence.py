@@ -1,4 +1,4 @@
-"""Traces of Jacobians, exact and estimated, against matrices that are known."""
+"""Traces of Jacobians, exact and estimated, compared with known matrices."""
 
 import math
 
@@ -16,7 +16,7 @@ DOUBLE = {"dtype": torch.float64}
 
 
 def matrix(dim, rank=None):
-    """A matrix that is not symmetric, of full rank or of a low one."""
+    """A matrix that is not symmetric, with full or low rank."""
     generator = torch.Generator().manual_seed(1)
     if rank is None:
         return torch.randn(dim, dim, generator=generator, **DOUBLE)
@@ -38,7 +38,7 @@ def estimates(a, rule, n, **options):
 @pytest.mark.parametrize("forward_mode", [False, True])
 @pytest.mark.parametrize("dim", [1, 7, 300])
 def test_exact_is_the_trace(dim, forward_mode):
-    """300 coordinates take two blocks."""
+    """The 300 coordinates take two blocks."""
     a = matrix(dim)
     s, trace = estimates(a, Exact(), 3, forward_mode=forward_mode)
     torch.testing.assert_close(trace, a.trace().expand(3, 1), rtol=1e-10, atol=1e-10)
@@ -48,7 +48,10 @@ def test_exact_is_the_trace(dim, forward_mode):
 @pytest.mark.parametrize("forward_mode", [False, True])
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 def test_hutchinson_has_the_mean_and_the_variance_of_its_distribution(distribution, forward_mode):
-    """10000 probes: the mean to 4 standard errors; variances 2 ‖offdiag A‖² and 2 ‖A‖² to 6 %."""
+    """With 10000 probes the mean is exact to 4 standard errors, and the variances to 6 %.
+
+    The variances are 2 ‖offdiag A‖² for Rademacher and 2 ‖A‖² for Gaussian probes.
+    """
     a = matrix(5)
     _, found = estimates(a, Hutchinson(5, distribution), 2000, forward_mode=forward_mode)
     assert found.shape == (2000, 5)
@@ -61,7 +64,7 @@ def test_hutchinson_has_the_mean_and_the_variance_of_its_distribution(distributi
 
 
 def test_hutch_plus_plus_is_exact_for_a_matrix_of_low_rank():
-    """Three directions, four in the sketch: nothing is left to chance."""
+    """The rank is three and the sketch has four directions, so that nothing is random."""
     a = matrix(20, rank=3)
     _, found = estimates(a, HutchPlusPlus(12), 8)
     assert found.shape == (8, 4)
@@ -69,7 +72,7 @@ def test_hutch_plus_plus_is_exact_for_a_matrix_of_low_rank():
 
 
 def test_hutch_plus_plus_is_unbiased_and_narrower_than_hutchinson():
-    """Eigenvalues 1/i²: with 12 products each, less than a quarter of the variance."""
+    """With eigenvalues 1/i² and 12 products each, it has less than a quarter of the variance."""
     basis = torch.linalg.qr(matrix(40)).Q
     a = basis @ (1 / torch.arange(1, 41, **DOUBLE) ** 2).diag() @ basis.T
     plus, plain = (
@@ -80,7 +83,7 @@ def test_hutch_plus_plus_is_unbiased_and_narrower_than_hutchinson():
 
 
 def test_control_leaves_the_expectation_and_takes_the_variance(process):
-    """Of the Gaussian itself nothing is left to estimate; of another one, only the difference."""
+    """Nothing is left to estimate for the Gaussian itself, and for another one the difference."""
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(12, 12, generator=generator, **DOUBLE) / 3
     covariance = root @ root.T + 0.1 * torch.eye(12, **DOUBLE)
@@ -105,7 +108,7 @@ def test_control_leaves_the_expectation_and_takes_the_variance(process):
 
 
 def test_control_is_fitted_to_moments():
-    """Eigenvalues of the covariance of 4000 draws, to 10 %; images as vectors."""
+    """Eigenvalues of the covariance of 4000 samples are right to 10 %; images count as vectors."""
     generator = torch.Generator().manual_seed(0)
     scales = torch.tensor([0.1, 0.5, 1.0, 2.0], **DOUBLE)
     x = (scales * torch.randn(4000, 4, generator=generator, **DOUBLE)).reshape(4000, 1, 2, 2)
@@ -119,7 +122,7 @@ def test_control_is_fitted_to_moments():
 
 @pytest.mark.parametrize("rule", [Exact(), Hutchinson(3), HutchPlusPlus(6)])
 def test_networks_give_the_same_divergence_by_both_modes(rule):
-    """A U-Net with attention, in float64, by one pass backwards and by passes forwards: 1e-9."""
+    """A U-Net in float64 agrees to 1e-9 between one backward pass and forward passes."""
     torch.manual_seed(0)
     net = UNet((1, 4, 4), nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(2,), dropout=0)
     for parameter in net.parameters():
@@ -141,7 +144,7 @@ def test_networks_give_the_same_divergence_by_both_modes(rule):
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
 def test_probes_tell_their_own_error(name):
-    """200 samples at one point: their spread is the error that each of them states, to 20 %."""
+    """The spread of 200 samples at one point is the error that each of them states, to 20 %."""
     process = PROCESSES[name]
     generator = torch.Generator().manual_seed(4)
     root = torch.randn(8, 8, generator=generator, **DOUBLE) / 3
@@ -159,7 +162,7 @@ def test_probes_tell_their_own_error(name):
 
 
 def test_more_probes_on_one_pass():
-    """However many probes, the network is called once an evaluation."""
+    """The network is called once per evaluation, for any number of probes."""
     passes = []
     model = ScoreModel(MLP((6,), width=16, depth=1), VP())
     torch.nn.init.normal_(model.net.leave.weight, std=0.1)

@@ -1,4 +1,4 @@
-"""The likelihood against densities in closed form."""
+"""The likelihood compared with densities in closed form."""
 
 import math
 
@@ -41,7 +41,7 @@ def points_at_eps(sde, score, n):
 
 
 def error(sde, score, x, rtol, **options):
-    """Largest |log p − exact|, with the exact p_T in place of the prior."""
+    """The largest |log p − exact|, with the exact p_T in place of the prior."""
     result = log_likelihood(sde, score, x, rtol=rtol, atol=rtol, **options)
     start, end = (torch.tensor(t, **DOUBLE) for t in (sde.eps, sde.T))
     prior = sde.prior(tuple(x.shape)).log_prob(result.latent)
@@ -51,10 +51,10 @@ def error(sde, score, x, rtol, **options):
 
 @pytest.mark.slow
 def test_log_prob_is_exact_to_the_tolerance(process):
-    """Every error is at most 30 rtol, and the largest of 120 samples falls at least as fast.
+    """Every error is at most 30 rtol, and the largest of 120 samples falls as fast as rtol.
 
-    Where steps are short enough for their errors to be estimated well it falls faster, for what
-    the errors of the state do to log p is controlled: rtol^1.2 at most.
+    Where steps are short enough for their errors to be estimated well, it falls faster, at most as
+    rtol^1.2, because the effect of the state's error on log p is controlled.
     """
     tolerances = [1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
     distributions = [
@@ -72,7 +72,7 @@ def test_log_prob_is_exact_to_the_tolerance(process):
 
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-8])
 def test_log_prob_is_exact_in_many_coordinates(process, rtol):
-    """At most 30 rtol in 64 coordinates, for a mixture of three correlated Gaussians."""
+    """The error is at most 30 rtol in 64 coordinates, for a mixture of correlated Gaussians."""
     generator = torch.Generator().manual_seed(2)
     means = 0.5 * torch.randn(3, 64, generator=generator, **DOUBLE)
     roots = torch.randn(3, 64, 64, generator=generator, **DOUBLE) / 16
@@ -84,7 +84,7 @@ def test_log_prob_is_exact_in_many_coordinates(process, rtol):
 
 @pytest.mark.parametrize("method", ["bosh3", "dop853"])
 def test_other_methods_are_exact_to_the_tolerance(process, method):
-    """At most 50 rtol: more than by default, as steps of order 3 are many and their errors add."""
+    """The error is at most 50 rtol: steps of order 3 are many, and their errors add."""
     score = gaussian(process)
     x = points_at_eps(process, score, 20)
     assert error(process, score, x, 1e-4, method=method) <= 50 * 1e-4
@@ -92,7 +92,7 @@ def test_other_methods_are_exact_to_the_tolerance(process, method):
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_prior_mismatch_is_small(name):
-    """With the prior itself, log p is off by what p_T differs from it: 0.03 nats at most for VE."""
+    """With the prior itself, log p is off by its difference from p_T: 0.03 nats at most for VE."""
     sde = PROCESSES[name]
     score = mixture(sde)
     x = points_at_eps(sde, score, 50)
@@ -102,7 +102,7 @@ def test_prior_mismatch_is_small(name):
 
 
 def test_hutchinson_is_exact_for_an_isotropic_law(process):
-    """The Jacobian is a multiple of I there, so any Rademacher probe gives its trace."""
+    """The Jacobian is a multiple of I, so that any Rademacher probe gives its trace."""
     score = GaussianScore(process, torch.zeros(9), torch.full((9,), 0.5))
     x = points_at_eps(process, score, 6).reshape(6, 1, 3, 3)
     exact = log_likelihood(process, score, x, rtol=1e-6, atol=1e-6).log_prob
@@ -111,7 +111,7 @@ def test_hutchinson_is_exact_for_an_isotropic_law(process):
 
 
 def test_hutchinson_is_unbiased_for_a_correlated_law():
-    """One point, 400 probes: the mean is the exact log p within four standard errors."""
+    """At one point, the mean over 400 probes is the exact log p within four standard errors."""
     sde = VP()
     score = gaussian(sde)
     x = points_at_eps(sde, score, 1)
@@ -125,9 +125,9 @@ def test_hutchinson_is_unbiased_for_a_correlated_law():
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson", "hutch++"])
 def test_batches_change_nothing(process, divergence):
-    """Splitting and permuting the batch moves no sample beyond the rounding of sums: 1e-12.
+    """Splitting and permuting the batch changes each sample by the rounding of sums alone, 1e-12.
 
-    Probes belong to the numbers of samples, wherever they stand.
+    Probes belong to the numbers of the samples, wherever these are in the batch.
     """
     score = gaussian(process)
     x = points_at_eps(process, score, 7)
@@ -147,8 +147,10 @@ def test_batches_change_nothing(process, divergence):
 
 @pytest.mark.slow
 def test_a_network_is_not_moved_by_the_batch_beyond_its_own_rounding():
-    """A U-Net's output differs by 1e-6 between batch sizes; log p, which adds up some hundred of
-    them in 64 coordinates, by 1e-3 nats at most (measured 5e-5)."""
+    """A U-Net's output differs by 1e-6 between batch sizes, and log p by at most 1e-3 nats.
+
+    log p adds up several hundred outputs in 64 coordinates; the measured difference is 5e-5.
+    """
     torch.manual_seed(0)
     net = UNet((1, 8, 8), nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0)
     torch.nn.init.normal_(next(p for p in reversed(list(net.parameters())) if p.ndim > 1), std=0.1)
@@ -171,9 +173,9 @@ def test_the_clock_changes_nothing_but_the_steps(process, distribution, clock):
 
 @pytest.mark.parametrize("distribution", [mixture, gaussian])
 def test_the_solver_estimates_its_own_error(process, distribution):
-    """The estimate is of the size of the error: at least a third of it for nine samples in ten.
+    """For nine samples in ten the estimate is at least a third of the error.
 
-    It sums the sizes of local errors, so it may as well be larger.
+    It sums the sizes of local errors, so that it can also be larger.
     """
     score = distribution(process)
     x = points_at_eps(process, score, 40)
@@ -185,7 +187,7 @@ def test_the_solver_estimates_its_own_error(process, distribution):
 
 
 def test_log_prob_has_a_tolerance_of_its_own():
-    """A tighter one costs evaluations and makes log p more exact, whatever the state's."""
+    """A tighter tolerance of log p costs evaluations and makes it more exact."""
     score = gaussian(VP())
     x = points_at_eps(VP(), score, 20)
     exact = log_likelihood(VP(), score, x, rtol=1e-9, atol=1e-9).log_prob
@@ -199,7 +201,7 @@ def test_log_prob_has_a_tolerance_of_its_own():
 
 
 def test_log_prob_can_be_differentiated(process):
-    """∇ log p_eps is the score, here with the exact p_T in place of the prior: 1e-4."""
+    """∇ log p_eps is the score to 1e-4, here with the exact p_T in place of the prior."""
     score = mixture(process)
     x = points_at_eps(process, score, 4).requires_grad_()
     result = log_likelihood(process, score, x, rtol=1e-6, atol=1e-6, differentiable=True)
@@ -234,7 +236,7 @@ def test_log_prob_trains_a_network():
 
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5])
 def test_latents_decode_to_the_data(process, rtol):
-    """Along the flow and back: each sample at most 10 rtol of its own size away."""
+    """After encoding and decoding, each sample is at most 10 rtol of its own size away."""
     score = gaussian(process)
     x = points_at_eps(process, score, 10)
     latent = log_likelihood(process, score, x, rtol=rtol, atol=rtol).latent
@@ -246,9 +248,9 @@ def test_latents_decode_to_the_data(process, rtol):
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 @pytest.mark.parametrize("data", [Mixture, EightGaussians])
 def test_mean_log_prob_of_draws_is_minus_the_entropy(name, data):
-    """E −log p over 400 draws, against the entropy by quadrature: two standard errors.
+    """E −log p over 400 samples agrees with the entropy by quadrature within two standard errors.
 
-    What eps adds to the entropy, and KL(p_T ‖ prior), are a hundredth of that.
+    The contribution of eps to the entropy, and KL(p_T ‖ prior), are a hundredth of that.
     """
     sde, known = PROCESSES[name], data()
     score = GaussianMixtureScore(sde, known.weights, known.means, known.covariances)
@@ -274,7 +276,7 @@ def test_one_network_pass_gives_drift_and_divergence():
 
 @pytest.mark.slow
 def test_density_of_a_network_integrates_to_one():
-    """exp log p on a grid sums to 1: holds for any score, trained or not."""
+    """exp log p on a grid sums to 1, which holds for any score, trained or not."""
     sde = VP()
     torch.manual_seed(0)
     model = ScoreModel(MLP((2,), width=16, depth=1), sde, "edm").double()
@@ -282,7 +284,7 @@ def test_density_of_a_network_integrates_to_one():
     side = torch.linspace(-6, 6, 81, **DOUBLE)
     grid = torch.cartesian_prod(side, side)
     log_prob = log_likelihood(sde, model, grid, rtol=1e-4, atol=1e-4, eps=1e-3).log_prob
-    # A sum over cells of 0.15² of a smooth density of scale 1 is exact to 1e-3.
+    # The sum over cells of 0.15² of a smooth density of scale 1 is exact to 1e-3.
     assert abs(log_prob.exp().sum().item() * 0.15**2 - 1) < 5e-3
 
 
@@ -292,7 +294,7 @@ TRACES = SHARED / "golden" / "sampler_traces.npz"
 @pytest.mark.skipif(not TRACES.exists(), reason="golden sampler traces are absent")
 @pytest.mark.parametrize("name, sde", [("vp", VP()), ("subvp", SubVP()), ("ve", VE())])
 def test_bits_per_dim_reproduce_the_reference(name, sde):
-    """The reference counts −log2 p/D + 7, cells of width 2/256, whatever the range."""
+    """The reference counts −log2 p/D + 7, for cells of width 2/256, whatever the range."""
     with np.load(TRACES) as traces:
         data = torch.from_numpy(traces[f"{name}/likelihood/data"])
         expected = torch.from_numpy(traces[f"{name}/likelihood/bpd"]).double()

@@ -43,7 +43,7 @@ def errors(sde, score, x, rtol, **options):
 @pytest.mark.parametrize("clock", ["t", "log_snr"])
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm"])
 def test_points_three_times_as_far_out_are_as_exact(name, clock):
-    """At most 30 rtol at rtol 1e-4, where without a bound of s · δ it is hundreds."""
+    """The error is at most 30 rtol at rtol 1e-4; without a bound on s · δ it is in the hundreds."""
     sde = PROCESSES[name]
     for seed in range(2):
         score = mixture(sde, seed)
@@ -59,7 +59,7 @@ def test_the_other_methods_are_as_exact_far_out(method):
 
 
 def test_points_where_the_data_are_pay_little():
-    """At most 5 % more evaluations of points of p_eps than without the bound, which needs 86.6."""
+    """Points of p_eps take at most 5 % more than the 86.6 evaluations needed without the bound."""
     score = mixture(VE(), 0)
     x = points(VE(), score, 1.0, 20, 0)
     nfe = log_likelihood(VE(), score, x, rtol=1e-4, atol=1e-4).nfe
@@ -67,7 +67,7 @@ def test_points_where_the_data_are_pay_little():
 
 
 def test_a_bound_of_the_effect_of_errors_acts_next_to_the_norm():
-    """y′ = −y, of which 10⁴ y is asked for: a bound of its error shortens steps, and is kept."""
+    """For y′ = −y and the quantity 10⁴ y, a bound on its error shortens the steps and is met."""
     y0, scale, bound = torch.ones(1, 1, **DOUBLE), 1e4, 1e-3
     options = {"rtol": 1e-3, "atol": 1e-3}
 

@@ -1,4 +1,4 @@
-"""Metrics against closed forms and brute force, and the classifier on real digits."""
+"""Metrics compared with closed forms and brute force, and the classifier on real digits."""
 
 import dataclasses
 import json
@@ -64,7 +64,7 @@ def test_frechet_of_shifted_copies_is_the_squared_shift(rows):
 
 
 def test_frechet_of_two_lines_in_different_directions():
-    # Rank one each: the roots are orthogonal, so the cross term vanishes.
+    # Both have rank one and their roots are orthogonal, so that the cross term vanishes.
     t = np.linspace(-1, 1, 7)[:, None]
     a, b = t * [2.0, 0.0, 0.0], t * [0.0, 3.0, 0.0]
     expected = np.var(a, axis=0, ddof=1).sum() + np.var(b, axis=0, ddof=1).sum()
@@ -124,7 +124,7 @@ def brute_force_mmd(x, y, bandwidths):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_mmd_matches_two_loops_for_every_chunk(chunk):
     rng = np.random.default_rng(0)
-    # Far from the origin, where careless distances lose digits.
+    # The points are far from the origin, where careless distances lose digits.
     x, y = rng.normal(size=(23, 2)) + 1e4, rng.normal(0.3, 1.5, size=(31, 2)) + 1e4
     h = (0.1, 0.7, 3.0)
     expected = brute_force_mmd(x, y, h)
@@ -140,7 +140,7 @@ def test_mmd_bandwidths_come_from_the_median_distance_of_y():
 
 @pytest.mark.slow
 def test_mmd_is_at_its_floor_for_one_law_and_above_it_for_two():
-    """E MMD² of one distribution is (2/n)(K − E k): 5 kernels at n = 500 give 0.1 for its root."""
+    """For equal distributions E MMD² is (2/n)(K − E k): the root is 0.1 for K = 5 and n = 500."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(n):
@@ -212,7 +212,7 @@ def test_classifier_reads_held_out_digits(digits, halves, reader):
     assert reader.accuracy(images, labels) >= 0.97
     probabilities = reader.probabilities(images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
-    # Neither unsure nor saturated: the share must be able to fall and to be reached.
+    # The share must be able to fall and to be reached, so confidence is neither low nor saturated.
     assert 0.9 <= confident_share(probabilities) <= 0.98
 
 
@@ -253,7 +253,8 @@ def test_classifier_refuses(digits, reader):
 
 @pytest.mark.slow
 def test_quality_of_real_digits_is_that_of_real_digits(digits, halves, reader):
-    # The same seed splits alike, so the samples are the images the classifier has not seen.
+    # The same seed gives the same halves, so the samples are images that the classifier has not
+    # seen.
     q = sample_quality(digits[0][halves[1]], *digits, LEVELS, seed=0)
     assert q.n == 898
     assert q.accuracy >= 0.97
@@ -290,7 +291,7 @@ def test_quality_of_a_few_samples_is_finite(digits):
     q = sample_quality(digits[0][-4:], digits[0][:600], digits[1][:600], LEVELS)
     assert q.n == 4
     assert all(np.isfinite(v).all() for v in dataclasses.astuple(q))
-    # Four rows on both sides: the bias is large, but the same.
+    # There are four rows on both sides: the bias is large, but the same.
     assert 0.2 < q.frechet / q.frechet_floor < 5
 
 

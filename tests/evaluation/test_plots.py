@@ -1,4 +1,4 @@
-"""Pictures are opened again and looked at by their pixels; tables by their text."""
+"""Pictures are read back and compared by their pixels, and tables by their text."""
 
 import numpy as np
 import pytest
@@ -39,13 +39,13 @@ def test_grid_holds_every_pixel_at_its_place(tmp_path):
     assert path == tmp_path / "new" / "grid.png"
     picture = pixels(path)
     assert picture.shape == (6 * (3 * 5 + 1), 6 * (2 * 4 + 1))
-    small = picture[3::6, 3::6]  # the middles of the enlarged pixels
+    small = picture[3::6, 3::6]  # these are the middles of the enlarged pixels
     np.testing.assert_array_equal(small.repeat(6, 0).repeat(6, 1), picture)
     for n, image in enumerate(images[:, 0]):
         top, left = n // 2 * 5 + 1, n % 2 * 4 + 1
         expected = np.round(image * (255 / 16))
         np.testing.assert_array_equal(small[top : top + 4, left : left + 3], expected)
-    # Padding round the images and the place of the missing sixth image.
+    # The rest is padding around the images, and the empty cell of the sixth image.
     assert (small[::5] == GROUND).all()
     assert (small[:, ::4] == GROUND).all()
     assert (small[11:, 5:] == GROUND).all()
@@ -155,7 +155,7 @@ def test_points_gif_follows_the_points_from_noise_to_data(tmp_path):
             blue = np.asarray(image.convert("RGB")).astype(int)
             dots = (blue[..., 2] - blue[..., 0]) > 40
             rows, columns = np.nonzero(dots)
-            # In every frame the cloud fills the window, whatever its scale: more than half of it.
+            # In every frame the points fill more than half of the window, whatever their scale.
             assert np.ptp(rows) > 0.6 * image.height
             assert np.ptp(columns) > 0.6 * image.width
 
@@ -208,7 +208,7 @@ def test_loss_curve_draws_the_median_and_not_the_spikes(tmp_path):
     losses[::10] = 9.0
     picture = pixels(save_loss_curve(np.arange(300), losses, tmp_path / "loss.png")).astype(int)
     blue = (picture[..., 2] - picture[..., 0]) > 60
-    # One flat line across the picture, a few pixels thick; the legend's is short.
+    # One flat line of a few pixels crosses the picture; the legend's line is short.
     widths = blue.sum(axis=1)
     assert 2 <= (widths > 800).sum() <= 8
     assert not ((widths > 100) & (widths < 800)).any()
@@ -244,7 +244,7 @@ def test_points_draws_a_panel_for_each_thing_given(tmp_path, cloud):
 
 
 def test_density_is_drawn_the_right_way_up(tmp_path):
-    # All mass in the lower right corner of the window [-1.12, 1.12]².
+    # All mass lies in the lower right corner of the window [-1.12, 1.12]².
     def log_prob(x):
         assert x.dtype == torch.float32
         inside = (x[:, 0] > 0.2) & (x[:, 1] < -0.2)
@@ -374,5 +374,5 @@ def test_results_table_has_a_row_per_run_and_dashes_for_what_is_missing():
     assert second == (
         "| moons | VE | – | – | -1.521 ± 0.003 nats (best possible -1.50) | – | – | – | – | 3.2 s |"
     )
-    # A column that no run fills is left out.
+    # A column that no run fills is omitted.
     assert "log-likelihood" not in results_table([IMAGES]).splitlines()[0]

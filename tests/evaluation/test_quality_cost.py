@@ -1,4 +1,4 @@
-"""The metric of digits: who asks for it, and what it costs at most."""
+"""The metric of digits: which data request it, and its largest cost."""
 
 from types import SimpleNamespace
 

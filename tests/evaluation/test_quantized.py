@@ -1,4 +1,4 @@
-"""Bounds of the probabilities of quantized data against probabilities that are known."""
+"""Bounds on the probabilities of quantized data, compared with known probabilities."""
 
 import math
 
@@ -21,7 +21,7 @@ from scoresde.sde import VE, VP, SubVP
 
 DOUBLE = {"dtype": torch.float64}
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
-# Where σ is an eighth of a cell or more; sub-VP's is 1e-6 at its own eps.
+# At these times σ is an eighth of a cell or more; sub-VP's σ is 1e-6 at its own eps.
 EPS = {"vp": 1e-5, "subvp": 0.01, "ve": 1e-5}
 WEIGHTS, MEANS, STDS = [0.4, 0.6], [-0.3, 0.4], [0.1, 0.2]
 CELLS = Cells(256, -1.0, 1.0)
@@ -36,7 +36,7 @@ def toy(sde):
 
 
 def masses(sde, eps, cells=CELLS):
-    """log P of every cell at eps, where the cells have been scaled by α as the data have."""
+    """log P of every cell at eps, where the cells are scaled by α as the data are."""
     eps = torch.tensor(eps, **DOUBLE)
     alpha, sigma = sde.alpha(eps).item(), sde.sigma(eps).item()
     edges = alpha * (cells.low + cells.width * torch.arange(cells.levels + 1, **DOUBLE).numpy())
@@ -48,7 +48,7 @@ def masses(sde, eps, cells=CELLS):
 
 
 def test_density_over_the_cells_sums_to_one():
-    """exp log p by the flow, on 4 points of each cell, an integral to 1e-5: 1 to 1e-3."""
+    """exp log p by the flow, on 4 points of each cell (an integral to 1e-5), sums to 1 to 1e-3."""
     for sde in SDES.values():
         alpha = sde.alpha(torch.tensor(sde.eps, **DOUBLE)).item()
         share = (torch.arange(4, **DOUBLE) + 0.5) / 4
@@ -58,7 +58,7 @@ def test_density_over_the_cells_sums_to_one():
         cells = log_prob.exp().reshape(256, 4).mean(1) * alpha * CELLS.width
         assert abs(cells.sum().item() - 1) < 1e-3
         exact = masses(sde, sde.eps).exp()
-        # The prior differs from p_T by the rest of the mean, α_T times that of the data.
+        # The prior differs from p_T by the remaining mean, which is α_T times that of the data.
         torch.testing.assert_close(cells, exact, rtol=0, atol=5e-3 * exact.max().item())
 
 
@@ -66,10 +66,10 @@ def test_density_over_the_cells_sums_to_one():
 @pytest.mark.parametrize("rule", ["uniform", "truncated-normal", "variational"])
 @pytest.mark.parametrize("name", SDES)
 def test_bounds_lie_below_and_close_their_gap(name, rule):
-    """Every cell's bound is below its log P within four of its errors, and rises with K to it.
+    """Every cell's bound is below its log P within four of its errors, and rises with K towards it.
 
-    The solver's own error, some 1e-4, is added. 16 weighed draws leave a tenth of the gap, and the
-    mean over cells rises from 1 to 4 to 16.
+    The solver's own error, about 1e-4, is added. 16 weighted samples leave a tenth of the gap, and
+    the mean over cells rises from K = 1 to 4 to 16.
     """
     sde, exact = SDES[name], masses(SDES[name], EPS[name])
     k = torch.arange(0, 256, 2)[:, None]
@@ -109,7 +109,7 @@ def _slanted(k, z):
 
 @pytest.mark.parametrize("rule", [Uniform(), TruncatedNormal(), Variational(_slanted)])
 def test_draws_stay_in_their_cells_and_have_the_density_they_say(rule):
-    """E 1/q over draws is the volume of the cell, to four standard errors; nothing outside it."""
+    """E 1/q over samples is the volume of the cell to four standard errors; none lies outside."""
     k = torch.full((4000, 1), 7)
     for alpha, sigma in ((1.0, 0.002), (0.9, 0.05)):
         x, log_q = rule.draw(k, CELLS, alpha, sigma, Draws(0, range(4000)))
@@ -120,7 +120,7 @@ def test_draws_stay_in_their_cells_and_have_the_density_they_say(rule):
 
 
 def test_several_coordinates_multiply():
-    """Nine independent coordinates: log P is the sum of theirs; bits/dim is its share of each."""
+    """For nine independent coordinates log P is the sum of theirs, bits/dim the share of each."""
     sde, n = VP(), 9
     mean, std = 0.1, 0.3
     score = GaussianMixtureScore(
@@ -133,13 +133,13 @@ def test_several_coordinates_multiply():
     low = -1 + CELLS.width * k.double().numpy()
     mass = normal_law.cdf(low + CELLS.width, mean, std) - normal_law.cdf(low, mean, std)
     exact = torch.from_numpy(mass).log().flatten(1).sum(1)
-    # The prior differs from p_T by the rest of the mean, α_T 0.1, in each coordinate: 0.01 in all.
+    # The prior differs from p_T by the remaining mean, α_T 0.1, in each coordinate: 0.01 in all.
     torch.testing.assert_close(result.log_prob, exact, rtol=0, atol=0.02)
     torch.testing.assert_close(result.bits_per_dim, -exact / (9 * math.log(2)), rtol=0, atol=4e-3)
 
 
 def test_a_wide_density_spends_the_logarithm_of_the_levels():
-    """Where the density is flat all cells are alike: log₂ 17 bits, whatever the range."""
+    """Where the density is flat all cells are alike and cost log₂ 17 bits, whatever the range."""
     for levels, low, high in ((17, -1.0, 1.0), (256, 0.0, 1.0)):
         cells, sde = Cells(levels, low, high), VE()
         score = GaussianMixtureScore(
@@ -152,7 +152,7 @@ def test_a_wide_density_spends_the_logarithm_of_the_levels():
 
 
 def test_a_result_names_what_it_is():
-    """Weighed draws of a stochastic divergence are no bound, and the result says so."""
+    """Weighted samples of a stochastic divergence give no bound, and the result says so."""
     sde, k = VP(), torch.randint(0, 256, (3, 4))
     score = GaussianMixtureScore(sde, torch.ones(1), torch.zeros(1, 4), torch.ones(1, 4))
 
@@ -176,7 +176,7 @@ def test_a_result_names_what_it_is():
 
 
 def test_draws_and_probes_belong_to_samples():
-    """Permuted, split or alone: the same numbers, to the rounding of sums."""
+    """Permuted, split or alone, samples have the same numbers, to the rounding of sums."""
     sde, k = VP(), torch.randint(0, 256, (5, 4), generator=torch.Generator().manual_seed(0))
     score = GaussianMixtureScore(sde, torch.ones(1), torch.zeros(1, 4), torch.eye(4)[None] + 0.3)
     options = {"divergence": "hutchinson", "samples": 2, "rtol": 0.01, "atol": 0.01}

@@ -1,4 +1,4 @@
-"""Variational bounds against distributions of known entropy, and against DDPM's own formula."""
+"""Variational bounds compared with distributions of known entropy, and with DDPM's own formula."""
 
 import math
 
@@ -26,7 +26,7 @@ def points(sde):
 
 
 def bits_of(bound, k):
-    """Mean bound of each value, and its standard error."""
+    """The mean bound of each value, and its standard error."""
     parts = [bound.log_prob[k[:, 0] == value] for value in range(4)]
     means = torch.stack([part.mean() for part in parts])
     return means, torch.stack([part.std() / math.sqrt(len(part)) for part in parts])
@@ -34,7 +34,7 @@ def bits_of(bound, k):
 
 @pytest.mark.slow
 def test_continuous_bound_is_the_probability_where_the_score_is_exact(process):
-    """The reverse process then is the forward one, so no gap is left: log w_k, to 4 errors.
+    """The bound is log w_k to 4 errors, since the exact reverse process leaves no gap.
 
     The prior's mismatch, below 0.01 nats, is added.
     """
@@ -49,7 +49,7 @@ def test_continuous_bound_is_the_probability_where_the_score_is_exact(process):
 
 
 def test_a_bound_says_where_it_ends_and_by_which_chain():
-    """Both end at the eps that is asked for: equal decoders, which take their noise by number."""
+    """Both end at the given eps with equal decoders, whose noise belongs to sample numbers."""
     sde, k = VP(), torch.arange(4)[:, None]
     settings = {"eps": 0.01, "dtype": torch.float64}
     chain = variational_bound(sde, points(sde), k, CELLS, steps=20, **settings)
@@ -104,7 +104,7 @@ def test_terms_are_those_of_ddpm():
 
 
 def test_variances_between_the_two():
-    """A share of 0 is the posterior's variance and of 1 the step's own; for wide data 1 is best."""
+    """The share 0 gives the posterior's variance and 1 the step's own, the best for wide data."""
     sde = VP().discretize(50)
     cells = Cells(256, -4.0, 4.0)
     score = GaussianScore(sde, torch.zeros(4), torch.ones(4))
@@ -125,7 +125,7 @@ def test_variances_between_the_two():
 
 @pytest.mark.slow
 def test_some_terms_estimate_all(process):
-    """One in each of ten parts of 200 steps: the sum of all, to four of its errors."""
+    """One term in each of ten parts of 200 steps estimates the sum, to four of its errors."""
     k = torch.arange(4).repeat(100)[:, None]
     options = {"steps": 200, "dtype": torch.float64}
     some = variational_bound(process, points(process), k, CELLS, terms=10, **options)
@@ -139,7 +139,7 @@ def test_some_terms_estimate_all(process):
 
 @pytest.mark.parametrize("method", [elbo, variational_bound])
 def test_bounds_belong_to_samples(process, method):
-    """Permuted or alone: the same numbers."""
+    """Permuted or alone, samples have the same bounds."""
     k = torch.tensor([[0], [1], [2], [3], [2]])
     whole = method(process, points(process), k, CELLS, terms=3, seed=2, dtype=torch.float64)
     order = [4, 0, 3, 2, 1]
@@ -168,11 +168,11 @@ def test_kl_of_normal_laws():
 
 
 def test_cell_probabilities_far_from_the_mean():
-    """From the middle to 30 standard deviations on either side, with open ends, against SciPy."""
+    """SciPy agrees from the middle to 30 standard deviations on either side, open ends included."""
     edges = torch.linspace(-30, 30, 61, **DOUBLE)
     low, high = edges[:-1], edges[1:]
     ours = log_cell_probability(low, high, torch.zeros(()).double(), torch.ones(()).double())
-    side = torch.minimum(low, -high).numpy()  # the mirror image in the lower tail
+    side = torch.minimum(low, -high).numpy()  # this is the mirror image in the lower tail
     upper, lower = normal_law.logcdf(side + 1), normal_law.logcdf(side)
     exact = torch.from_numpy(upper + np.log1p(-np.exp(lower - upper)))
     torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)

@@ -1,4 +1,4 @@
-"""What makes runs cheap in tests: what many of them compute alike is computed once."""
+"""Fixtures that make runs cheap in tests: what many runs compute alike is computed once."""
 
 import os
 import pickle
@@ -13,12 +13,12 @@ from scoresde.evaluation import plots
 from scoresde.evaluation.features import DigitClassifier
 from tests.places import ROOT
 
-# Pickled answers, which outlive the fixture: other tests may run between those of this folder.
+# Pickled results outlive the fixture, since other tests may run between those of this folder.
 KNOWN = {"compositions": {}, "files": {}, "classifiers": {}}
 
 
 def read(load):
-    """The method, which reads each file of a configuration once."""
+    """Wrap the method so that it reads each file of a configuration once."""
     known = KNOWN["files"]
 
     def recall(self, config_path):
@@ -31,7 +31,7 @@ def read(load):
 
 
 def composed(load):
-    """The method, which composes each configuration once and then sets where and how it runs.
+    """Wrap the method so that it composes each configuration once, and sets the run's own part.
 
     Hydra reads conf/ as a folder and as part of the package, and before a run also as for a sweep.
     """
@@ -58,7 +58,7 @@ def composed(load):
 
 
 def fitted(fit):
-    """The method, which trains once for each seed and each set of images."""
+    """Wrap the method so that it trains once for each seed and each set of images."""
     known = KNOWN["classifiers"]
 
     def recall(self, images, labels):
@@ -72,7 +72,7 @@ def fitted(fit):
 
 
 def bare(figure):
-    """The function, whose figures have few pixels, no labels along the axes and no layout."""
+    """Replace the function by one whose figures have few pixels, no axis labels and no layout."""
 
     def draw(panels, size, **_):
         whole, row = figure(panels, size, dpi=100)
@@ -87,7 +87,7 @@ def bare(figure):
 
 @pytest.fixture(scope="package", autouse=True)
 def cheap_runs():
-    """Configurations and trained classifiers are remembered; pictures have few dots and pixels.
+    """Configurations and trained classifiers are cached, and pictures have few dots and pixels.
 
     Hydra composes the configuration of a run four times, which takes 85 ms each, and a classifier
     of the digits, which is the same for the same images and seed, trains in 1.5 s.

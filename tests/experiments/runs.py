@@ -1,4 +1,4 @@
-"""Small runs for tests of what surrounds a training, started without what a command line costs."""
+"""Small runs for tests of the code around a training, without the cost of a command line."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from tests.experiments.test_run import POINTS
 from tests.places import ROOT
 
 CONF = ROOT / "conf"
-# Little to train and nothing to score.
+# There is little to train and nothing to score.
 RUN = [
     *POINTS,
     *("train.steps=2", "train.batch_size=8", "train.decay=none", "sampler.steps=2"),
@@ -28,7 +28,7 @@ RUN = [
 
 
 def start(folder, *arguments):
-    """A run as `run.py` does it once Hydra has read the arguments; its result."""
+    """Run as `run.py` does once Hydra has read the arguments, and return the result."""
     overrides = [*named(list(map(str, arguments))), f"hydra.run.dir='{folder}'"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose("config", overrides=overrides, return_hydra_config=True)
@@ -48,7 +48,7 @@ def start(folder, *arguments):
 
 
 def ends(capsys, folder, *arguments):
-    """Exit code of a run that does not succeed, and the one sentence with which it ends."""
+    """The exit code of a run that does not succeed, and the sentence with which it ends."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         start(folder, *arguments)
@@ -58,7 +58,7 @@ def ends(capsys, folder, *arguments):
 
 
 def swept(monkeypatch, folder, *arguments):
-    """Exit code of a sweep in a folder, by the command line."""
+    """The exit code of a sweep in a folder, started by the command line."""
     monkeypatch.setattr(
         sys, "argv", ["run.py", "-m", *RUN, f"hydra.sweep.dir={folder}", *arguments]
     )
@@ -70,7 +70,7 @@ def swept(monkeypatch, folder, *arguments):
 
 
 def images(folder, *counts):
-    """Classes of so many pictures each, as folders; the settings of a run on them."""
+    """Write classes of given sizes as folders, and return the settings of a run on them."""
     rng = np.random.default_rng(len(counts))
     for label, count in enumerate(counts):
         (folder / f"{label}").mkdir(parents=True, exist_ok=True)
@@ -86,12 +86,12 @@ def images(folder, *counts):
 
 
 def files(folder):
-    """What every file under a folder holds."""
+    """The content of every file under a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def raises(error):
-    """A function that raises an error whatever it is given."""
+    """A function that raises an error for any arguments."""
 
     def call(*_, **__):
         raise error

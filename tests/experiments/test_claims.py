@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time: refused to others, and free after its death."""
+"""A folder belongs to one process at a time: it is refused to others, and free after its death."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ from tests.training.test_training import Training
 
 
 def together(count, call):
-    """Results of calls that start at once, each in a thread; the errors among them."""
+    """The results of calls that start at once, each in a thread, with the errors among them."""
     with ThreadPoolExecutor(count) as pool:
         tasks = [pool.submit(call) for _ in range(count)]
     return [task.exception() or task.result() for task in tasks]
@@ -59,7 +59,7 @@ def test_another_process_is_named_and_its_files_outlive_every_refusal(tmp_path, 
         assert "use another folder (hydra.run.dir=…)" in sentence
     with pytest.raises(ValueError, match=f"process {pid} on .* start anew without resume"):
         check_free(folder)
-    # Whoever saves a checkpoint there without a claim removes nothing either.
+    # A process that saves a checkpoint there without a claim removes nothing either.
     Training(1).save(folder / "checkpoints", 7)
     assert before.items() <= files(folder).items()
     kill()
@@ -75,7 +75,7 @@ def test_another_process_is_named_and_its_files_outlive_every_refusal(tmp_path, 
 
 
 def test_one_of_many_gets_a_folder_that_a_dead_process_left(tmp_path):
-    """Also where its process id has been given to another: this one, which started later."""
+    """This holds even if its process id now belongs to another process, which started later."""
     for _ in range(5):
         stale = json.loads(lock.record()) | {"started": 1}
         (tmp_path / LOCK).write_text(json.dumps(stale) + "\n")
@@ -84,7 +84,7 @@ def test_one_of_many_gets_a_folder_that_a_dead_process_left(tmp_path):
         refused = [str(one) for one in found if one is not claim]
         assert all(f"in use by process {os.getpid()} on" in one for one in refused)
         assert len((tmp_path / LOCK).read_text().splitlines()) == 1
-        claim._held[tmp_path / LOCK].close()  # as the kernel does when a process dies
+        claim._held[tmp_path / LOCK].close()  # the kernel does the same when a process dies
 
 
 def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path):
@@ -112,7 +112,7 @@ def test_a_folder_named_by_the_time_is_not_used_twice(tmp_path, monkeypatch, cap
     assert result["run_dir"] == str(tmp_path / f"{year}_1")
     assert not list(tmp_path.rglob(LOCK))
     claim = Claim(tmp_path / f"{year}_1")
-    code, sentence = ends(capsys, tmp_path / str(year), *RUN)  # which makes it no newer
+    code, sentence = ends(capsys, tmp_path / str(year), *RUN)  # this makes it no newer
     assert code == 2 and "already holds a run" in sentence
     code, sentence = ends(capsys, tmp_path / "new", *RUN, "resume=auto")
     assert code == 2 and f"{year}_1 is in use by process {os.getpid()}" in sentence
@@ -125,7 +125,7 @@ def test_shards_share_a_folder_that_nobody_else_gets(tmp_path):
     with pytest.raises(ValueError, match="is in use by process"):
         Claim(tmp_path / "run")
     (tmp_path / "run" / ".result.x.tmp").touch()
-    one.tidy()  # it may be the other's
+    one.tidy()  # it may belong to the other process
     assert (tmp_path / "run" / ".result.x.tmp").exists()
     assert two.alone("join") and not one.alone("join")
     two.release()
@@ -152,6 +152,6 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
     stray = tmp_path / "run" / ".result.x.tmp"
     stray.touch()
     claim.tidy()
-    assert stray.exists()  # nobody can tell whose it is
+    assert stray.exists()  # no process can tell whose it is
     path = Training(1).save(tmp_path / "run" / "checkpoints", 1)
     assert checkpoint.load(path)["step"] == 1

@@ -1,4 +1,4 @@
-"""What the command line makes of what is typed, before anything heavy is imported."""
+"""How the command line reads what is typed, before anything heavy is imported."""
 
 import ast
 import re
@@ -50,20 +50,20 @@ NASTY = [
 
 
 def resolved(arguments):
-    """The configuration that Hydra makes of what is handed to it."""
+    """The configuration that Hydra composes from the given arguments."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=[a for a in arguments if a != "-m"])
 
 
 def read(argument, multirun=False):
-    """The values that a setting has in the end, of which a sweep has several."""
+    """The final values of a setting, of which a sweep has several."""
     parsed = OverridesParser.create().parse_override(quoting.read(argument, multirun))
     found = [OmegaConf.create({"k": value}).k for value in quoting.values(parsed)]
     return found if multirun else found[0]
 
 
 def refused(capsys, *arguments):
-    """The one sentence with which a command is refused."""
+    """The sentence with which a command is refused."""
     with pytest.raises(SystemExit) as stop:
         command_line.check(list(arguments))
     assert stop.value.code == 2
@@ -253,7 +253,7 @@ def test_options_may_stand_anywhere():
 
 @pytest.mark.slow
 def test_what_hydra_accepts_is_not_refused():
-    """Presets upon presets, and what is easily taken for a mistake."""
+    """Presets on top of presets, and other commands that look like mistakes, are accepted."""
     command_line.check(["-m", f"experiment={','.join(groups()['experiment'][::4])}"])
     for arguments in (
         ["sampler=predictor/ddim", "model.net.ch_mult.0=3"],
@@ -275,7 +275,7 @@ def test_what_hydra_accepts_is_not_refused():
 
 @pytest.mark.slow
 def test_wrong_commands_and_help_import_nothing_heavy():
-    """torch alone takes seconds; held by what is imported, in one process."""
+    """torch alone takes seconds to import; one process checks which modules are imported."""
     code = """
 import contextlib, io, runpy, sys
 from scoresde.experiments import convert, run, table
@@ -331,7 +331,7 @@ def test_errors_name_keys_of_the_command_line():
 
 
 def test_no_error_advises_what_a_command_line_lacks():
-    """Each use NAME=VALUE in an error of the library is a key, a group, or said to be Python's."""
+    """Each NAME=VALUE in an error of the library is a key, a group, or marked as Python's."""
     names = {name.rpartition("/")[2] for name in groups()}
     for file in CONF.rglob("*.yaml"):
         names |= {key.rpartition(".")[2] for key in leaves(yaml.safe_load(file.read_text()))}

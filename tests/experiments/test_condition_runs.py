@@ -1,4 +1,4 @@
-"""Runs with a condition: what they train, draw, score and show, and what they refuse."""
+"""Runs with a condition: how they train, sample, score and plot, and what they refuse."""
 
 import re
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of digits that is told the class, two steps long."""
+    """A class-conditional run of digits, two steps long."""
     folder = tmp_path_factory.mktemp("classes") / "run"
     settings = [
         *("condition=label", "model.net.nf=4", "model.net.num_res_blocks=1", "train.steps=2"),
@@ -48,14 +48,14 @@ def test_a_run_of_classes_is_scored_and_loaded(trained):
 def test_the_picture_has_a_row_for_each_class(trained):
     with Image.open(trained[0] / "samples.png") as picture:
         width, height = picture.size
-    assert height == pytest.approx(5 * width, rel=0.1)  # ten rows of two
+    assert height == pytest.approx(5 * width, rel=0.1)  # there are ten rows of two
 
 
 @pytest.mark.slow
 def test_classes_are_drawn_in_turn_or_as_chosen(trained, tmp_path):
     draws = ["task=sample", f"checkpoint={trained[0]}", "sampler=ddim", "sampler.steps=2"]
     draws += ["evaluate.samples.count=6", "evaluate.samples.frames=2"]
-    start(tmp_path / "all", *draws)  # a network that is told classes is told them here too
+    start(tmp_path / "all", *draws)  # a class-conditional network receives classes here too
     assert np.load(tmp_path / "all" / "samples.npz")["labels"].tolist() == list(range(6))
     start(tmp_path / "two", *draws, "condition=label", "condition.draw=[3,7]")
     two = np.load(tmp_path / "two" / "samples.npz")

@@ -1,4 +1,4 @@
-"""Errors after a run was built: one sentence, an exit code, and nothing lost that was done."""
+"""Errors after a run was built end with one sentence and lose no finished work."""
 
 import errno
 import json
@@ -57,7 +57,7 @@ def test_every_error_is_one_sentence(error, said):
     ],
 )
 def test_exit_codes(tmp_path, monkeypatch, capsys, place, error, code):
-    """2 while a run is built and input can be wrong, 1 after; a traceback only if asked for."""
+    """The code is 2 while a run is built and 1 after; a traceback is printed on request alone."""
     where = (Generate, "finish") if place == "generate" else (job, place)
     monkeypatch.setattr(*where, raises(error))
     got, said = ends(capsys, tmp_path / "run", *RUN)
@@ -83,7 +83,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys, place, error, code):
 
 @pytest.mark.usefixtures("undrawn")
 def test_training_that_is_not_finite_is_not_saved(tmp_path, monkeypatch, capsys):
-    """Weights overflow in step 2, which only its checkpoint would notice."""
+    """Weights overflow in step 2, which is noticed by its checkpoint alone."""
     build = job.build
 
     def overflows(cfg):
@@ -128,7 +128,7 @@ def test_weights_that_are_not_finite_are_named_on_loading(tmp_path, capsys):
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
-    """A real limit on the size of files: torch's writer hides the error under one of its own."""
+    """The size of files is really limited; torch's writer hides that error under one of its own."""
     training = Training(1)
     old = training.save(tmp_path, 1)
     training.model.net[0] = torch.nn.Linear(2, 4000)
@@ -207,7 +207,7 @@ def test_optional_parts_do_not_cost_the_result(tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_known_of_classes_before_training_is_what_the_metric_refuses():
-    """Also beyond ten thousand images, of which the rare classes may lose theirs."""
+    """This also holds beyond ten thousand images, where the rare classes may lose theirs."""
     rng = np.random.default_rng(0)
     cases = [[5, 5], [5, 1], [7], [30_000, 3], [30_000, 9], [2, 2, 2]]
     for counts in cases:

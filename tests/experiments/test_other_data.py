@@ -1,4 +1,4 @@
-"""A training goes on with the data that it had, or says how they differ."""
+"""A training continues with the data that it had, or says how they differ."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.experiments.runs import ends, images, start
 
 
 class Data:
-    """Two parts of a data set, and what tells them from others."""
+    """Two parts of a data set, and what distinguishes them from others."""
 
     def __init__(self, train, test, digest):
         self.train, self.test, self.digest = [0] * train, [0] * test, digest
@@ -21,7 +21,7 @@ class Data:
 def test_data_differ_by_number_or_content():
     was = data_identity(Data(10, 2, "a"))
     assert data_difference(was, Data(10, 2, "a")) is None
-    assert data_difference(None, Data(10, 2, "a")) is None  # an old checkpoint
+    assert data_difference(None, Data(10, 2, "a")) is None  # an old checkpoint has no digest
     assert data_difference(was, Data(21, 3, "b")).endswith(
         "10 + 2 samples (train + test) then, 21 + 3 now"
     )
@@ -30,7 +30,7 @@ def test_data_differ_by_number_or_content():
 
 @pytest.mark.slow
 def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
-    """12 images, then 24: in the run's own folder, by name, and by auto from a new one."""
+    """24 images instead of 12 are refused in its own folder, by name, and by resume=auto."""
     settings = images(tmp_path / "data", 12)
     runs = tmp_path / "runs"
     start(runs / "one", *settings)
@@ -45,17 +45,17 @@ def test_a_training_on_other_data_is_named_and_refused(tmp_path, capsys):
         )
         assert "resume.allow=data" in sentence
     assert not (runs / "new").exists()
-    # Scoring may be of other data by design, but says so.
+    # Other data may be scored by design, but the run says so.
     start(runs / "scored", *settings, f"checkpoint={path}", "evaluate/quality=none")
     assert "may have been trained on" in capsys.readouterr().out
     start(runs / "new", *more, "resume=auto", "resume.allow=data")
     said = capsys.readouterr().out
     assert "continues after step 2" in said and "as resume.allow=data says" in said
-    # Of two runs of this configuration, the one of these data is taken, even if it is older.
+    # Of two runs of this configuration, the one with these data is taken, even if it is older.
     start(runs / "own", *more, "resume=auto")
     assert f"continues after step 4 of {runs / 'new'}" in capsys.readouterr().out
     state = torch.load(path, weights_only=True)
-    del state["data"]  # as in checkpoints from before
+    del state["data"]  # older checkpoints have none
     torch.save(state, path)
     path.with_suffix(".sha256").unlink()
     start(runs / "old", *more, f"resume={path}")

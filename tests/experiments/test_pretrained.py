@@ -12,7 +12,7 @@ from scoresde.interop import format_of, load, save_diffusers, save_score_sde
 from scoresde.models import ScoreModel, UNet
 from scoresde.sde import VE, VP
 
-SHAPE = (1, 8, 8)  # of data=digits
+SHAPE = (1, 8, 8)  # those of data=digits
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1}
 FEW = [
     "evaluate.samples.count=4",
@@ -63,7 +63,7 @@ def call(monkeypatch):
 
 @pytest.fixture
 def refused(call, capsys):
-    """A command line that ends with exit code 2; what it says."""
+    """Run a command line that ends with exit code 2, and return its message."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
@@ -89,12 +89,12 @@ def test_samples_are_drawn_from_every_format(kind, call, tmp_path):
     assert (result["sde"], result["model"]) == ("VP chain of 100", "UNet")
     assert result["checkpoint"] == str(path)
     config = (tmp_path / "run" / "config.yaml").read_text()
-    assert "steps: 100" in config  # what ran, not what the defaults are
+    assert "steps: 100" in config  # the record has what ran, not the defaults
 
 
 @pytest.mark.slow
 def test_all_formats_draw_the_same_samples(call, tmp_path):
-    """Those that can hold one and the same network."""
+    """The formats are those that can hold one and the same network."""
     drawn = []
     for kind in ("native", "score_sde"):
         sampled(call, make(kind, tmp_path), tmp_path / kind, "task=sample", "seed=3")
@@ -130,7 +130,7 @@ def test_both_at_once(call, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_is_drawn_from_without_its_settings(call, tmp_path):
-    """task=sample takes process, network and shape from the checkpoint."""
+    """With task=sample, process, network and shape come from the checkpoint."""
     train = ["sde=ve", "model.net.nf=8", "model.net.num_res_blocks=1", "dry_run=true"]
     call(f"hydra.run.dir={tmp_path}/train", *train, *FEW, "sampler=ode")
     result = sampled(call, tmp_path / "train", tmp_path / "run", "task=sample")
@@ -231,7 +231,7 @@ def test_wrong_command_lines_end_with_one_sentence(arguments, sentence, tmp_path
 
 @pytest.mark.slow
 def test_a_training_with_features_of_images_is_drawn_from(tmp_path, call):
-    """Its network sees more channels than are drawn."""
+    """Its network receives more channels than its samples have."""
     features = ["model.net.nf=8", "model.fourier_features=[2,3]", "dry_run=true"]
     call(f"hydra.run.dir={tmp_path}/train", *features, *FEW, "sampler=ode")
     sampled(call, tmp_path / "train", tmp_path / "run", "task=sample")
@@ -256,7 +256,7 @@ def test_a_file_of_a_folder_stands_for_it(kind, inner, tmp_path):
 
 
 def test_settings_of_edm_are_read_from_a_file(tmp_path):
-    """`config` of EDM's state dict, as JSON or YAML; the sentence comes from its loader."""
+    """The `config` of EDM's state dict is JSON or YAML; the error comes from its loader."""
     torch.save({"enc.8x8_conv.weight": torch.zeros(1)}, tmp_path / "edm.pt")
     (tmp_path / "edm.yaml").write_text("precond: vq")
     with pytest.raises(ValueError, match=r"unknown precond 'vq'\. Available: edm, vp, ve"):
@@ -283,7 +283,7 @@ def test_the_size_of_images_is_asked_for_where_nothing_says_it(tmp_path, call, r
 
 
 def test_pyramids_of_images_go_from_score_sde_to_diffusers_and_back(tmp_path):
-    """NCSN++ of 256 px, smaller but as wide: narrower ones have other groups in diffusers."""
+    """The NCSN++ of 256 px has few layers but its full width, which diffusers' groups require."""
     options = {"fir": True, "progressive": "output_skip", "progressive_input": "input_skip"}
     net = UNet(
         (3, 8, 8),
