@@ -1,4 +1,4 @@
-"""The presets of published models, against a table of what was published."""
+"""The presets of published models, compared with a table of what was published."""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ DOUBLE = {"dtype": torch.float64}
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper and its configurations say of a model; defaults are DDPM's.
+    """What the paper and its configurations say of a model; the defaults are DDPM's.
 
     Attributes:
         parameters: Number of them; None where it was not published.
@@ -190,7 +190,7 @@ TABLE = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset and the parts that it makes, the network on the meta device."""
+    """A preset and the parts that it builds, with the network on the meta device."""
 
     published: Published
     cfg: DictConfig
@@ -224,7 +224,7 @@ def test_every_preset_is_documented_once() -> None:
 
 
 def test_the_process(preset: Preset) -> None:
-    """σ at both ends, and of a chain all tables, by the published formulas."""
+    """σ at both ends, and all tables of a chain, follow the published formulas."""
     published, sde = preset.published, preset.sde
     base = sde if published.levels is None else preset.sde.base
     assert type(base).__name__ == published.process
@@ -251,7 +251,7 @@ def test_the_process(preset: Preset) -> None:
 
 
 def test_the_network(preset: Preset) -> None:
-    """Its size, what it means, and that it takes images of the data and labels of the process."""
+    """Its size and its output are as published, and it takes the images and the labels of the run."""
     published, model = preset.published, preset.model
     if published.parameters is not None:
         assert sum(p.numel() for p in model.parameters()) == published.parameters
@@ -265,7 +265,7 @@ def test_the_network(preset: Preset) -> None:
 
 
 def test_the_label_of_the_noisiest_level(preset: Preset) -> None:
-    """0 for NCSN's chains, N − 1 = 999 of DDPM's, log σ of VE, 999 of VP and sub-VP."""
+    """It is 0 for NCSN's chains, N − 1 = 999 for DDPM's, log σ for VE, and 999 for VP and sub-VP."""
     published = preset.published
     seen = []
 
@@ -288,7 +288,7 @@ def test_the_label_of_the_noisiest_level(preset: Preset) -> None:
 
 
 def test_the_loss(preset: Preset) -> None:
-    """ε-matching without weights; on a chain, at its levels alone, each as often as the others."""
+    """The loss is ε-matching without weights; on a chain each level has the same probability."""
     published, loss, sde = preset.published, preset.loss, preset.sde
     assert loss.sde is sde
     assert loss.reduce == ("sum" if published.half_sum else "mean")
@@ -342,13 +342,13 @@ def test_the_optimization(preset: Preset) -> None:
 
 
 def test_the_data(preset: Preset) -> None:
-    """Pixels are mirrored but not dequantized in training, and CIFAR-10 has a size of its own."""
+    """Training mirrors pixels and does not dequantize them, and CIFAR-10 has a size of its own."""
     data, size = preset.cfg.data, preset.published.size
     assert data.flip is True and data.dequantize is False and data.range is None
     if size == 32:
         assert data._target_ == "scoresde.data.CIFAR10"
     else:
-        # What may not fit into memory is read on demand.
+        # Data that may not fit into memory are read on demand.
         kind = "Folder" if size == 64 else "Streamed"
         assert data._target_ == f"scoresde.data.{kind}"
         assert (data.size, data.channels, data.crop) == (size, 3, preset.published.crop)

@@ -38,7 +38,7 @@ def call(monkeypatch, folder, *arguments):
 
 
 def fails(capsys, monkeypatch, folder, *arguments):
-    """The one sentence with which a wrong command ends, with exit code 2 and no traceback."""
+    """The sentence with which a wrong command ends, with exit code 2 and no traceback."""
     with pytest.raises(SystemExit) as stop:
         call(monkeypatch, folder, *arguments)
     assert stop.value.code == 2
@@ -57,7 +57,7 @@ def weights(folder):
 
 @pytest.mark.slow
 def test_dry_run_of_the_defaults_as_a_script_from_any_folder(tmp_path):
-    """The digits, in a process of its own, from another working directory."""
+    """The digits run in a process of their own, from another working directory."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "experiments" / "run.py"), "dry_run=true"],
         cwd=tmp_path,
@@ -114,7 +114,7 @@ def test_every_predictor_runs(tmp_path, monkeypatch, undrawn, predictor):
 def test_the_columns_of_edm_run(tmp_path, monkeypatch, name):
     """The four columns of the table of Karras et al. train, sample and are scored on the digits."""
     result = call(monkeypatch, tmp_path / "run", f"experiment={name}", "dry_run=true")
-    # Two steps of Heun, the last with one evaluation where it leads to noiseless data.
+    # There are two steps of Heun, the last with one evaluation where it leads to noiseless data.
     assert result["nfe"] == (4 if name == "edm_ve" else 3)
     assert math.isfinite(result["bits_per_dim"])
 
@@ -149,7 +149,7 @@ TRAIN = [
 
 @pytest.mark.slow
 def test_resumed_run_is_bitwise_the_straight_one(tmp_path, monkeypatch, capsys):
-    """A run cut off after step 3 goes on, in its own folder or beside it, to the same weights."""
+    """A run cut off after step 3 continues, in its own folder or next to it, to the same weights."""
     straight = tmp_path / "straight"
     call(monkeypatch, straight, *TRAIN)
     for name, arguments in {"own": [], "beside": []}.items():
@@ -195,7 +195,7 @@ def test_checkpoint_samples_without_training(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch, capsys):
-    """The same sections, but a network of another input: named before anything is written."""
+    """It has the same sections but a network of another input, and is named before any write."""
     call(monkeypatch, tmp_path / "trained", *QUICK)
     capsys.readouterr()
     arguments = ["dry_run=true", "model=mlp", "model.net.width=8", "data=digits"]
@@ -220,7 +220,7 @@ def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb", "[csv,tensorboard]"])
 def test_loggers(tmp_path, monkeypatch, logger):
-    """Others write beside metrics.csv, which is always there; wandb stays offline."""
+    """Loggers write next to metrics.csv, which is always there; wandb stays offline."""
     name = logger.strip("[]").split(",")[-1]
     pytest.importorskip(name)
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -290,7 +290,7 @@ def test_loggers(tmp_path, monkeypatch, logger):
     ],
 )
 def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
-    """Exit code 2, one sentence, no traceback, and no folder left behind."""
+    """They end with exit code 2, one sentence, no traceback, and no folder left behind."""
     assert sentence in fails(capsys, monkeypatch, tmp_path / "run", *arguments)
     assert not (tmp_path / "run").exists()
 
@@ -316,9 +316,9 @@ def test_every_choice_builds(group, name):
 @pytest.mark.parametrize("sampler", choices("sampler"))
 @pytest.mark.parametrize("sde", choices("sde"))
 def test_the_defaults_of_every_sampler_fit_every_process(sde, sampler):
-    """No default number of steps is more than a chain has levels.
+    """No default number of steps exceeds the levels of a chain.
 
-    Only what is made for one process, where σ goes beyond 80, may be refused by others.
+    Only a sampler made for one process, where σ goes beyond 80, may be refused by others.
     """
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"sde={sde}", f"sampler={sampler}"])

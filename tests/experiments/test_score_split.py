@@ -1,4 +1,4 @@
-"""task=likelihood: parts, interruptions, shards, and data held against each other."""
+"""task=likelihood: parts, interruptions, shards, and comparisons between data."""
 
 import math
 import shutil
@@ -28,7 +28,7 @@ LOOSE = ["evaluate.likelihood.rtol=0.1", "evaluate.likelihood.atol=0.1"]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A run on the digits, hardly trained."""
+    """A run on the digits that is hardly trained."""
     folder = tmp_path_factory.mktemp("digits") / "run"
     with pytest.MonkeyPatch.context() as patch:
         call(patch, folder, *TINY, *FEW, "sampler.steps=2", "evaluate/likelihood=none")
@@ -67,7 +67,7 @@ def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
-    """Stopped after two parts of three: repeated, the command does the rest, to equal numbers."""
+    """After two parts of three it stops; repeated, the command computes the rest, to equal numbers."""
     whole = score(monkeypatch, digits, tmp_path / "whole")
     done, evaluate = [], split.Evaluator.__call__
 
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
             score(monkeypatch, digits, tmp_path / "run")
     assert stop.value.code == 130
     assert not (tmp_path / "run" / "result.json").exists()
-    # A part that was cut off in the middle is no part.
+    # A part that was cut off in the middle does not count.
     path = tmp_path / "run" / "likelihood" / "0000002.npz"
     path.write_bytes(path.read_bytes()[:100])
     again = []
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
 
 @pytest.mark.slow
 def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsys, digits):
-    """Nobody joins the rest as if it were the whole."""
+    """The remaining parts are not joined as if they were the whole."""
     shards = ["task.shards=2", "task.shard=1"]
     with pytest.raises(FileNotFoundError):
         score(monkeypatch, digits, tmp_path / "run", *shards)
@@ -122,7 +122,7 @@ def test_a_damaged_part_of_another_shard_is_missing(tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
-    """A run that has trained on, or another in its place, is not mixed in."""
+    """A run that has trained on, or another one in its folder, is not mixed in."""
     copy = tmp_path / "copy"
     shutil.copytree(digits, copy)
     with pytest.raises(FileNotFoundError):
@@ -139,7 +139,7 @@ def test_parts_are_of_one_checkpoint(tmp_path, monkeypatch, capsys, digits):
 
 @pytest.mark.slow
 def test_bounds_may_be_asked_for_later_and_in_batches(tmp_path, monkeypatch, digits):
-    """They change no part; six samples in batches of two are the six at once."""
+    """They change no part, and six samples in batches of two give the values of six at once."""
     with pytest.raises(FileNotFoundError):
         score(monkeypatch, digits, tmp_path / "run", "task.shards=2")
     bounds = ["evaluate.bounds.elbo=true", "evaluate.bounds.terms=3"]
@@ -174,7 +174,7 @@ def test_what_could_only_fail_at_the_end_fails_at_once(
 @pytest.mark.slow
 def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
     whole = score(monkeypatch, digits, tmp_path / "whole")
-    with pytest.raises(FileNotFoundError):  # no result.json yet
+    with pytest.raises(FileNotFoundError):  # no result.json exists yet
         score(monkeypatch, digits, tmp_path / "run", "task.shards=2", "task.shard=1")
     assert "2 parts are left to other shards" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "run" / "likelihood").glob("*.npz")] == ["0000002.npz"]
@@ -184,7 +184,7 @@ def test_shards_share_the_work(tmp_path, monkeypatch, capsys, digits):
 
 @pytest.mark.slow
 def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys, digits):
-    """The flows are one flow in other clocks: equal noise at eps, equal bits/dim to 1e-3."""
+    """The flows are one flow in other clocks: with equal noise at eps, bits/dim agree to 1e-3."""
     arguments = [
         "evaluate.likelihood.rtol=1e-3",
         "evaluate.likelihood.atol=1e-3",
@@ -207,7 +207,7 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
 
 @pytest.mark.slow
 def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
-    """A loss of its own least time, and a density of the process's."""
+    """The loss has a least time of its own, and the density that of the process."""
     times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate/likelihood=none"]
     call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler.steps=2", *times)
     given = (f"checkpoint={tmp_path / 'train'}", *TINY, *SCORE, *LOOSE)
@@ -229,7 +229,7 @@ def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
 
 @pytest.mark.slow
 def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
-    """White noise against digits: the picture, and areas under the curve that are shares."""
+    """For white noise and digits there are a picture and areas under the curve, which are shares."""
     folder = tmp_path / "noise"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -238,7 +238,7 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         Image.fromarray(pixels).save(folder / f"{i}.png")
     other = ["data@ood_data=folder", f"ood_data.root={folder}", "ood_data.channels=1"]
     with pytest.raises(SystemExit):
-        score(monkeypatch, digits, tmp_path / "run", *other)  # 256 levels are not 17
+        score(monkeypatch, digits, tmp_path / "run", *other)  # there are 256 levels instead of 17
     points = call(
         monkeypatch,
         tmp_path / "points",
@@ -280,7 +280,7 @@ def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
         ),
         *LOOSE,
     )
-    # Other data of the same name stay other data, and what is less likely is more foreign.
+    # Other data of the same name remain other data, and less likely data are more foreign.
     assert far["log_likelihood"] == result["log_likelihood"]
     assert far["ood_data"]["mean"] < far["log_likelihood"]
     assert far["ood_data"]["auroc_likelihood"] == 1
@@ -316,7 +316,7 @@ def test_wrong_input_ends_with_one_sentence(tmp_path, monkeypatch, capsys, argum
 def test_typicality_and_the_area_under_the_curve():
     inside, outside = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 5.0])
     assert typicality(outside, inside).tolist() == [0.0, 3.0]
-    # Pairs in which outside is higher: 2 > 1, 2 = 2 (half), 5 > all three: 4.5 of 6.
+    # Pairs in which the outside value is higher: 2 > 1, 2 = 2 (half), 5 > all three: 4.5 of 6.
     assert auroc(inside, outside) == pytest.approx(0.75)
     assert auroc(outside, inside) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="must have shapes"):
@@ -330,7 +330,7 @@ def test_histograms_refuse_what_they_cannot_show(tmp_path):
 
 
 def test_samples_of_a_seed_do_not_depend_on_the_batch(tmp_path, monkeypatch, digits):
-    """Six samples with noise, in batches of 2 and of 6: the same levels of grey."""
+    """Six samples with noise have the same levels of grey in batches of 2 and of 6."""
     settings = [
         "task=sample",
         "evaluate.samples.count=6",
@@ -349,7 +349,7 @@ def test_samples_of_a_seed_do_not_depend_on_the_batch(tmp_path, monkeypatch, dig
 
 @pytest.mark.slow
 def test_one_absurd_sample_does_not_stop_a_split(tmp_path, monkeypatch, digits):
-    """Where the model is NaN for one of six images, five are scored, and the sixth is counted."""
+    """Where the model is NaN for one of six images, five are scored and the sixth is counted."""
     evaluate = ScoreModel.score
 
     def spoiled(self, x, t):

@@ -1,4 +1,4 @@
-"""A sweep goes on after a failed job, says at the end which failed, and has a folder of its own."""
+"""A sweep continues after a failed job, lists the failures at its end, and has its own folder."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ YEAR = str(datetime.now().year)
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_failed_jobs_stop_no_others(tmp_path, monkeypatch, capsys):
-    """One refused, one that fails after it was built, and one that must not notice.
+    """One job is refused, one fails after it was built, and one must not notice.
 
     Another sweep of the same second has the folder already.
     """
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_a_job_in_another_process_has_no_part_in_the_claim(tmp_path):
-    """The launchers of parallel jobs send them the callback."""
+    """The launchers of parallel jobs send the callback to them."""
     callback = Sweep()
     callback._claim = Claim(tmp_path)
     assert pickle.loads(pickle.dumps(callback))._claim is None

@@ -1,4 +1,4 @@
-"""Tasks as objects: what they leave alone, one of a user's own, and what earlier versions wrote."""
+"""Tasks as objects: their own settings, one of a user's own, and files of earlier versions."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ DIGITS = [
 
 
 class CountSamples(ScoreTask):
-    """A task of a user's own: how many samples the data have."""
+    """A task of a user's own, which counts the samples of the data."""
 
     name = "count_samples"
     groups = ("data",)
@@ -75,7 +75,7 @@ def test_building_changes_no_configuration(arguments):
 
 
 def test_no_module_asks_which_task_a_run_has():
-    """Names of tasks are in their own files, in conf/, and in sentences; nothing compares them."""
+    """Names of tasks are in their own files, in conf/, and in sentences; no code compares them."""
     for path in (ROOT / "experiments").glob("*.py"):
         source = path.read_text()
         for sign in (
@@ -97,7 +97,7 @@ def test_settings_of_dry_runs_are_keys():
 
 
 def test_a_run_with_flat_settings_goes_on_as_it_did(tmp_path, undrawn):
-    """From step 3 of 6 to the weights, the average and the noise that it had at step 6."""
+    """From step 3 of 6 it reaches the weights, the average and the noise that it had at step 6."""
     folder = tmp_path / "run"
     shutil.copytree(FLAT / "run", folder)
     last = checkpoint.load(folder / "checkpoints" / "step_000000006.pt")
@@ -138,7 +138,7 @@ def test_likelihoods_by_flat_settings_are_finished(tmp_path):
 
 @pytest.mark.parametrize("task", [NoiseEstimator, Dequantizer, Generate])
 def test_checkpoints_with_flat_settings_are_loaded(task):
-    """Their weights, whole, in networks that are described by what they said."""
+    """Their weights are read whole into the networks that their descriptions name."""
     names = {NoiseEstimator: "estimator", Dequantizer: "dequantizer", Generate: "images"}
     model = task.load(FLAT / names[task])
     _, state = checkpoint.find(FLAT / names[task])

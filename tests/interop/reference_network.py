@@ -52,7 +52,7 @@ class Reference:
         return (x + h) / math.sqrt(2) if rescale else x + h
 
     def resampled(self, x, up):
-        """Without weights: FIR filter, or nearest neighbour and mean."""
+        """Resample without weights, by the FIR filter, or by nearest neighbour and mean."""
         taps = self.model.get("fir_kernel")
         if not self.model.get("fir"):
             return F.interpolate(x, scale_factor=2.0) if up else F.avg_pool2d(x, 2)
@@ -62,7 +62,7 @@ class Reference:
         return upfirdn(x, taps, down=2, pads=((p + 1) // 2, p // 2))
 
     def learned(self, x, up):
-        """With a 3 × 3 convolution."""
+        """Resample with a 3 × 3 convolution."""
         m = self.take()
         if self.model.get("fir"):
             taps, weight = self.model["fir_kernel"], m["Conv2d_0.weight"]
@@ -107,7 +107,8 @@ class Reference:
     def embedding(self, labels):
         nf = self.model["nf"]
         if self.model["name"] == "ncsnpp" and self.model["embedding_type"] == "fourier":
-            # In float32, as there: the frequencies are large, and their rounding shows.
+            # The phases are float32, as in score-SDE: the frequencies are large, and their rounding
+            # shows.
             phase = labels.float().log()[:, None] * self.take()["W"].float() * 2 * math.pi
         else:
             half = nf // 2
@@ -133,7 +134,7 @@ class Reference:
         if self.model["name"] == "ddpm" or self.model["resblock_type"] == "ddpm":
             if self.model["resamp_with_conv"]:
                 return self.learned(h, up)
-            self.number += 1  # a module without tensors
+            self.number += 1  # this is a module without tensors
             return self.resampled(h, up)
         return self.block(h, emb, "up" if up else "down")
 

@@ -1,4 +1,4 @@
-"""Models of diffusers against diffusers itself, both ways, and what is refused by name."""
+"""Models of diffusers compared with diffusers itself, in both directions, and refusals by name."""
 
 import json
 import math
@@ -28,7 +28,7 @@ LAYOUTS = {
         "attention_head_dim": None,
         "norm_eps": 1e-6,
     },
-    # the defaults of UNet2DModel, as in its tutorials: heads, symmetric padding, cosines first
+    # UNet2DModel's defaults, as in its tutorials: heads, symmetric padding, cosines first
     "defaults": {
         "sample_size": 16,
         "block_out_channels": (32, 32, 64),
@@ -91,7 +91,7 @@ def inputs(name):
 
 
 def check_outputs(model, unet, name):
-    """The network of the model against `unet`, at the same labels, to 1e-5 of the largest entry."""
+    """Compare the model's network with `unet` at the same labels, to 1e-5 of the largest entry."""
     x = inputs(name)
     ve = "ncsnpp" in name
     labels = torch.tensor([0.05, 20.0]) if ve else torch.tensor([3, 700])
@@ -108,7 +108,7 @@ def check_outputs(model, unet, name):
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("safe", [True, False])
 def test_networks_are_read_and_written_back(name, safe, tmp_path):
-    """float32, 1e-5: sums in another order; the way back must give diffusers the same tensors."""
+    """float32 sums in another order agree to 1e-5, and written back the tensors are the same."""
     theirs = pipeline(name)
     theirs.save_pretrained(tmp_path / "theirs", safe_serialization=safe)
     model = load_diffusers(tmp_path / "theirs")
@@ -124,9 +124,10 @@ def test_networks_are_read_and_written_back(name, safe, tmp_path):
 
 @pytest.mark.parametrize("name", ["ncsnpp"])
 def test_ve_is_ready_to_sample(name, tmp_path):
-    """score = output of the pipeline's network, for data in [0, 1], at its σ.
+    """The score is the output of the pipeline's network, for data in [0, 1], at its σ.
 
-    1e-4: their label is the logarithm of a float32 σ, times frequencies of about 100.
+    The tolerance is 1e-4, since their label is the logarithm of a float32 σ, which is multiplied by
+    frequencies of about 100.
     """
     theirs = pipeline(name)
     theirs.save_pretrained(tmp_path)
@@ -144,7 +145,7 @@ def test_ve_is_ready_to_sample(name, tmp_path):
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_chains_are_those_of_the_scheduler(schedule, prediction, tmp_path):
-    """α and σ of every level, and the data that a prediction means, against the scheduler."""
+    """α and σ of every level, and the data that a prediction implies, are those of the scheduler."""
     theirs = pipeline("ddpm", beta_schedule=schedule, prediction_type=prediction, clip_sample=False)
     theirs.save_pretrained(tmp_path / "theirs")
     model = load_diffusers(tmp_path / "theirs")
@@ -195,7 +196,7 @@ def test_names_of_older_files_are_read(tmp_path):
 
 
 def test_the_average_of_the_training_script(tmp_path, caplog):
-    """EMAModel notes how it averaged in the configuration of the network."""
+    """EMAModel records how it averaged in the configuration of the network."""
     from diffusers.training_utils import EMAModel
 
     theirs = pipeline("grey, not square, learned variance")

@@ -1,4 +1,4 @@
-"""A model of diffusers is one and the same whichever of its files or folders is named."""
+"""A model of diffusers is the same whichever of its files or folders is named."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from scoresde.sde import VP, CosineSchedule, ScaledLinearSchedule, describe
 SHAPE = (1, 8, 8)
 DDPM = {"resblock_type": "ddpm", "skip_rescale": False, "channels_per_group": 1, "attn_up": "each"}
 COSINE = VP(schedule=CosineSchedule()).discretize(50)
-# What the training script's EMAModel notes in the configuration of its average.
+# The training script's EMAModel records these in the configuration of its average.
 NOTES = {"decay": 0.9999, "min_decay": 0.0, "optimization_step": 7, "update_after_step": 0}
 NOTES |= {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 0.75}
 SAFE, BIN = (f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin"))
@@ -34,7 +34,7 @@ RAW, MEAN = model(1), model(2)
 
 
 def check(found, expected):
-    """The same process and meaning, and the same weights."""
+    """The process, its meaning and the weights are the same."""
     meanings = [one.description() | {"net": None} for one in (found, expected)]
     assert meanings[0] == meanings[1]
     for one, other in zip(found.parameters(), expected.parameters(), strict=True):
@@ -81,7 +81,7 @@ def test_links_to_any_part_and_parts_that_are_links(pipe, tmp_path, monkeypatch)
         check(load(links / f"n{number}"), RAW)
     monkeypatch.chdir(links / "n1")
     check(load("."), RAW)
-    # As a cache keeps files: each a link to a blob, where nothing else of its model is.
+    # A cache keeps each file as a link to a blob, in a folder without the rest of its model.
     for file in list(pipe.rglob("*.*")):
         shutil.move(file, links / f"blob-{file.name}")
         file.symlink_to(links / f"blob-{file.name}")
@@ -195,7 +195,7 @@ def test_both_convert(averaged, tmp_path):
 
 
 def test_scaled_linear_chains_are_read_and_written(tmp_path):
-    """√β_i equally spaced between √0.00085 and √0.012, as latent diffusion has them."""
+    """√β_i are equally spaced between √0.00085 and √0.012, as in latent diffusion."""
     folder = save_diffusers(model(0, VP(0.1, 20.0).discretize(200), "noise"), tmp_path / "a")
     path = folder / "scheduler" / "scheduler_config.json"
     fields = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

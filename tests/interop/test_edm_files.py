@@ -1,7 +1,7 @@
-"""Networks of EDM give the numbers that its paper and its names of tensors say they give.
+"""Networks of EDM give the outputs that its paper and the names of its tensors define.
 
 The oracle is a second network, written as functions of EDM's tensors in double precision: it
-resamples by matrices, and shares nothing with the networks of this toolkit.
+resamples by matrices and shares nothing with the networks of this toolkit.
 """
 
 import math
@@ -27,7 +27,7 @@ MULT = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Kind:
-    """What EDM's networks differ by."""
+    """The options in which EDM's networks differ."""
 
     encoder: str = "standard"
     decoder: str = "standard"
@@ -48,7 +48,7 @@ DDPMPP, NCSNPP = Kind(augmented=True), Kind("residual", taps=(1, 3, 3, 1), fouri
 
 
 def tensors(kind: Kind, seed: int = 0) -> dict[str, Tensor]:
-    """Random weights of such a network, by EDM's names."""
+    """Random weights of such a network, under EDM's names."""
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
 
@@ -222,13 +222,13 @@ class Oracle:
         return up @ x @ up.T
 
     def halved_conv(self, name: str, x: Tensor) -> Tensor:
-        """A convolution of an image with a wide frame of zeros, then the filter inside of it."""
+        """Convolve an image with a wide frame of zeros, then filter it and keep the inside."""
         weight, bias = self.w[f"{name}.weight"], self.w[f"{name}.bias"]
         h = F.conv2d(F.pad(x, (4, 4, 4, 4)), weight, padding=1)
         return self.halve(h)[..., 2:-2, 2:-2] + bias[:, None, None]
 
     def matrix(self, size: int) -> Tensor:
-        """The filter, at every second of `size` pixels, with nothing outside."""
+        """The filter at every second of `size` pixels, with zeros outside."""
         found = torch.zeros(size // 2, size + 2 * len(self.k), dtype=torch.float64)
         for row in range(size // 2):
             start = len(self.k) + 2 * row + 1 - len(self.k) // 2
@@ -238,7 +238,7 @@ class Oracle:
 
 @pytest.fixture
 def images(generator) -> Tensor:
-    """Two images of three channels, which are of no symmetry."""
+    """Two images of three channels, without any symmetry."""
     return torch.randn(2, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
 
 
@@ -269,7 +269,7 @@ def denoiser(precond: str, oracle, x: Tensor, sigma: Tensor, spread: float = 0.5
 
 
 def denoised(model: ScoreModel, precond: str, x: Tensor, sigma: Tensor) -> Tensor:
-    """The same by a model of ours, in its units."""
+    """The denoiser of our model, in the units of EDM."""
     if precond == "ve":
         low, high = 0.01, 50.0
         t = (sigma / 2 / low).log() / math.log(high / low)
@@ -283,7 +283,7 @@ def denoised(model: ScoreModel, precond: str, x: Tensor, sigma: Tensor) -> Tenso
 @pytest.mark.parametrize("kind", [DDPMPP, NCSNPP], ids=["ddpmpp", "ncsnpp"])
 @pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
 def test_denoiser(precond, kind, images):
-    """D(x; σ) of each preconditioner is `denoise` at the time that has its noise."""
+    """D(x; σ) of each preconditioner is `denoise` at the time with the same noise."""
     found, sigma = tensors(kind), torch.tensor([0.4, 9.0], dtype=torch.float64)
     x = images * sigma[:, None, None, None]
     model = load_edm(found, config={"precond": precond})
@@ -297,7 +297,7 @@ def test_denoiser(precond, kind, images):
 
 
 def test_processes():
-    """Each preconditioner has its process and its data, and takes its settings."""
+    """Each preconditioner has its process and its data range, and accepts its settings."""
     found = tensors(DDPMPP)
     model = load_edm(found, config={"sigma_data": 0.7, "dropout": 0.3})
     assert isinstance(model.sde, EDM) and model.parameterization == "edm"
@@ -315,7 +315,7 @@ def test_processes():
 
 
 def test_augmentation_is_dropped(images):
-    """The layer that sees how images were augmented changes nothing where they were not."""
+    """The layer that receives the augmentation of images has no effect on images without one."""
     found = tensors(DDPMPP)
     with_it = load_edm(found)
     del found["map_augment.weight"]
@@ -328,7 +328,7 @@ def test_augmentation_is_dropped(images):
 
 @pytest.mark.slow
 def test_describes_itself(tmp_path, images):
-    """A model that was read can be saved, and loaded again."""
+    """A model that was read can be saved and loaded again."""
     model = load_edm(tensors(NCSNPP))
     again = ScoreModel.load(model.save(tmp_path))
     x, t = images.float(), torch.tensor([0.5, 2.0])
@@ -338,7 +338,7 @@ def test_describes_itself(tmp_path, images):
 
 @pytest.mark.parametrize("kind", [DDPMPP, NCSNPP, Kind("skip", "skip")], ids=str)
 def test_rows_write_what_they_read(kind):
-    """The table gives back the file, filters with it."""
+    """The table writes the file as it was read, including its filters."""
     found = tensors(kind)
     model = load_edm(found)
     written = write(rows(model.net, SIZE), model.net.state_dict())
@@ -376,7 +376,7 @@ def test_half_precision():
 
 @pytest.fixture
 def classes(monkeypatch, tmp_path):
-    """Modules that are pickled as EDM's are: as a call, with their source beside their state."""
+    """Modules that are pickled as EDM's are: as a call, with their source next to their state."""
     name = "torch_utils.persistence"
     reconstruct = types.FunctionType((lambda meta: None).__code__, {}, "reconstruct")
     reconstruct.__module__, reconstruct.__qualname__ = name, "_reconstruct_persistent_obj"
@@ -449,7 +449,7 @@ def test_pickles(precond, bare, classes, tmp_path, images):
 
 
 def test_raw_weights_of_a_pickle(classes, tmp_path):
-    """The second of two networks; with one alone there is nothing to choose."""
+    """It is the second of two networks; where there is one alone, there is nothing to choose."""
     found, file = [tensors(DDPMPP, seed) for seed in (1, 2)], tmp_path / "a.pkl"
     name, settings = PICKLED["vp"]
     both = [assembled(classes, one, "SongUNet", name, **settings) for one in found]
@@ -484,12 +484,12 @@ def test_refused_pickles(network, precond, settings, sentence, classes, tmp_path
 
 
 def without(name: str):
-    """A change that takes a tensor away."""
+    """A change that removes a tensor."""
     return lambda state: state.pop(name)
 
 
 def with_one(name: str, *shape: int):
-    """A change that puts another tensor in a place."""
+    """A change that replaces a tensor by another."""
     return lambda state: state.update({name: torch.ones(shape)})
 
 
@@ -518,7 +518,7 @@ def with_one(name: str, *shape: int):
     ],
 )
 def test_refused_state_dicts(change, sentence):
-    """What does not fit is refused by its name."""
+    """A tensor that does not fit is refused by its name."""
     state = tensors(DDPMPP)
     change(state)
     with pytest.raises(ValueError, match=sentence):
@@ -535,14 +535,14 @@ def test_refused_state_dicts(change, sentence):
     ],
 )
 def test_refused_configs(config, sentence):
-    """Settings that the preconditioner has not are refused by their names."""
+    """Settings that the preconditioner does not have are refused by their names."""
     with pytest.raises(ValueError, match=sentence):
         load_edm(tensors(DDPMPP), config=config)
 
 
 @pytest.mark.parametrize("suffix", ["pkl", "pt", "pth", "safetensors"])
 def test_damaged_files(suffix, tmp_path):
-    """Files that are cut off, empty, or of no known kind, are refused with one sentence."""
+    """Files that are cut off, empty, or of no known kind are refused with one sentence."""
     state, file = tensors(DDPMPP), tmp_path / f"edm.{suffix}"
     if suffix == "safetensors":
         save_file(state, file)

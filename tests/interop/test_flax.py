@@ -1,7 +1,7 @@
-"""Checkpoints of the JAX code: the decoder against msgpack's specification, the names by hand.
+"""Checkpoints of JAX: the decoder compared with msgpack's specification, the names with literals.
 
-Nothing here needs JAX. `pack` writes msgpack as flax does; bytes that flax has written, 0.3.1 and
-0.12 alike, are below as they are.
+Nothing here needs JAX. `pack` writes msgpack as flax does; below are bytes that flax itself has
+written, which are the same in 0.3.1 and 0.12.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.models.test_unet import CONF, GOLDEN, GOLDEN_NAMES, golden_net, needs
 
 
 def pack(value: Any) -> bytes:
-    """Msgpack of a value; every length has 32 bits, every whole number 64."""
+    """Encode a value as msgpack, with 32 bits for every length and 64 for every whole number."""
     match value:
         case None:
             return b"\xc0"
@@ -318,7 +318,7 @@ def checkpoint(params: dict[str, Tensor], mean: dict[str, Tensor] | None = None)
 
 
 def small_map(state: dict[str, Any]) -> bytes:
-    """A state with the short map and the short keys that flax writes on top."""
+    """A state with the short map and the short keys that flax writes at the top level."""
     items = [bytes([0xA0 + len(key)]) + key.encode() + pack(state[key]) for key in state]
     return bytes([0x80 + len(items)]) + b"".join(items)
 
@@ -469,7 +469,7 @@ def published(name: str, size: int) -> tuple[UNet, dict[str, tuple[int, ...]]]:
 
 
 def modules(names: Iterable[str]) -> Counter[str]:
-    """How many modules of each class there are in the network itself."""
+    """The numbers of modules of each class in the network itself."""
     found = {name.split("/")[0] for name in names}
     return Counter(name.rpartition("_")[0] for name in found)
 

@@ -1,4 +1,4 @@
-"""Pickles are read without running them, whatever they ask for."""
+"""Pickles are read without running them, whatever they request."""
 
 import collections
 import io
@@ -31,7 +31,7 @@ class Call:
 
 
 def named(module: str, name: str) -> bytes:
-    """The opcodes that push something by its name."""
+    """The opcodes that push an object by its name."""
 
     def text(value: str) -> bytes:
         raw = value.encode()
@@ -56,7 +56,7 @@ def touch(marker) -> str:
 
 
 def nested(value) -> bytes:
-    """What a tensor's numbers are in a pickle: bytes of torch.save in its old format."""
+    """The numbers of a tensor as they are in a pickle: bytes of torch.save in its old format."""
     raw = io.BytesIO()
     torch.save(value, raw, _use_new_zipfile_serialization=False)
     return raw.getvalue()
@@ -107,7 +107,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_is_run(attack, tmp_path):
-    """Files that call functions are refused, by the name of the function."""
+    """Files that call functions are refused, and the error names the function."""
     mark, file = tmp_path / "mark", tmp_path / "model.pkl"
     file.write_bytes(ATTACKS[attack](mark))
     name = attack.split()[0].rpartition(".")[2]
@@ -120,14 +120,14 @@ def test_nothing_is_run(attack, tmp_path):
     "attack", ["os.system", "builtins.eval", "builtins.exec", "os.system by INST"]
 )
 def test_attacks_are_attacks(attack, tmp_path):
-    """The same files leave their mark where they are read by pickle itself."""
+    """The same files leave their mark when pickle itself reads them."""
     mark = tmp_path / "mark"
     pickle.loads(ATTACKS[attack](mark))
     assert mark.exists()
 
 
 def test_nested_attack_is_an_attack(tmp_path):
-    """The bytes that are inside a tensor leave their mark where torch reads all."""
+    """The bytes inside a tensor leave their mark when torch reads the whole."""
     mark = tmp_path / "mark"
     raw = io.BytesIO(nested(Call(os.system, f"touch {mark}")))
     torch.load(raw, weights_only=False)
@@ -175,7 +175,7 @@ STATES = [
 
 @pytest.mark.parametrize(("module", "name"), ALLOWED)
 def test_stand_ins_bear_anything(module, name, tmp_path):
-    """Each stand-in may be called, and given a state, with anything, and stays what it is."""
+    """Each stand-in may be called with anything, and given any state, and does not change."""
     file, whole = tmp_path / "attack.pkl", tmp_path / "whole.pkl"
     whole.write_bytes(pickle.dumps(collections.OrderedDict(a=torch.ones(2), b={3}, c=np.ones(2))))
     word = named(module, name)
@@ -201,7 +201,7 @@ def test_stand_ins_bear_anything(module, name, tmp_path):
 
 
 def test_a_state_changes_no_class(tmp_path):
-    """A state that is handed to a class or a function, and not to an object, is refused."""
+    """A state for a class or a function instead of an object is refused."""
     file = tmp_path / "attack.pkl"
     for module, name in ALLOWED:
         for state in STATES[:2]:
@@ -211,7 +211,7 @@ def test_a_state_changes_no_class(tmp_path):
 
 
 def test_tensors_stay_in_their_numbers(tmp_path):
-    """A tensor that claims more numbers than there are is refused, and not lengthened."""
+    """A tensor that claims more numbers than there are is refused, and not extended."""
     file = tmp_path / "model.pkl"
     raw = nested(torch.arange(4.0)._typed_storage())
     storage = named("torch.storage", "_load_from_bytes") + pickle.dumps((raw,), 4)[2:-1] + b"R"
@@ -241,10 +241,10 @@ def test_tensors_stay_in_their_numbers(tmp_path):
 
 @pytest.fixture
 def contents() -> dict:
-    """All that an honest file may hold."""
+    """The contents that an honest file may have."""
     shared = [1, 2]
     mapping = collections.OrderedDict(weight=torch.randn(3, 2))
-    mapping.attribute = "dropped"  # as the state dicts of torch have one
+    mapping.attribute = "dropped"  # as in the state dicts of torch
     return {
         "none": None,
         "numbers": (1, 2.5, True, -(1 << 70)),
@@ -264,7 +264,7 @@ def contents() -> dict:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_honest_contents(contents, protocol, tmp_path):
-    """Values of every kind come back as plain ones, at each protocol that is in use."""
+    """Values of every kind are read as plain ones, at each protocol in use."""
     if protocol == 2:  # bytes are then a call of a codec, which is not allowed
         contents = {key: contents[key] for key in ("none", "numbers", "shared", "set", "size")}
     file = tmp_path / "model.pkl"
@@ -289,7 +289,7 @@ def test_honest_contents(contents, protocol, tmp_path):
 
 
 def test_values_that_hold_themselves(tmp_path):
-    """Cycles and shared values come to an end."""
+    """Reading cyclic and shared values terminates."""
     file = tmp_path / "model.pkl"
     ring: list = []
     ring.append((ring,))
@@ -316,7 +316,7 @@ def test_damaged_files(contents, tmp_path):
 
 @pytest.mark.slow
 def test_flipped_bytes(contents, tmp_path):
-    """A file of which single bytes were changed is read, or refused with a ValueError."""
+    """A file with single bytes changed is read, or refused with a ValueError."""
     file, chance = tmp_path / "model.pkl", random.Random(0)
     whole = pickle.dumps(contents)
     for _ in range(1500):
@@ -355,7 +355,7 @@ def test_foreign_files(raw, tmp_path):
 
 
 def test_random_bytes(tmp_path):
-    """So are files of noise."""
+    """Files of random bytes are refused with one sentence too."""
     file, chance = tmp_path / "model.pkl", random.Random(0)
     for _ in range(300):
         file.write_bytes(b"\x80\x04" + chance.randbytes(chance.randrange(1, 200)))
@@ -364,7 +364,7 @@ def test_random_bytes(tmp_path):
 
 
 def test_no_file(tmp_path):
-    """A file that is not there is none of another format."""
+    """A missing file is reported as missing, not as a file of another format."""
     with pytest.raises(FileNotFoundError):
         read_pickle(tmp_path / "model.pkl")
 
@@ -417,7 +417,7 @@ def test_modules(tmp_path, monkeypatch):
 
 
 def test_a_record_that_is_no_module():
-    """Objects that are no modules, or hold themselves, have no state dict."""
+    """Objects that are no modules, or contain themselves, have no state dict."""
     empty = {"_parameters": {}, "_buffers": {}, "_modules": {}}
     with pytest.raises(ValueError, match="no module but of Loss"):
         state_dict(Record("Loss", {"sigma_data": 0.5}))

@@ -21,7 +21,7 @@ CONFIG = {
 
 
 class ConfigDict:
-    """Stands for ml_collections' class, whose attributes are these."""
+    """A substitute for ml_collections' class, with these attributes."""
 
     def __init__(self, fields):
         self._fields = {k: ConfigDict(v) if isinstance(v, dict) else v for k, v in fields.items()}
@@ -66,7 +66,7 @@ def test_a_dumped_configuration_is_read_as_it_was(form, tmp_path):
 
 
 def test_classes_that_are_not_here_are_read_as_what_they_hold(tmp_path):
-    """As ml_collections dumps them, with a field that is a reference, and a class of its type."""
+    """ml_collections dumps them with a field that is a reference, and a class as its type."""
     name = "ml_collections.config_dict.config_dict"
     text = f"""
 model: !!python/object/new:{name}.FrozenConfigDict
@@ -98,7 +98,7 @@ device: !!python/object/apply:torch.device [cuda, 0]
 
 
 class Call:
-    """Dumps into a call of a function: what a malicious file does."""
+    """An object that is dumped as a call of a function, as in a malicious file."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -114,7 +114,7 @@ def test_calls_are_not_made(tmp_path):
     attack = yaml.dump({"a": Call(os.mkdir, str(mark))})
     assert read_yaml(attack) == {"a": [str(mark)]}
     assert not mark.exists()
-    yaml.unsafe_load(attack)  # the attack is live: an ordinary loader runs it
+    yaml.unsafe_load(attack)  # the attack works: an ordinary loader runs it
     assert mark.exists()
     assert read_yaml("!!python/name:os.system ''") == "os.system"
     assert read_yaml("!!python/module:os ''") == "os"
@@ -126,7 +126,7 @@ def test_calls_are_not_made(tmp_path):
     "value", [np.float64(50.0), np.int64(3), torch.device("cpu"), CONFIG["model"].get("name")]
 )
 def test_no_value_is_an_object(value):
-    """What comes of a number of NumPy is no number, and where one is needed it is refused."""
+    """A number of NumPy is not read as a number, and is refused where one is needed."""
     found = read_yaml(yaml.dump({"sigma_max": value}))
 
     def plain(one):

@@ -27,7 +27,7 @@ def configuration(*overrides):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The checkpoint of a training, whose network was wrapped, with both of its networks."""
+    """The checkpoint of a training with a wrapped network, with raw and averaged weights."""
     folder = tmp_path_factory.mktemp("run")
     parts = build(configuration(*POINTS))
     with torch.no_grad():

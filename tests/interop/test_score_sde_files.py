@@ -122,7 +122,7 @@ def write(path, checkpoint):
 
 
 def assert_equal(actual, expected, tolerance=1e-5):
-    """float32 against float64: relative to each image's largest entry."""
+    """Compare float32 with float64, relative to each image's largest entry."""
     scale = expected.abs().amax((1, 2, 3), keepdim=True)
     torch.testing.assert_close(
         actual.double() / scale, expected.double() / scale, rtol=0, atol=tolerance
@@ -137,7 +137,7 @@ def assert_equal(actual, expected, tolerance=1e-5):
 @pytest.mark.parametrize("ema", [True, False])
 @pytest.mark.parametrize("configured", [True, False])
 def test_golden_outputs(name, ema, configured):
-    """With the configuration, and with what the shapes tell alone; to 1e-5 in float32."""
+    """With the configuration, and from the shapes alone, the outputs agree to 1e-5 in float32."""
     golden = json.loads((GOLDEN / "networks.json").read_text())[name]
     model = load_score_sde(GOLDEN / f"{name}.pth", golden if configured else None, ema)
     arrays = np.load(GOLDEN / f"{name}.npz")
@@ -156,7 +156,7 @@ def test_golden_outputs(name, ema, configured):
 @needs_golden
 @pytest.mark.parametrize("name", NAMES)
 def test_the_walk_gives_the_golden_outputs(name):
-    """The oracle of the other tests, in float64, against the reference's float32."""
+    """The oracle of the other tests, in float64, agrees with the reference's float32."""
     golden = json.loads((GOLDEN / "networks.json").read_text())[name]
     saved = torch.load(GOLDEN / f"{name}.pth", weights_only=True)["model"]
     state = {key.removeprefix("module."): value for key, value in saved.items()}
@@ -192,7 +192,7 @@ def test_every_option_gives_the_output_of_the_walk(name, ema, tmp_path):
 
 
 def test_images_that_are_not_square(tmp_path):
-    """score-SDE's networks take any width; ours are told the shape, or take any that divides."""
+    """score-SDE's networks take any width; ours take the given shape, or any that divides."""
     case = config(attn_resolutions=[16, 8])
     checkpoint = random_checkpoint(case)
     model = load_score_sde(write(tmp_path / "c.pth", checkpoint), ema=False)
@@ -207,7 +207,7 @@ def test_images_that_are_not_square(tmp_path):
     "name", [n for n in CASES if "ddpm blocks" not in n and n != "DDPM, mean and nearest"]
 )
 def test_shapes_tell_the_network(name, tmp_path):
-    """All but what no shape shows; "ddpm blocks in ++" looks like DDPM, as its docstring says."""
+    """All is found but what no shape shows; "ddpm blocks in ++" looks like DDPM, as documented."""
     case = CASES[name]
     path = write(tmp_path / "checkpoint.pth", random_checkpoint(case))
     guessed = describe(load_score_sde(path).net)
@@ -230,7 +230,7 @@ def test_models_are_written_and_read_back(name, tmp_path, caplog):
     model = load_score_sde(path, case)
     written = save_score_sde(model, tmp_path / "ours.pth")
     back = load_score_sde(written)
-    assert not caplog.records  # the configuration beside it leaves nothing to assume
+    assert not caplog.records  # the configuration next to it leaves nothing to assume
     assert back.description() == model.description()
     for one, other in zip(back.state_dict().values(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -389,7 +389,7 @@ NEEDED += " progressive progressive_input embedding_type attn_resolutions beta_m
     [("data", "centered"), ("training", "sde"), *(("model", name) for name in NEEDED.split())],
 )
 def test_configurations_are_whole(missing, tmp_path):
-    """A network must not be built of what another one has by default."""
+    """A network must not be built from the defaults of another one."""
     case = copy.deepcopy(DEFAULT)
     del case[missing[0]][missing[1]]
     path = write(tmp_path / "c.pth", random_checkpoint(DEFAULT))
@@ -400,7 +400,7 @@ def test_configurations_are_whole(missing, tmp_path):
 
 
 def test_a_number_of_yaml_may_be_a_word(tmp_path):
-    """YAML takes 1e-2 for one."""
+    """In YAML, 1e-2 is a word."""
     case = CASES["256"]
     path = write(tmp_path / "c.pth", random_checkpoint(case))
     text = json.dumps(case).replace('"sigma_min": 0.01', '"sigma_min": 1e-2')
@@ -415,7 +415,7 @@ def test_levels_beside_the_network_are_those_of_the_configuration(name, change, 
     path = write(tmp_path / "c.pth", random_checkpoint(case))
     case["model"] |= change
     if "num_scales" in change and case["training"]["continuous"]:
-        assert load_score_sde(path, case).sde.steps is None  # where it means nothing
+        assert load_score_sde(path, case).sde.steps is None  # it has no meaning there
         return
     with pytest.raises(ValueError, match=r"levels σ from 50 to 0\.01, its configuration"):
         load_score_sde(path, case)
@@ -486,7 +486,7 @@ def test_what_was_assumed_is_said(tmp_path, caplog):
 
 
 def test_levels_of_a_chain_of_ve_are_numbered_from_the_noisiest(tmp_path):
-    """Trap: score-SDE's label of level i of 100 is 99 − i, and it divides by that level's σ."""
+    """score-SDE's label of level i of 100 is 99 − i, and it divides by the σ of that level."""
     case = CASES["chain of VE"]
     model = load_score_sde(write(tmp_path / "c.pth", random_checkpoint(case)), case)
     x, level = torch.rand(2, 3, 16, 16), 20

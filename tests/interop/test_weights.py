@@ -1,4 +1,4 @@
-"""Wrappers, trainers and averages around the weights of a file: the network in it is the same."""
+"""Wrappers, trainers and averages around the weights of a file do not change the network in it."""
 
 import argparse
 import collections
@@ -66,7 +66,7 @@ def check(model, expected):
 
 
 def theirs(kind, model):
-    """The tensors of a model by the names of a format."""
+    """The tensors of a model, under the names of a format."""
     table = edm_rows(model.net, SHAPE[1]) if kind == "edm" else kind(model.net)
     return {name: one.contiguous() for name, one in write(table, model.net.state_dict()).items()}
 
@@ -118,7 +118,7 @@ def test_wrappers_change_no_name_of_diffusers(prefix, tmp_path):
 
 @pytest.mark.parametrize("prefix", [*PREFIXES, "net._orig_mod.", "module.net.module.", "net.net."])
 def test_wrappers_change_no_name_of_our_own(prefix, tmp_path):
-    """At the front, and around the network alone: `ScoreModel(torch.compile(net), …)`."""
+    """They stand in front, and around the network alone: `ScoreModel(torch.compile(net), …)`."""
     model = ScoreModel(MLP((2,), width=8), VP()).eval()
     folder = model.save(tmp_path / "m")
     file = folder / "model.safetensors"
@@ -166,7 +166,7 @@ def test_only_what_all_names_have_is_a_wrapper():
 
 
 def test_a_network_may_have_such_a_name_itself():
-    """It stays where it is the network's, and is found again under a wrapper's of the same name."""
+    """It stays if it is the network's own, and is found below a wrapper's prefix of the same name."""
     for own in (["model.a", "model.b"], ["module.model.a", "module.model.b"], ["model.a", "c"]):
         state = dict(enumerate(own))
         for prefix in ("", "module.", "model._orig_mod.", "model."):
@@ -180,7 +180,7 @@ def test_a_network_may_have_such_a_name_itself():
 
 
 class Held(Described, nn.Module):
-    """A network of somebody's own, all of which is in a part called `model`."""
+    """A network of a user's own with all of its layers in a part called `model`."""
 
     def __init__(self):
         super().__init__()
@@ -212,7 +212,7 @@ def test_half_a_prefix_is_none(tmp_path):
 
 
 def lightning(kind, raw, mean):
-    """A checkpoint of Lightning, with the average where different callbacks put it."""
+    """A checkpoint of Lightning with the average in the place of one of its callbacks."""
     whole = {"epoch": 1, "global_step": 9, "pytorch-lightning_version": "2.5.0"}
     whole |= {"optimizer_states": [], "callbacks": {"ModelCheckpoint{}": {"best": "a.ckpt"}}}
     held = prefixed("model.", raw)
@@ -294,7 +294,7 @@ class Ran:
 
 
 def test_settings_next_to_the_weights_of_lightning_are_left_out(tmp_path):
-    """Optimizers to be, configurations and paths are objects, and no objects of them are made."""
+    """Optimizers, configurations and paths in the file are objects, and none is constructed."""
     path, known = tmp_path / "edm.ckpt", set(torch.serialization.get_safe_globals())
     whole = lightning("callback", theirs("edm", EDM_RAW), theirs("edm", EDM_MEAN))
     whole["hyper_parameters"] = {
@@ -397,7 +397,7 @@ def test_a_training_that_does_not_fit_ends_with_one_sentence(tmp_path, capsys):
 
 @pytest.mark.parametrize("link", ["link.pth", "link"])
 def test_a_link_stands_for_what_it_leads_to(link, tmp_path, caplog):
-    """With what lies next to that, and whatever the link is called."""
+    """It is read with the files next to its target, whatever the link is called."""
     links = tmp_path / "links"
     links.mkdir()
     for target in (save_score_sde(RAW, tmp_path / "c.pth"), RAW.save(tmp_path / "m")):

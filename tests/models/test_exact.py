@@ -1,4 +1,4 @@
-"""The analytic scores against automatic differentiation, Monte Carlo and each other."""
+"""The analytic scores compared with automatic differentiation, Monte Carlo and each other."""
 
 import math
 
@@ -20,7 +20,7 @@ def mixture(sde):
 
 
 def log_density_by_hand(sde, x, t):
-    """log Σ_k w_k N(x; α μ_k, α² Σ_k + σ² I) with torch's own normal distribution."""
+    """log Σ_k w_k N(x; α μ_k, α² Σ_k + σ² I), computed with torch's own normal distribution."""
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     parts = [
         w.log()
@@ -52,7 +52,7 @@ def test_times_of_samples_and_one_time_agree(sde):
 
 
 def test_denoiser_is_the_posterior_mean(process):
-    """E[x_0 | x_t] by weighing 400000 draws of the data with the kernel, to 3 %."""
+    """E[x_0 | x_t], from 400000 samples of the data weighted by the kernel, agrees to 3 %."""
     score, t = mixture(process), torch.tensor(0.4 * process.T, **DOUBLE)
     x0 = score.sample(400_000, torch.Generator().manual_seed(1))
     x = process.alpha(t) * torch.tensor([[0.4, 0.1]], **DOUBLE)
@@ -69,7 +69,7 @@ def test_samples_have_the_moments_of_the_law(generator):
     second = sum(
         w * (c + torch.outer(m, m)) for w, m, c in zip(WEIGHTS, MEANS, COVARIANCES, strict=True)
     )
-    error = 5 * 2 / math.sqrt(200_000)  # five standard errors of coordinates of size about 2
+    error = 5 * 2 / math.sqrt(200_000)  # five standard errors at size 2
     torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=error)
     torch.testing.assert_close(x.T @ x / len(x), second, rtol=0, atol=error)
 

@@ -1,4 +1,4 @@
-"""Our own file of a model: whole, described, read by others, and never half replaced."""
+"""Our own file of a model is complete, described, readable by others, and never half replaced."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_a_model_comes_back_bit_by_bit(model_and_shape, tmp_path):
     assert back.description() == model.description()
     assert (back.step, back.training) == (12, False)
     assert all(p.requires_grad and not p.is_meta for p in back.parameters())
-    # It trains on, and the file does not change under it.
+    # The model is trained on, and the file does not change.
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with torch.no_grad():
         for parameter in back.parameters():
@@ -84,7 +84,7 @@ def test_processes_come_back(process, tmp_path):
 
 
 def test_every_process_and_schedule_describes_itself():
-    """Whatever the package offers comes back from plain JSON as it was."""
+    """Every class of the package is the same after a round trip through plain JSON."""
     schedules = [processes.LinearSchedule, processes.ScaledLinearSchedule]
     made = [*PROCESSES, *(kind(0.2, 3.0) for kind in schedules), CosineSchedule()]
     offered = {
@@ -125,7 +125,7 @@ def test_every_meaning_is_written(options, tmp_path):
 
 
 def test_other_programs_can_read_it(model_and_shape, tmp_path):
-    """Plain JSON and plain safetensors, by the names of the state dict."""
+    """The files are plain JSON and plain safetensors, with the names of the state dict."""
     model, _ = model_and_shape
     model.save(tmp_path)
     document = json.loads((tmp_path / "model.json").read_text())
@@ -139,7 +139,7 @@ def test_other_programs_can_read_it(model_and_shape, tmp_path):
 
 
 class Own(nn.Module):
-    """A network that does not say how it was made."""
+    """A network that does not describe how it was made."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +150,7 @@ class Own(nn.Module):
 
 
 class OwnDescribed(Described, nn.Module):
-    """A network of somebody's own that does, with a tensor that is in no file."""
+    """A network of a user's own that describes itself, with a tensor that is in no file."""
 
     def __init__(self, width, *, bias=True):
         super().__init__()
@@ -197,7 +197,7 @@ def test_lists_that_are_changed_later_change_no_description():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_filters_follow_the_type_of_their_network(dtype, tmp_path):
-    """Whatever the default type was when it was built or loaded."""
+    """They do, whatever the default type was when the network was built or loaded."""
     model = ScoreModel(UNet((3, 8, 8), **TINY, fir=True), VP(), data_range=(-1.0, 1.0)).eval()
     model.save(tmp_path)
     torch.set_default_dtype(torch.float64)
@@ -222,7 +222,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path):
 
 
 def test_halves_of_two_models_are_not_mixed(tmp_path):
-    """As a process leaves them that is killed between the two renames of an overwrite."""
+    """They arise where a process is killed between the two renames of an overwrite."""
     model = ScoreModel(MLP((2,)), VP())
     model.save(tmp_path / "old", step=1)
     model.save(tmp_path / "new", step=2)
@@ -232,7 +232,7 @@ def test_halves_of_two_models_are_not_mixed(tmp_path):
 
 
 def edit(folder, **changes):
-    """Change the JSON, with its digest in the weights, as a forger would."""
+    """Change the JSON together with its digest in the weights, as a forger would."""
     from scoresde.models import file
 
     document, state = file.read(folder)

@@ -1,4 +1,4 @@
-"""The noise level told from a state alone: the network, the sampler that uses it, the command."""
+"""The noise level estimated from a state alone: the network, its sampler, and the command."""
 
 import json
 
@@ -57,7 +57,7 @@ def from_norm(sde):
 
 
 def perfect(sde, times, every=1):
-    """An estimator that knows at which time of a grid it is asked."""
+    """An estimator that knows at which time of a grid it is called."""
     ask = iter(sde.half_log_snr(times)[:-1:every])
     return lambda x: next(ask).expand(len(x))
 
@@ -66,7 +66,7 @@ def perfect(sde, times, every=1):
 
 
 def toy_error(sde, shape, data, steps):
-    """Root mean square error of an estimator after a short training, in four parts of λ."""
+    """The root mean square error of an estimator after a short training, in four parts of λ."""
     torch.manual_seed(0)
     model = NoiseLevelEstimator(sde, shape, width=16, depth=2)
     loss, ema, g = NoiseLevelLoss(sde), EMA(model, 0.9), torch.Generator().manual_seed(0)
@@ -94,14 +94,14 @@ def toy_error(sde, shape, data, steps):
 
 @pytest.mark.slow
 def test_the_estimator_learns_on_points_of_many_dimensions():
-    """Known up to 1/√(2 · 64) = 0.09 between the ends; the range of λ is 8.5."""
+    """λ is known up to 1/√(2 · 64) = 0.09 between the ends; its range is 8.5."""
     error = toy_error(VE(), (DIM,), lambda n, g: 0.01 * torch.randn(n, DIM, generator=g), 300)
     assert error.max() < 0.3 and error[1:3].max() < 0.15
 
 
 @pytest.mark.slow
 def test_the_estimator_learns_on_images():
-    """Flat images of one grey level, where every filter of mean zero sees the noise."""
+    """The images are flat with one grey level, so that every filter of mean zero sees the noise."""
     flat = lambda n, g: (2 * torch.rand(n, 1, 1, 1, generator=g) - 1).expand(n, 1, 7, 6)  # noqa: E731
     error = toy_error(VE(), (1, 7, 6), flat, 250)
     assert error.max() < 0.5
@@ -120,7 +120,7 @@ def test_loss_of_the_truth_is_zero_and_levels_of_a_chain_are_its_own(some, gener
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
 def test_estimates_stay_in_the_range_of_the_process(name):
-    """For noise of any size, and for a state of zeros."""
+    """They do for noise of any size, and for a state of zeros."""
     sde = SOME[name]
     model = NoiseLevelEstimator(sde, (1, 8, 8), (0.0, 1.0))
     low, high = sde.half_log_snr(torch.tensor([sde.T, sde.eps], **DOUBLE)).tolist()
@@ -146,7 +146,7 @@ def test_the_estimator_refuses():
 @pytest.mark.parametrize("predictor", [DDIM(), Ancestral(), ReverseDiffusion(), EulerMaruyama()])
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_perfect_estimator_gives_the_grid(some, predictor, grid, every):
-    """The same samples as on the fixed grid, with the same noise."""
+    """The samples are those on the fixed grid with the same noise."""
     times = grid(some, 8)
     x = some.prior((5, DIM)).sample(torch.Generator().manual_seed(1), **DOUBLE)
     runs = [
@@ -166,10 +166,10 @@ def test_a_perfect_estimator_gives_the_grid(some, predictor, grid, every):
 @pytest.mark.parametrize("predictor", [DDIM(), Ancestral(), DDIM(0.5)])
 @pytest.mark.parametrize("start", ["later", "smaller"])
 def test_a_start_of_the_wrong_noise_is_put_right(some, predictor, start, generator):
-    """States of p_0.6, or of 0.8 times the prior, taken to be those of time T.
+    """The start has the deviation of p_0.6, or 0.8 times the prior's, instead of that at T.
 
-    W₂ between the Gaussians of these deviations, over the standard deviation of the data, falls
-    at least by a fifth (by 0.8 to 0.99 on VE); the fixed grid's is above 0.1.
+    W₂ between the Gaussians of these deviations, over the standard deviation of the data, falls at
+    least by a fifth (by 0.8 to 0.99 on VE); that of the fixed grid is above 0.1.
     """
     shape = (400, DIM)
     if start == "later":
@@ -192,7 +192,7 @@ def test_a_start_of_the_wrong_noise_is_put_right(some, predictor, start, generat
 
 
 class Path:
-    """Times of the states that a predictor is asked to leave, and to reach."""
+    """Records the times of the states that a predictor leaves and reaches."""
 
     def __init__(self, estimator, sde, steps, **options):
         self.times, self.ends = [], []
@@ -208,7 +208,7 @@ class Path:
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_estimates_cannot_leave_their_place(some, every):
-    """After any estimates whatever, times fall, end at the grid's end, and stay within a step."""
+    """After any estimates, times fall, end at the grid's end, and move less than a step at once."""
     wild = torch.Generator().manual_seed(3)
     path = Path(lambda x: 40 * torch.randn(len(x), generator=wild), some, 9, every=every)
     times, ends = torch.stack(path.times), torch.stack(path.ends)
@@ -217,12 +217,12 @@ def test_estimates_cannot_leave_their_place(some, every):
     assert (times.diff(dim=0) <= 0).all() and (ends <= times).all()
     torch.testing.assert_close(ends[-1], grid[-1].expand(6))
     torch.testing.assert_close(some.to_levels(times), times)
-    # G: the grid in λ, laid over what the first estimate left.
+    # G is the grid in λ, stretched over what the first estimate left.
     lam = some.half_log_snr(grid[some.sigma(grid) > 0])
     share = ((lam - lam[0]) / (lam[-1] - lam[0]))[:, None]
     first = some.half_log_snr(times[0])
     own = first + (lam[-1] - first) * torch.cat([share, torch.ones(10 - len(share), 1)])
-    # t(λ) is a table, to some 1e-4; a level of a chain is less than one level from its λ.
+    # t(λ) is a table, exact to 1e-4; a level of a chain is less than one level from its λ.
     slack = 1e-3 if some in PROCESSES.values() else 0.5
     seen = some.half_log_snr(times)
     assert (seen[1:] >= own[:8] - slack).all()
@@ -230,7 +230,7 @@ def test_estimates_cannot_leave_their_place(some, every):
 
 
 def test_a_sample_at_the_end_stays_there():
-    """States that are clean already are not moved, by a stochastic predictor neither."""
+    """States without noise are not moved, by a stochastic predictor neither."""
     x = torch.randn(5, 4, **DOUBLE)
     for predictor in (DDIM(), Ancestral(), DDIM(1.0), ReverseDiffusion(), EulerMaruyama()):
         sampler = NoiseAdaptive(predictor, lambda x: torch.full((len(x),), 50.0), 7)
@@ -319,7 +319,7 @@ def test_the_task_trains_measures_and_is_used(trained, tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_an_estimator_does_not_change_the_training(trained, tmp_path, monkeypatch):
-    """The network's first weights are those of any other sampler."""
+    """The first weights of the network are the same with any other sampler."""
     adaptive = ["sampler=noise_adaptive", f"sampler.estimator={trained}"]
     for name, choice in {"plain": ["sampler=ddim"], "adaptive": adaptive}.items():
         call(monkeypatch, tmp_path / name, *QUICK, *choice)
@@ -363,7 +363,7 @@ def test_wrong_commands_end_with_one_sentence(tmp_path, monkeypatch, capsys, arg
 
 @pytest.mark.slow
 def test_a_wrong_file_is_named(trained, tmp_path, monkeypatch, capsys):
-    """A checkpoint of another task, process, or shape of data; and one used as a score."""
+    """Such are a checkpoint of another task, process or shape of data, and one used as a score."""
     call(monkeypatch, tmp_path / "score", *QUICK)
     capsys.readouterr()
 
@@ -391,7 +391,7 @@ def test_a_wrong_file_is_named(trained, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_an_estimator_for_another_size_is_named(tmp_path, monkeypatch, capsys):
-    """Convolutions fit images of any size, but the estimate would not."""
+    """Convolutions accept images of any size, but their estimate would be wrong."""
     for size in (8, 10):
         (tmp_path / f"{size}").mkdir()
         for i in range(10):

@@ -1,4 +1,4 @@
-"""The RefineNets against an interpreter of the published tensors, and their published counts."""
+"""The RefineNets compared with an interpreter of the published tensors and published counts."""
 
 import math
 import re
@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ncsnv2_256": {"widths": (1, 2, 2, 2, 4, 4), "dilations": (1, 1, 1, 1, 2, 4)},
 }
 
-# --- the published networks, as their layers are named there
+# --- the published networks, with the names of their layers there
 
 # (name, channels out in units of nf, dilation) of the residual levels, in forward order.
 RESIDUAL = {
@@ -138,7 +138,7 @@ def published_state(variant: str, channels: int, nf: int, dtype: torch.dtype) ->
 
 
 class Interpreter:
-    """The published forward pass, read off the names of the tensors alone."""
+    """The published forward pass, following the names of the tensors alone."""
 
     def __init__(self, state: dict[str, Tensor], act: Any = F.elu) -> None:
         self.state, self.act = state, act
@@ -188,8 +188,8 @@ class Interpreter:
             for j in (1, 2):
                 x = self.act(self.norm(f"{name}.{i}_{j}_norm", x, y))
                 x = self.conv(f"{name}.{i}_{j}_conv", x)
-            # In place as it is published: x is the convolution's own output, so that the features
-            # which other layers read again stay as they were.
+            # It acts in place as published: x is the convolution's own output, so that the features
+            # which other layers read again do not change.
             x += residual
             i += 1
         return x
@@ -241,7 +241,8 @@ def batch(net: RefineNet, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[T
     return x, torch.tensor([3, 0, 4, 3], dtype=dtype)
 
 
-# float64 and float32 rounding through about 60 layers, relative to the largest entry.
+# The tolerance is float64 and float32 rounding through about 60 layers, relative to the largest
+# entry.
 PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
 
 
@@ -381,7 +382,7 @@ def test_configured_networks_are_the_published_ones(name: str, count: int) -> No
     assert sum(p.numel() for p in net.parameters()) == count
     shapes = published_shapes(name, 3, 128)
     tables = sum(math.prod(s) for key, s in shapes.items() if key.endswith("embed.weight"))
-    # The table above has five levels in place of ten.
+    # The table above has five levels instead of ten.
     assert count == sum(math.prod(s) for s in shapes.values()) + tables
 
 
@@ -399,7 +400,7 @@ def test_every_parameter_is_trained(variant: str) -> None:
         assert p.grad is not None and p.grad.isfinite().all(), name
         assert p.grad.abs().max() > 0, name
         if p.ndim == 2:
-            # A level of which there is no image is not trained.
+            # A level without any image is not trained.
             assert p.grad.abs().amax(1).bool().tolist() == [True, False, False, True, True], name
 
 
@@ -424,7 +425,7 @@ def test_labels_are_rounded_and_belong_to_their_images(dtype: torch.dtype) -> No
     # float64, as batches of one and of four may be summed in another order
     torch.testing.assert_close(net(x, levels), expected, rtol=1e-10, atol=1e-10)
     if dtype.is_floating_point:
-        # The label of a time misses its integer by rounding, to either side.
+        # The label of a time misses its integer by rounding, in either direction.
         assert torch.equal(net(x, levels + 1e-4), net(x, levels))
         assert torch.equal(net(x, levels - 1e-4), net(x, levels))
 
@@ -434,7 +435,8 @@ def test_initial_values() -> None:
     norm = InstanceNormPlus(200, 50)
     assert (norm.beta == 0).all()
     for p in (norm.gamma, norm.alpha):
-        # 10000 draws: the mean is known to 2e-4 and the deviation to 1.4e-4, five times that here
+        # With 10000 samples the mean is known to 2e-4 and the deviation to 1.4e-4; five times that
+        # is allowed.
         assert abs(p.mean().item() - 1) < 1e-3
         assert abs(p.std().item() - 0.02) < 7e-4
     bound = 1 / math.sqrt(9 * 16)  # PyTorch's own, 1/√fan_in
@@ -443,13 +445,13 @@ def test_initial_values() -> None:
 
 
 def test_norm_keeps_differences_between_means() -> None:
-    """Of constant channels, what is left is α times their standardized means."""
+    """Of constant channels, α times their standardized means is left."""
     norm = InstanceNormPlus(3, None).double()
     with torch.no_grad():
         norm.alpha.fill_(2.0), norm.gamma.fill_(3.0), norm.beta.fill_(1.0)
     x = torch.tensor([-40.0, 0.0, 40.0]).double().reshape(1, 3, 1, 1).expand(1, 3, 4, 5)
     expected = torch.tensor([-5.0, 1.0, 7.0]).double().reshape(1, 3, 1, 1).expand_as(x)
-    # 1e-5 beside the variance 1600 moves 6 by 2e-8
+    # 1e-5, compared with the variance 1600, changes 6 by 2e-8
     torch.testing.assert_close(norm(x, None), expected, rtol=0, atol=1e-7)
 
 
@@ -475,7 +477,7 @@ def test_raw_scores_are_those_of_the_level(data_range: tuple[float, float] | Non
     x, _ = batch(net, (3, 8, 16), torch.float64)
     seen = x if data_range is None else 2 * x - 1
     for i, t in enumerate(sde.times):
-        # Level 9 of the chain is the noisiest, and 0 of the network.
+        # Level 9 of the chain is the noisiest, and is level 0 of the network.
         expected = net(seen, torch.full((4,), 9 - i))
         # float64: multiplied and divided by σ
         torch.testing.assert_close(model(x, t), expected, rtol=1e-12, atol=1e-12)

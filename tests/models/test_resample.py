@@ -1,4 +1,4 @@
-"""FIR resampling against upfirdn written out pixel by pixel, and the parameter-free modules."""
+"""FIR resampling compared with upfirdn pixel by pixel, and the modules without parameters."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ TAPS += [(1, 2, 1), (1, 4, 2), (3, 1, 4, 1, 5), (1,)]  # odd
 
 
 def assert_exact(actual: Tensor, expected: Tensor) -> None:
-    """Both sides compute in float64 and only order their sums differently."""
+    """Both sides compute in float64 and differ in the order of their sums alone."""
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -37,7 +37,7 @@ def zero_insert(image: np.ndarray, up: int) -> np.ndarray:
 
 
 def pad(image: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Zeros around the image; a negative number crops."""
+    """Pad the image with zeros; a negative number crops."""
     image = np.pad(image, ((max(before, 0), max(after, 0)),) * 2)
     crop = slice(max(-before, 0), image.shape[0] - max(-after, 0))
     return image[crop, slice(max(-before, 0), image.shape[1] - max(-after, 0))]
@@ -88,7 +88,7 @@ def weight() -> Tensor:
 def kernel64(taps: Taps) -> Tensor:
     k = torch.tensor(taps, dtype=torch.float64)
     exact = nn.functional.pad(k / k.sum(), (len(taps) % 2, 0))
-    # The library's kernel is float32: check it, then go on with the exact one.
+    # The library's kernel is float32: it is checked, and then replaced by the exact one.
     torch.testing.assert_close(fir_kernel(taps).double(), torch.outer(exact, exact))
     return torch.outer(exact, exact)
 

@@ -1,4 +1,4 @@
-"""ScoreModel: five parameterizations of one score, data ranges, and the labels of processes."""
+"""ScoreModel: the parameterizations of one score, data ranges, and the labels of processes."""
 
 import math
 
@@ -42,7 +42,7 @@ class Ideal(nn.Module):
 @pytest.mark.parametrize("kind", ["noise", "score", "data", "v", "edm"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
 def test_every_parameterization_gives_the_same_score(sde, kind, share):
-    """From the ideal output of each kind: the exact score, noise and denoiser, to 1e-8."""
+    """From the ideal output of each kind, score, noise and denoiser are exact to 1e-8."""
     t = torch.full((6,), share * sde.T, **DOUBLE)
     x = torch.randn(6, 2, **DOUBLE)
     exact = GaussianScore(sde, MEAN, VARIANCE)
@@ -73,9 +73,9 @@ def test_edm_sees_inputs_and_targets_of_unit_variance(process, generator):
 
 
 def test_an_edm_network_is_the_denoiser_of_any_process(process):
-    """At equal noise beside the data, x/α of range [−1, 1], the denoised data are the same: 1e-9.
+    """At equal noise relative to the data, x/α of range [−1, 1], the denoised data agree to 1e-9.
 
-    What sees only x/α and σ/α cannot tell processes apart.
+    A network that receives x/α and σ/α alone cannot distinguish processes.
     """
     net, other = MLP((3,), embedding_type="fourier", fourier_scale=1.0).double(), EDM()
     for p in net.parameters():
@@ -94,7 +94,7 @@ def test_an_edm_network_is_the_denoiser_of_any_process(process):
 
 
 def test_fourier_features_are_what_is_left_of_waves_in_noise(generator):
-    """Against the mean over 400000 draws of the noise, to 0.01, which is six standard errors."""
+    """They are the mean over 400000 samples of the noise, to 0.01, which is six standard errors."""
     data, sigma = torch.tensor([0.3, -0.7], **DOUBLE), 0.01
     z = torch.randn(400_000, 1, 1, 2, generator=generator, **DOUBLE)
     clean = data.reshape(1, 1, 1, 2)
@@ -107,7 +107,7 @@ def test_fourier_features_are_what_is_left_of_waves_in_noise(generator):
 
 
 class Spy(nn.Module):
-    """A network that keeps what it has seen."""
+    """A network that records its input."""
 
     def forward(self, x, c_noise):
         self.seen = x
@@ -117,7 +117,7 @@ class Spy(nn.Module):
 def test_fourier_features_tell_the_values_of_eight_bits_apart(process):
     """Values 1/128 apart in [−1, 1] get opposite signs at n = 7, whatever the process.
 
-    All but the first channel is gone where the noise hides it.
+    All but the first channel vanish where the noise hides them.
     """
     low, high = process.data_range
     k = torch.arange(-4, 4, **DOUBLE)
@@ -141,7 +141,7 @@ def noise_at_eps(process):
 
 
 def test_labels_are_those_of_the_process():
-    """999 t for VP, log σ for VE, the integer level for a chain; one for each sample."""
+    """It is 999 t for VP, log σ for VE, and the integer level for a chain, one for each sample."""
     seen = []
 
     class Spy(nn.Module):
@@ -171,7 +171,7 @@ def test_labels_are_those_of_the_process():
     ],
 )
 def test_c_noise_is_an_option_of_its_own(parameterization, c_noise, expected):
-    """Only its default follows from the parameterization; σ is in units of half the range."""
+    """Its default alone follows from the parameterization; σ is in units of half the range."""
     seen = []
 
     class Spy(nn.Module):
@@ -194,7 +194,7 @@ def test_c_noise_is_an_option_of_its_own(parameterization, c_noise, expected):
 
 
 def test_data_in_zero_to_one_reach_the_network_as_minus_one_to_one():
-    """With range (0, 1) VE's network sees 2 x − 1, and the score is in the units of x."""
+    """With range (0, 1) VE's network receives 2 x − 1, and the score is in the units of x."""
     seen = []
 
     class Spy(nn.Module):
@@ -247,7 +247,7 @@ def test_mlp_shapes_and_gradients(embedding_type, shape):
     net = MLP(shape, width=32, depth=2, embedding_type=embedding_type)
     x, c = torch.randn(5, *shape), torch.rand(5)
     assert net(x, c).shape == x.shape
-    assert net(x, c).abs().max() == 0  # starts at the trivial prediction
+    assert net(x, c).abs().max() == 0  # it starts at the trivial prediction
     nn.init.normal_(net.leave.weight)
     net(x, c).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())

@@ -1,4 +1,4 @@
-"""The U-Nets against the published parameter counts and the outputs of the reference networks."""
+"""The U-Nets compared with published parameter counts and outputs of the reference networks."""
 
 import itertools
 import json
@@ -172,7 +172,7 @@ def check_that_it_runs_and_trains(**options: Any) -> None:
     for name, p in net.named_parameters():
         assert p.grad is not None, (name, options)
         assert p.grad.isfinite().all(), (name, options)
-        # Softmax does not see a constant added to all scores of a query.
+        # Softmax does not depend on a constant added to all scores of a query.
         assert name.endswith("k.bias") or p.grad.abs().max() > 0, (name, options)
 
 
@@ -187,7 +187,7 @@ def test_every_combination_runs_and_trains(
         check_that_it_runs_and_trains(resblock_type=resblock_type, **options)
 
 
-# The embedding meets the rest of the network in the residual blocks alone.
+# The embedding enters the rest of the network in the residual blocks alone.
 @pytest.mark.parametrize("resblock_type", ["biggan", "ddpm"])
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_every_embedding_runs_and_trains(resblock_type: str, embedding: dict[str, Any]) -> None:
@@ -232,7 +232,7 @@ def test_attention_is_decided_by_height() -> None:
         net = tiny(shape=(3, 8, 16), num_res_blocks=2, attn_resolutions=resolutions)
         return sum(isinstance(module, Attention) for module in net.modules())
 
-    assert attentions(16) == 1  # a width, so only the middle attends
+    assert attentions(16) == 1  # 16 is a width, so that only the middle attends
     assert attentions(8) == 1 + 2 + 1  # each stage down, once up
     assert attentions(8, 4) == 1 + 2 * (2 + 1)
 
@@ -269,7 +269,8 @@ def test_output_starts_at_zero(resblock_type: str, progressive: str) -> None:
     net = tiny(resblock_type=resblock_type, progressive=progressive, fir=True, init_scale=0.0)
     x, c_noise = batch(net)
     y = net(x, c_noise)
-    # Variance scale 1e-10, so 1e-5 of the usual size; a factor 10 for the output pyramid's sum.
+    # The variance scale is 1e-10, hence 1e-5 of the usual size; the output pyramid's sum has a
+    # factor 10.
     torch.testing.assert_close(y, torch.zeros_like(y), rtol=0, atol=1e-4)
     assert y.abs().max() > 0
 
@@ -280,7 +281,7 @@ def test_only_the_last_layers_of_branches_start_at_zero() -> None:
         if p.ndim > 1:
             last = name.endswith(("conv_1.weight", "out.weight")) or name == "head.2.weight"
             assert (p.abs().max() < 1e-4) == last, name
-    # q, k and v have variance scale 0.1; 32 x 32 uniform draws come within 2 % of the bound.
+    # q, k and v have variance scale 0.1; the 32 x 32 uniform weights come within 2 % of the bound.
     bound = math.sqrt(3 * 0.1 / 32)
     for key in ("q", "k", "v"):
         largest = net.get_parameter(f"middle_0.attention.{key}.weight").abs().max().item()
@@ -349,7 +350,8 @@ def test_variance_scaling_is_uniform_with_averaged_fans(scale: float) -> None:
     weight = torch.empty(100, 60, 3, 3)
     variance_scaling_(weight, scale)
     variance = (scale or 1e-10) / (9 * (100 + 60) / 2)
-    # 54000 draws: the variance of a uniform variable is known to 0.4 %, five times that here
+    # With 54000 weights the variance of a uniform variable is known to 0.4 %, of which five are
+    # allowed.
     torch.testing.assert_close(weight.var().item(), variance, rtol=0.02, atol=0.0)
     bound = math.sqrt(3 * variance)
     assert 0.99 * bound < weight.max() <= bound
@@ -361,7 +363,7 @@ def test_fourier_embedding_is_fixed_random_features() -> None:
     embedding = FourierEmbedding(1000, scale=16.0)
     assert not list(embedding.parameters())
     assert list(embedding.state_dict()) == ["W"]
-    # standard error of a standard deviation from 1000 draws: 2.2 %
+    # the standard error of a standard deviation of 1000 values is 2.2 %
     torch.testing.assert_close(embedding.W.std().item(), 16.0, rtol=0.1, atol=0.0)
     c = torch.tensor([-1.5, 0.25], dtype=torch.float64)
     phase = 2 * np.pi * c.numpy()[:, None] * embedding.W.double().numpy()
