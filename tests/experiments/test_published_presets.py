@@ -251,7 +251,7 @@ def test_the_process(preset: Preset) -> None:
 
 
 def test_the_network(preset: Preset) -> None:
-    """Its size and its output are as published, and it takes the images and the labels of the run."""
+    """Its size and output are as published, and it takes images and labels of the run."""
     published, model = preset.published, preset.model
     if published.parameters is not None:
         assert sum(p.numel() for p in model.parameters()) == published.parameters
@@ -265,7 +265,7 @@ def test_the_network(preset: Preset) -> None:
 
 
 def test_the_label_of_the_noisiest_level(preset: Preset) -> None:
-    """It is 0 for NCSN's chains, N − 1 = 999 for DDPM's, log σ for VE, and 999 for VP and sub-VP."""
+    """It is 0 for NCSN's chains, N − 1 = 999 for DDPM's, log σ for VE, 999 for VP and sub-VP."""
     published = preset.published
     seen = []
 

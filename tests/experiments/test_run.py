@@ -149,7 +149,7 @@ TRAIN = [
 
 @pytest.mark.slow
 def test_resumed_run_is_bitwise_the_straight_one(tmp_path, monkeypatch, capsys):
-    """A run cut off after step 3 continues, in its own folder or next to it, to the same weights."""
+    """A run cut off after step 3 continues, in its own folder or another, to the same weights."""
     straight = tmp_path / "straight"
     call(monkeypatch, straight, *TRAIN)
     for name, arguments in {"own": [], "beside": []}.items():

@@ -67,7 +67,7 @@ def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
-    """After two parts of three it stops; repeated, the command computes the rest, to equal numbers."""
+    """It stops after two parts of three; repeated, the command gives equal numbers."""
     whole = score(monkeypatch, digits, tmp_path / "whole")
     done, evaluate = [], split.Evaluator.__call__
 
@@ -229,7 +229,7 @@ def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
 
 @pytest.mark.slow
 def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
-    """For white noise and digits there are a picture and areas under the curve, which are shares."""
+    """White noise is compared with digits in a picture and by shares, the areas under curves."""
     folder = tmp_path / "noise"
     folder.mkdir()
     rng = np.random.default_rng(0)

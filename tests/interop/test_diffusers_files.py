@@ -145,7 +145,7 @@ def test_ve_is_ready_to_sample(name, tmp_path):
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_chains_are_those_of_the_scheduler(schedule, prediction, tmp_path):
-    """α and σ of every level, and the data that a prediction implies, are those of the scheduler."""
+    """α and σ of every level, and the data that a prediction implies, are the scheduler's."""
     theirs = pipeline("ddpm", beta_schedule=schedule, prediction_type=prediction, clip_sample=False)
     theirs.save_pretrained(tmp_path / "theirs")
     model = load_diffusers(tmp_path / "theirs")

@@ -166,7 +166,7 @@ def test_only_what_all_names_have_is_a_wrapper():
 
 
 def test_a_network_may_have_such_a_name_itself():
-    """It stays if it is the network's own, and is found below a wrapper's prefix of the same name."""
+    """It stays if it is the network's own, and is found below a wrapper's of the same name."""
     for own in (["model.a", "model.b"], ["module.model.a", "module.model.b"], ["model.a", "c"]):
         state = dict(enumerate(own))
         for prefix in ("", "module.", "model._orig_mod.", "model."):
