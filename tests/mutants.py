@@ -4,7 +4,7 @@ python -m tests.mutants [FILE …]        (or `make mutants`)
 
 A mutant is one file of the tree with one change: a number 1 % larger, a returned coefficient or a
 weight of a stage 1 % larger, a sum turned into a difference, a sign dropped. Each runs in a process
-of its own, in memory, against the tests of its file; the sources on disk are never touched. The
+of its own, in memory, with the tests of its file, and the sources on disk are never changed. The
 survivors are listed at the end, and there should be none.
 """
 
@@ -80,7 +80,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], list[str]]] = {
 }
 
 
-# Plans, which are no numbers, and zeros, which stay what they are.
+# Plans are no numbers, and zeros do not change.
 _UNSCALED = ("tabulate", "up_to_data", "torch.zeros_like")
 
 
@@ -233,7 +233,7 @@ class _Sites(ast.NodeTransformer):
         return node
 
     def _scaled(self, node: ast.expr) -> ast.expr:
-        """An expression, or one element of it, 1 % larger, where it is arithmetic."""
+        """An expression, or one element of it, made 1 % larger if it is arithmetic."""
         if isinstance(node, ast.Tuple | ast.List):
             node.elts = [self._scaled(element) for element in node.elts]
             return node
@@ -249,7 +249,7 @@ class _Sites(ast.NodeTransformer):
 
 
 def mutants(file: str) -> Iterator[tuple[str, str]]:
-    """Each mutant of a file that is not known to be the same: what was changed, and its source."""
+    """Each mutant of a file that is not known to be equivalent: its change and its source."""
     names, _ = TARGETS[file]
     source = (ROOT / file).read_text()
     tree, lines = ast.parse(source), source.splitlines()
@@ -280,7 +280,7 @@ class _Mutated(MetaPathFinder, SourceFileLoader):
 
 
 def launch(file: str, source: str) -> int:
-    """Start the tests of a file on a mutant of it, in a child of this process; its number."""
+    """Start the tests of a file on a mutant, in a child of this process, and return its id."""
     child = os.fork()
     if child:
         return child
@@ -303,7 +303,7 @@ def launch(file: str, source: str) -> int:
 
 
 def outcomes(jobs: list[tuple[str, str, str]]) -> Iterator[tuple[str, bool]]:
-    """What was changed, and whether the tests passed all the same; two mutants at a time."""
+    """The change and whether the tests still passed, for each mutant; two run at a time."""
     waiting, running = list(reversed(jobs)), dict[int, tuple[str, float]]()
     while waiting or running:
         while waiting and len(running) < 2:

@@ -1,4 +1,4 @@
-"""Where the tests find the tree, and the golden files and data that may lie next to it."""
+"""Paths of the tree, and of golden files and data that may lie next to it."""
 
 from pathlib import Path
 

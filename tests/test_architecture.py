@@ -1,4 +1,4 @@
-"""Imports go downward only, and nothing asks which process it was given."""
+"""Imports go downward only, and no code asks which process it was given."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("
 
 
 def imported(path):
-    """What a file imports absolutely: packages of others, and ours as `scoresde.sde`."""
+    """The absolute imports of a file: packages of others, and ours as `scoresde.sde`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -43,7 +43,7 @@ def test_imports_go_downward(path):
     ours = {name.partition(".")[2] for name in names if name.startswith("scoresde")}
     own = {package} if "__main__" in path.read_text() else set()  # scripts have no relative imports
     assert ours <= ALLOWED[package] | own
-    assert not names & (set(ALLOWED) | {"conditioning", "conf", "tests"})  # of no other's name
+    assert not names & (set(ALLOWED) | {"conditioning", "conf", "tests"})  # no other name
     if package != "experiments":
         assert not names & {"hydra", "omegaconf"}
     if path.name != "loggers.py":

@@ -1,7 +1,7 @@
-"""Every cell of process × sampler × shape: the right distribution at stated steps, or a sentence.
+"""Every combination of process, sampler and shape has the right distribution, or a clear error.
 
-The data are Gaussian, N(0.3, 0.6² I), so that p_eps is known; W₂ between it and the samples, taken
-as Gaussian in each coordinate, is √((Δ mean)² + (Δ std)²).
+The number of steps is stated. The data are Gaussian, N(0.3, 0.6² I), so that p_eps is known; W₂
+between it and the samples, taken as Gaussian in each coordinate, is √((Δ mean)² + (Δ std)²).
 """
 
 import math
@@ -90,7 +90,7 @@ def gaussian(sde, shape):
 
 
 def estimate(sde):
-    """λ of a state by its mean square, which tells it within a few per cent in 64 coordinates."""
+    """λ of a state from its mean square, which determines it to a few per cent in 64 dimensions."""
 
     def estimator(x):
         ends = torch.tensor([sde.T, sde.sampling_eps], dtype=torch.float64)
@@ -118,7 +118,7 @@ def samplers(sde):
 
 
 def distance(x):
-    """W₂ in each coordinate from the distribution of the data, which p_eps is within 0.002."""
+    """W₂ per coordinate from the distribution of the data, from which p_eps differs by 0.002."""
     mean, std = x.double().mean().item(), x.double().std().item()
     return math.hypot(mean - MEAN, std - STD)
 
@@ -127,7 +127,7 @@ def distance(x):
 @pytest.mark.parametrize("name", PREDICTORS)
 @pytest.mark.parametrize("process", SDES)
 def test_every_predictor_on_every_process(process, name, shape, generator):
-    """100 steps equal in λ: W₂ ≤ 0.06 for first orders, of which 0.02 is the noise of a sample.
+    """100 steps equal in λ give W₂ ≤ 0.06, of which 0.02 is the noise of a sample.
 
     Methods that expand the flow in t need more steps where it is stiff; theirs are equal in t.
     """
@@ -146,7 +146,7 @@ def test_every_predictor_on_every_process(process, name, shape, generator):
 @pytest.mark.parametrize("order", ["corrector-first", "predictor-first"])
 @pytest.mark.parametrize("process", SDES)
 def test_every_corrector_on_every_process(process, order, name, shape, generator):
-    """Beside ancestral sampling, whose W₂ it must not spoil: 200 steps, W₂ ≤ 0.06."""
+    """Added to ancestral sampling of 200 steps, it keeps W₂ ≤ 0.06."""
     sde, score = SDES[process], gaussian(SDES[process], shape)
     sampler = PredictorCorrector(Ancestral(), CORRECTORS[name], 200, order=order, grid=LogSNRGrid())
     assert distance(sampler(sde, score, shape, generator=generator).x) < 0.06
@@ -162,7 +162,7 @@ OTHERS = [
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("process", SDES)
 def test_every_other_sampler_on_every_process(process, name, shape, generator):
-    """W₂ ≤ 0.08; a noise level is read off two coordinates too badly to steer by."""
+    """W₂ ≤ 0.08; two coordinates determine a noise level too poorly to adapt steps to it."""
     if name == "torchsde":
         pytest.importorskip("torchsde", reason="the torchsde extra is not installed")
     if name == "noise_adaptive" and len(shape) == 2:
@@ -188,7 +188,7 @@ def test_every_grid_on_every_process(process, name, grid, generator):
 @pytest.mark.parametrize("name", PREDICTORS)
 @pytest.mark.parametrize("process", SDES)
 def test_one_step_and_two_are_finite_or_a_sentence(process, name, steps):
-    """To the default end, and on chains also to a level above the data."""
+    """The steps lead to the default end, and on chains also to a level above the data."""
     sde, shape = SDES[process], (4, 2)
     score = gaussian(sde, shape)
     times = torch.linspace(sde.T, sde.sampling_eps, steps + 1, dtype=torch.float64)
@@ -199,7 +199,7 @@ def test_one_step_and_two_are_finite_or_a_sentence(process, name, steps):
         try:
             samples = sampler(sde, score, shape)
         except ValueError as error:
-            assert "; use " in str(error)  # what to use instead
+            assert "; use " in str(error)  # the alternative that it advises
             continue
         assert samples.x.isfinite().all()
 
@@ -207,7 +207,7 @@ def test_one_step_and_two_are_finite_or_a_sentence(process, name, steps):
 @pytest.mark.parametrize("shape", [(5, 2), (3, 1, 8, 8)], ids=str)
 @pytest.mark.parametrize("name", [*PREDICTORS, *OTHERS])
 def test_reported_evaluations_are_the_calls(name, shape):
-    """nfe counts, for each sample, the evaluations that it took part in."""
+    """nfe counts, for each sample, the evaluations in which it took part."""
     if name == "torchsde":
         pytest.importorskip("torchsde", reason="the torchsde extra is not installed")
     sde, seen = SDES["vp"], []
@@ -228,7 +228,7 @@ def test_reported_evaluations_are_the_calls(name, shape):
 
 
 def test_the_analytic_variance_is_exact_for_isotropic_gaussians(generator):
-    """Five steps are exact to the noise of 10⁵ samples, where the posterior variance is not."""
+    """Five steps are exact to the noise of 10⁵ samples, unlike with the posterior variance."""
     sde, shape = SDES["vp"], (100_000, 2)
     score, errors = gaussian(sde, shape), {}
     for variance in ("posterior", "forward", "analytic"):
@@ -240,7 +240,7 @@ def test_the_analytic_variance_is_exact_for_isotropic_gaussians(generator):
 
 
 def test_the_analytic_variance_within_a_sampler_is_fitted():
-    """Its numbers are those of a variance that was fitted before."""
+    """Its values are those of a variance that was fitted before."""
     sde, shape = SDES["vp"], (4, 2)
     score = gaussian(sde, shape)
 

@@ -1,7 +1,7 @@
-"""A condition follows its rows: with a label for each sample, a batch is its samples alone.
+"""A condition follows its rows: with a label for each sample, a batch equals its samples alone.
 
-The data are a mixture whose components are classes, so that the exact score of a class is known
-and nothing is trained.
+The data are a mixture whose components are classes, so that the exact score of a class is known and
+nothing is trained.
 """
 
 import pytest
@@ -81,7 +81,7 @@ def mixture(sde):
 
 
 def alone(sde):
-    """For each sample the score of its class, by a mixture of nothing else."""
+    """For each sample, the score of its class as a mixture of that component alone."""
     for k in LABELS.tolist():
         own = slice(None) if k == 3 else slice(k, k + 1)
         yield GaussianMixtureScore(sde, WEIGHTS[own], MEANS[own], COVARIANCES[own])
@@ -93,7 +93,7 @@ def start(sde, size=6):
 
 
 def sampled(sampler, sde, score, rows):
-    """Samples of some rows, from the state and by the noise that belong to them."""
+    """Samples of some rows, from the states and the noise that belong to them."""
     x, seeds = start(sde)[rows], [SEEDS[i] for i in rows]
     return sampler(sde, score, tuple(x.shape), x_init=x, seeds=seeds)
 
@@ -153,7 +153,7 @@ def test_a_likelihood_is_that_of_the_class():
     sde, x = VP(), MEANS[LABELS.clamp(max=2)].double() + 0.3 * start(VP())
     score, eps = mixture(sde).given(LABELS), torch.tensor(sde.eps, dtype=torch.float64)
     found = log_likelihood(sde, score, x, rtol=1e-7, atol=1e-7).log_prob
-    # The prior stands for p_T, of whose mean a hundred-and-fiftieth is left.
+    # The prior replaces p_T, whose mean is a hundred-and-fiftieth of the data's.
     torch.testing.assert_close(found, score.log_prob(x, eps), rtol=0, atol=0.02)
 
 
@@ -177,7 +177,7 @@ def test_bounds_of_classes_are_those_of_samples_alone(bound):
 
 
 def closed(labels, sde=PROCESSES["vp"]):
-    """A score with labels in a closure, which nobody can part."""
+    """A score with labels in a closure, which cannot be split by rows."""
     score = mixture(sde)
     return lambda x, t: score(x, t, labels)
 
@@ -199,7 +199,7 @@ def closed(labels, sde=PROCESSES["vp"]):
 def test_a_closure_that_ignores_rows_is_told_in_one_sentence(act, kind):
     if kind == "fails":
         score = closed(LABELS)
-    else:  # the shape of the whole batch, whatever it is asked for
+    else:  # it has the shape of the whole batch for any input
 
         def score(x, t):
             return closed(LABELS)(x if len(x) == 6 else start(VP()), t if len(x) == 6 else t[0])
@@ -228,7 +228,7 @@ def test_an_error_of_the_score_itself_stays_as_it_is():
 
 
 class Twice:
-    """A score of two evaluations, as of classifier-free guidance, that keeps the rows it is for."""
+    """A score of two evaluations, as in classifier-free guidance, that records its rows."""
 
     evaluations = 2
 
@@ -383,7 +383,7 @@ def test_a_label_is_a_column_added_to_the_embedding_of_the_noise():
 
 
 def test_classes_add_one_matrix_and_change_nothing_else():
-    """Without classes a network has the weights that it had; with them K vectors more."""
+    """Without classes a network has the same weights as before, and with them K vectors more."""
     options = {"nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
     plain, told = UNet((1, 8, 8), **options), UNet((1, 8, 8), **options, classes=7)
     extra = set(told.state_dict()) - set(plain.state_dict())
@@ -426,7 +426,7 @@ def test_a_network_without_classes_refuses_a_condition():
 
 
 def test_what_wraps_a_network_does_not_hide_it():
-    """Its mode, its type and its place are looked at through condition and counter."""
+    """Its mode, its type and its device are found through condition and counter."""
     model = ScoreModel(MLP((2,), width=4, depth=1, classes=2), VP()).to(torch.bfloat16)
     score = Evaluations(model.given(torch.tensor([1])))
     assert module_of(score) is model and module_of(rows(score, torch.tensor([0]))) is model

@@ -1,4 +1,4 @@
-"""Derivatives of samples and likelihoods, against differences, wherever a caller stands."""
+"""Derivatives of samples and likelihoods agree with differences, in every gradient mode."""
 
 import warnings
 
@@ -44,7 +44,7 @@ SAMPLERS = {
     "parallel": ParallelPicard(DDIM(), 6, tolerance=0, window=3),
     "noise_adaptive": NoiseAdaptive(DDIM(), None, 6),
     "ode": ProbabilityFlowODE(1e-8, 1e-8),
-    # At such a tolerance steps depend on no state, so that differences see the steps as they are.
+    # At such a tolerance steps do not depend on the state, so that differences use equal steps.
     "adaptive_sde": AdaptiveSDE(1e9, 1e9, h_init=0.2),
 }
 
@@ -64,7 +64,7 @@ def along(values, h=1e-5):
 @pytest.mark.parametrize("sde", [VP(), VE(0.02, 5.0)], ids=["vp", "ve"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_are_differentiable_in_the_latent_and_in_the_score(name, sde):
-    """Along a direction of x_T and of a factor of the score, as differences have it, to 1e-5."""
+    """Derivatives along a direction of x_T and of a factor of the score agree to 1e-5."""
     exact, generator = mixture(sde), torch.Generator()
     x = sde.prior((3, 2)).sample(generator.manual_seed(1), **DOUBLE)
     u, w = torch.randn(2, 3, 2, generator=generator, **DOUBLE)
@@ -87,7 +87,7 @@ def test_samples_are_differentiable_in_the_latent_and_in_the_score(name, sde):
     torch.testing.assert_close(found[1], scale, rtol=1e-5, atol=1e-5)
     (kept,) = torch.autograd.grad((samples.trajectory[1] * w).sum(), x_grad)
     frame = along(lambda h: (end(x + h * u, 1.1).trajectory[1] * w).sum())
-    # Between steps of the flow a frame is an interpolant, as good as its tolerance.
+    # Between steps of the flow a frame is an interpolant, which is as exact as its tolerance.
     torch.testing.assert_close((kept * u).sum(), frame, rtol=1e-4, atol=1e-4)
 
 
@@ -111,7 +111,7 @@ def test_a_graph_that_is_dropped_is_named_once():
     with pytest.warns(UserWarning, match="x0 requires a gradient") as seen:
         assert not sampler.encode(sde, mixture(sde), x).x.requires_grad
     assert len(seen) == 1
-    with torch.no_grad():  # whoever says that nothing is to be kept need not be told
+    with torch.no_grad():  # within no_grad no graph is expected, so that no warning is due
         sampler(sde, mixture(sde), (3, 2), x_init=x)
     sampler(sde, mixture(sde), (3, 2), x_init=x.detach())
     with pytest.warns(UserWarning, match="x requires a gradient.*differentiable=True") as seen:
@@ -144,7 +144,7 @@ def divergence_of(theta, rule, x, probes):
 
 
 def test_hutch_plus_plus_of_low_rank_has_the_gradient_of_the_trace():
-    """Rank 2 and a sketch of three: exact in value, so in gradient too; to 1e-9."""
+    """For rank 2 and a sketch of three directions, value and gradient are exact, to 1e-9."""
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(24, generator=generator, **DOUBLE).requires_grad_()
     x = torch.randn(4, 6, generator=generator, **DOUBLE)
@@ -161,10 +161,10 @@ def test_hutch_plus_plus_of_low_rank_has_the_gradient_of_the_trace():
 @pytest.mark.parametrize("rank", [6, 2])
 @pytest.mark.parametrize("same", [False, True])
 def test_hutch_plus_plus_has_the_gradient_of_its_value(rank, same):
-    """Full and low rank, probes that are independent or all the same: as differences, to 1e-6.
+    """At full and low rank, with independent or equal probes, differences agree to 1e-6.
 
-    Two probes that are the same leave the second direction of the sketch to rounding, so there the
-    whole space is sketched, and the value is the trace whatever that direction is.
+    Two equal probes leave the second direction of the sketch to rounding, so there the whole space
+    is sketched, and the value is the trace whatever that direction is.
     """
     generator = torch.Generator().manual_seed(0)
     dim = 2 if same else 6
@@ -191,7 +191,7 @@ def test_hutch_plus_plus_has_the_gradient_of_its_value(rank, same):
 
 @pytest.mark.parametrize("jacobian", ["zero", "identity"])
 def test_hutch_plus_plus_has_finite_gradients_at_its_worst(jacobian):
-    """No rank at all, or one eigenvalue D times, and probes that are all the same: no NaN."""
+    """At rank 0, or with one eigenvalue D times, and equal probes, there is no NaN."""
     factor = torch.zeros(5, **DOUBLE) if jacobian == "zero" else torch.ones(5, **DOUBLE)
     factor.requires_grad_()
     probes = torch.ones(2, 4, 5, **DOUBLE)
@@ -205,7 +205,7 @@ def test_hutch_plus_plus_has_finite_gradients_at_its_worst(jacobian):
 
 @pytest.mark.slow
 def test_likelihood_by_hutch_plus_plus_is_differentiable_where_two_probes_coincide():
-    """In two coordinates half of the pairs do; each sketch spans the plane, so all is exact."""
+    """In two coordinates half of the pairs coincide; each sketch spans the plane and is exact."""
     sde, score = VP(), mixture(VP())
     x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
     gradients = []
@@ -219,7 +219,7 @@ def test_likelihood_by_hutch_plus_plus_is_differentiable_where_two_probes_coinci
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson", "hutch++"])
 def test_likelihood_within_inference_mode_is_that_without(divergence):
-    """Points made within it, or without; quantized data; bounds; a control fitted within it."""
+    """Points made in that mode or outside, quantized data, bounds and a fitted control agree."""
     sde, model = VP(), ScoreModel(MLP((2,), width=8, depth=1), VP()).eval()
     torch.nn.init.normal_(model.net.leave.weight, generator=torch.Generator().manual_seed(0))
     settings = {"rtol": 1e-2, "atol": 1e-2, "divergence": divergence, "eps": 1e-2}
@@ -272,7 +272,7 @@ def test_what_inference_mode_cannot_do_is_said():
 
 
 def test_the_graph_of_a_likelihood_reaches_the_network():
-    """A check that nothing above turned derivatives off: the network's own gradient is not 0."""
+    """The network's own gradient is not 0, so the tests above do differentiate."""
     sde, model = VP(), ScoreModel(MLP((2,), width=8, depth=1), VP()).eval()
     settings = {"rtol": 0.1, "atol": 0.1, "differentiable": True, "eps": 0.1}
     with warnings.catch_warnings():

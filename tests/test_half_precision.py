@@ -1,4 +1,4 @@
-"""Half precision: states and networks of it, and tolerances that it cannot meet."""
+"""Half precision: states and networks in it, and tolerances that it cannot meet."""
 
 from functools import partial
 
@@ -71,11 +71,12 @@ def random_model(sde, seed=0, **options):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("process", ["ve", "edm"])
 def test_samplers_in_half_precision_are_near_those_in_single(process, name, dtype):
-    """At σ = 378 and 500, where σ² is beyond float16: the same noise, the same samples.
+    """At σ = 378 and 500, where σ² is beyond float16, the same noise gives the same samples.
 
-    They differ as far as the score does when the state that it sees is rounded: 0.04 of their
-    spread in float16, 0.2 in bfloat16. Adaptive steps follow other paths to about the same spread:
-    a tolerance that half precision meets is one hundredth of the state that a step began with.
+    They differ as far as the score does when the state that it receives is rounded: by 0.04 of
+    their spread in float16, and 0.2 in bfloat16. Adaptive steps follow other paths to about the
+    same spread, since a tolerance that half precision meets is one hundredth of the state at the
+    start of a step.
     """
     sde, sampler = WIDE[process], SAMPLERS[name]
     adaptive = name in ("ode", "adaptive_sde")
@@ -103,7 +104,7 @@ def test_samplers_in_half_precision_are_near_those_in_single(process, name, dtyp
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("process", [*WIDE, "vp"])
 def test_a_half_network_under_any_state(process, dtype):
-    """States of float16, bfloat16, float32 and float64 over the same half network: close scores.
+    """Over one half-precision network, float16 to float64 states have close scores.
 
     The network's own rounding is two or three digits; each score has its state's type.
     """
@@ -134,14 +135,14 @@ def test_a_half_unet_samples_and_trains():
         x = sampler(sde, model, (2, 1, 4, 4), dtype=dtype).x
         assert x.dtype == dtype and x.isfinite().all()
         data = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-        for weighting in ("edm", "likelihood", "uniform"):  # of which the first is 10⁶ at σ = 500
+        for weighting in ("edm", "likelihood", "uniform"):  # the first is 10⁶ at σ = 500
             loss = DenoisingScoreMatching(sde, weighting, reduce="sum")
             assert loss(model, data, torch.Generator().manual_seed(0)).isfinite()
 
 
 @pytest.mark.parametrize("process", WIDE)
 def test_steps_taken_by_themselves_fit_float16(process):
-    """The drift of the reverse SDE, a predictor's transition, Langevin steps, and what is exact."""
+    """Such are the drift of the reverse SDE, a predictor's transition and Langevin steps."""
     sde, score = WIDE[process], gaussian(WIDE[process])
     t = torch.tensor(sde.T, dtype=torch.float64)
     s = torch.tensor(0.9 * sde.T, dtype=torch.float64)
@@ -184,7 +185,7 @@ def test_analytic_variances_are_measured_in_float32():
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson", "hutch++"])
 @pytest.mark.parametrize("dtype", HALVES)
 def test_divergences_in_half_precision_are_summed_in_single(divergence, dtype):
-    """Large products of either sign, whose sum is small: that of the same numbers in float32.
+    """Large products of either sign with a small sum give that of the same numbers in float32.
 
     Products that half precision holds exactly have an exact sum; the basis of Hutch++ is rounded.
     """
@@ -203,7 +204,7 @@ def test_divergences_in_half_precision_are_summed_in_single(divergence, dtype):
 
 
 def test_likelihoods_and_bounds_in_half_precision():
-    """A state that the network sees in float16 at σ = 378: near the same in float32."""
+    """A network in float16 at σ = 378 gives almost the likelihoods and bounds of float32."""
     sde, score = WIDE["ve"], gaussian(WIDE["ve"])
     x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     k, cells = torch.tensor([[0, 3], [2, 1]]), Cells(4)
@@ -250,7 +251,7 @@ def test_what_float16_cannot_hold_is_refused_before_the_first_step(call):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_wider_types_take_the_widest_process(dtype):
-    """With the same half network: the state needs the range, not the network."""
+    """Over the same half network, the state needs the range, and the network does not."""
     model = random_model(TOO_WIDE).half()
     x = PredictorCorrector(DDIM(), steps=4)(TOO_WIDE, model, (3, 2), dtype=dtype).x
     assert x.isfinite().all() and x.dtype == dtype
@@ -274,7 +275,7 @@ FINE = {
 
 @pytest.mark.parametrize("call", FINE)
 def test_tolerances_finer_than_the_network_are_refused(call):
-    """bfloat16 by autocast, whatever the score, or by the network's own weights."""
+    """This holds for bfloat16 by autocast, whatever the score, and by the network's own weights."""
     model = random_model(VP())
     sentence = r"below bfloat16 resolution of states or network; use float32 outside autocast"
     for score in (model, model.score, partial(model), gaussian(VP())):
@@ -302,7 +303,7 @@ def test_float64_states_do_not_make_a_float32_network_finer():
 
 
 def test_a_half_network_is_scored_at_a_tolerance_that_it_meets():
-    """rtol 0.05 of bfloat16: log p near that of float32, where rtol 1e-5 was off by 0.15 nats."""
+    """With bfloat16, rtol 0.05 gives almost the log p of float32, and 1e-5 was off by 0.15 nats."""
     model = random_model(VP())
     x = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
     settings = {"rtol": 0.05, "atol": 0.05, "eps": 1e-2}
@@ -312,7 +313,7 @@ def test_a_half_network_is_scored_at_a_tolerance_that_it_meets():
 
 
 def test_noise_that_is_given_in_another_type_is_taken_in_the_states():
-    """Draws of float16 for a state that is carried in float32, and left as they are."""
+    """float16 noise is used for a state that is carried in float32, and is not changed."""
     draws = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)).half()
     kept, queue = draws.clone(), iter(draws)
     sampler = PredictorCorrector(ReverseDiffusion(), steps=4)

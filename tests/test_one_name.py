@@ -1,4 +1,4 @@
-"""One import name over the folders of the tree: installed, next to a user's own, in old files."""
+"""One import name for the folders of the tree: installed, next to a user's own, in old files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.places import ROOT
 
 OLD = ROOT / "tests" / "old"  # written before the packages had one name
 
-# Ten lines of a user's, in a folder with packages of its own that are called as ours.
+# Ten lines of a user's code, in a folder with packages of the same names as ours.
 SCRIPT = """
 import sys
 import models, data
@@ -41,7 +41,7 @@ print(models.MINE, data.MINE, tuple(samples.x.shape), "sde" in sys.modules)
 
 
 def run(*command, cwd, **environment):
-    """Output of a process that succeeds, outside of the tree and without what finds it."""
+    """The output of a process that succeeds, outside of the tree and without a path to it."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, command)),
@@ -60,7 +60,7 @@ def installed(tmp_path_factory):
     """A fresh environment outside of the tree with the wheel in it, and nothing downloaded."""
     pytest.importorskip("setuptools", "77", reason="building a wheel needs setuptools ≥ 77")
     folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"  # a copy: a build writes next to its sources
+    tree = folder / "tree"  # a copy is built, since a build writes next to its sources
     left = shutil.ignore_patterns(".*", "outputs", "multirun", "tests", "shared", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=left)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -160,7 +160,7 @@ def test_names_from_before_are_read():
 
 
 def test_a_class_of_a_users_own_keeps_its_name(monkeypatch):
-    """Also in a package that is called as one of ours, with a class that is called as one."""
+    """This includes a package and a class with the same names as ours."""
     own = type("UNet", (Described,), {"__module__": "models.nets"})
     module = ModuleType("models.nets")
     module.UNet = own
@@ -186,7 +186,7 @@ def test_a_model_from_before_gives_the_same_score(name, step, c_noise):
 
 @pytest.mark.slow
 def test_a_run_from_before_goes_on_as_it_did(tmp_path):
-    """From step 3 of 6, to the weights, the average and the noise that the run itself had at 6."""
+    """From step 3 of 6 it reaches the weights, the average and the noise of the run itself at 6."""
     folder = tmp_path / "run"
     shutil.copytree(OLD / "run", folder)
     last = checkpoint.load(folder / "checkpoints" / "step_000000006.pt")

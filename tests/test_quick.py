@@ -1,4 +1,4 @@
-"""What `make quick` runs: a case of every test that is not slow, some of them in every folder."""
+"""`make quick` runs a case of every test that is not slow, and some tests of every folder."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.places import ROOT
 
 
 def test_every_folder_that_was_collected_has_quick_tests(request):
-    """In a run of all tests, of every folder below tests/ that holds any."""
+    """In a run of all tests, these are all folders below tests/ that hold any."""
     folders = request.config.stash[QUICK]
     assert folders[ROOT / "tests"]
     for folder, names in folders.items():
@@ -16,7 +16,7 @@ def test_every_folder_that_was_collected_has_quick_tests(request):
 
 @pytest.mark.parametrize("case", [0, 1])
 def test_only_the_first_case_is_quick(request, case):
-    """Unless the second was chosen alone, by its full name."""
+    """The second case is quick if it was chosen alone, by its full name."""
     quick = request.node.get_closest_marker("quick") is not None
     chosen = [item for item in request.session.items if item.originalname in request.node.name]
     assert quick is (case == 0 or len(chosen) == 1)

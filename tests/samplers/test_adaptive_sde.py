@@ -1,4 +1,4 @@
-"""Adaptive steps for the reverse SDE: an exact distribution, which no other sample changes."""
+"""Adaptive steps of the reverse SDE have the exact distribution, independently of other samples."""
 
 import math
 
@@ -33,7 +33,7 @@ def sde(request):
 
 @pytest.mark.parametrize("shape", [(6000, 2), (200, 1, 8, 8)])
 def test_samples_have_the_law_of_the_data(sde, shape, generator):
-    """Mean and standard deviation of 12000 coordinates: five standard errors are 0.028 and 0.02."""
+    """Mean and std of 12000 coordinates: five standard errors are 0.028 and 0.02."""
     score = gaussian(sde, math.prod(shape[1:]))
     samples = AdaptiveSDE(0.05)(sde, score, shape, generator=generator)
     assert samples.x.shape == shape
@@ -43,7 +43,7 @@ def test_samples_have_the_law_of_the_data(sde, shape, generator):
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
 def test_rejected_steps_leave_no_trace_in_the_law(name, generator):
-    """In two coordinates four steps in ten are rejected; new draws would add 75 % and 120 %.
+    """In two coordinates four steps in ten are rejected; new noise would add 75 % and 120 %.
 
     The standard error of the variance of 16000 coordinates is 1.1 %, and its bias is 2 % at most.
     """
@@ -55,7 +55,7 @@ def test_rejected_steps_leave_no_trace_in_the_law(name, generator):
 
 
 def test_a_step_compares_euler_with_heun(sde):
-    """y and x′ by their formulas from the same noise, in float64: 1e-12."""
+    """In float64, y and x′ agree to 1e-12 with their formulas for the same noise."""
     steps = []
 
     class Spy(AdaptiveSDE):
@@ -94,7 +94,10 @@ def test_a_finer_tolerance_is_closer_to_the_law():
 
 
 def test_pieces_of_a_path_make_up_a_wiener_process():
-    """Three pieces drawn after longer ones were put back: independent, of variance h, sum kept."""
+    """Three pieces, drawn after longer ones were put back, are independent with variance h.
+
+    Their sum is kept.
+    """
     n, generator = 40000, torch.Generator().manual_seed(5)
 
     def draw():
@@ -120,9 +123,10 @@ def test_pieces_of_a_path_make_up_a_wiener_process():
 
 
 def test_samples_do_not_depend_on_their_neighbours(sde):
-    """With noise that is a function of each sample's own state, alone or in a batch: 1e-9.
+    """With noise that is a function of each sample's own state, batches agree to 1e-9.
 
-    Rounding grows along a path, since the noise is a rough function of the state: it is rounded.
+    The noise is a rough function of the state, so that rounding would grow along a path: the state
+    is rounded.
     """
 
     class Own(SamplingContext):
@@ -138,7 +142,7 @@ def test_samples_do_not_depend_on_their_neighbours(sde):
 
 
 def test_evaluations_are_counted_and_those_who_have_arrived_rest(sde):
-    """nfe is the mean of the rows that the score saw; the last calls see fewer than the first."""
+    """nfe is the mean number of rows that the score saw; the last calls see fewer of them."""
     exact, seen = gaussian(sde, 2), []
 
     def counting(x, t):
@@ -159,7 +163,7 @@ def test_evaluations_are_counted_and_those_who_have_arrived_rest(sde):
 
 
 def test_a_rejected_step_costs_one_evaluation():
-    """From h = T the first step is refused until it fits: one call each after the first two."""
+    """From h = T the first step is refused until it fits, at one call each after the first two."""
     exact, times = gaussian(VP(), 2), []
 
     def counting(x, t):
@@ -183,7 +187,7 @@ def test_a_generator_repeats_a_run():
 
 
 def test_temperature_scales_all_noise(generator):
-    """Temperature 0 is the same path for all: the mean of the data, and no spread."""
+    """At temperature 0 all paths are the same and lead to the mean of the data."""
     samples = AdaptiveSDE(0.05)(
         VP(), gaussian(VP(), 2), (3, 2), generator=generator, temperature=0.0
     )

@@ -1,6 +1,6 @@
 """Samples of a mixture with its exact score have its distribution, not its moments alone.
 
-The maximum mean discrepancy of 5000 samples must lie within twice that of two exact sets.
+The maximum mean discrepancy of 5000 samples is at most twice that between two exact sets.
 """
 
 import pytest
@@ -52,7 +52,7 @@ def test_samples_cannot_be_told_from_exact_draws(sde, sampler, floor):
 
 @pytest.mark.slow
 def test_a_wrong_law_is_told_from_exact_draws(floor):
-    """The bar is not idle: a mean that is off by 0.15, where the scale is 1, is above it."""
+    """The bound detects an error: a mean that is off by 0.15, at scale 1, exceeds it."""
     score, generator = mixture("vp"), torch.Generator().manual_seed(3)
     exact = score.sample(N, generator)
     assert maximum_mean_discrepancy(score.sample(N, generator) + 0.15, exact) > 2 * floor

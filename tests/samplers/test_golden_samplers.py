@@ -65,7 +65,7 @@ def exact_score(sde, traces):
 
 
 def relative_error(x, expected):
-    """Largest difference beside the size of the samples, which reach 50 for VE."""
+    """The largest difference relative to the size of the samples, which reach 50 for VE."""
     return (x - expected).abs().max() / expected.abs().max().clamp(min=1)
 
 
@@ -73,9 +73,10 @@ def relative_error(x, expected):
 @pytest.mark.parametrize("key", PREDICTORS)
 @pytest.mark.parametrize("denoise", [True, False])
 def test_chains_reproduce_the_reference(traces, key, corrector, denoise):
-    """Chain level i at its time in linspace(eps, T, N), corrector first: the same numbers.
+    """Chain level i is at its time in linspace(eps, T, N), with the corrector first.
 
-    1e-4 leaves room for float32 arithmetic in another order; a wrong formula is off by 1e-2.
+    The tolerance 1e-4 leaves room for float32 arithmetic in another order; a wrong formula is off
+    by 1e-2.
     """
     if key.endswith("none") and corrector == "none":
         pytest.skip("neither a predictor nor a corrector")
@@ -98,7 +99,7 @@ def test_chains_reproduce_the_reference(traces, key, corrector, denoise):
 
 @pytest.mark.parametrize("denoise", [True, False])
 def test_sub_vp_agrees_with_the_reference_without_a_chain(traces, denoise):
-    """The reference has no sub-VP chain and oversteps by 1/N: agreement to 3e-2."""
+    """The reference has no sub-VP chain and oversteps by 1/N, so that samples agree to 3e-2."""
     n = int(traces["N"])
     sampler = PredictorCorrector(ReverseDiffusion(), steps=n, denoise=denoise)
     torch.manual_seed(int(traces["seed"]))
@@ -113,8 +114,8 @@ def test_sub_vp_agrees_with_the_reference_without_a_chain(traces, denoise):
 def test_probability_flow_reproduces_the_reference(traces, name, method, tolerance):
     """The same latent ends at the same sample, and near the exact flow.
 
-    The reference uses RK45, so that method agrees to rounding; the others take other steps at
-    rtol = 1e-5, and DOP853 the fewest.
+    The reference uses RK45, so that this method agrees to rounding; the others take other steps at
+    rtol = 1e-5, and DOP853 takes the fewest.
     """
     sde, score = SDES[name], exact_score(SDES[name], traces)
     latent = torch.from_numpy(traces[f"{name}/ode/latent"])

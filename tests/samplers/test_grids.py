@@ -1,4 +1,4 @@
-"""Grids against the formulas of their papers, on every process and chain."""
+"""Grids compared with the formulas of their papers, on every process and chain."""
 
 import math
 
@@ -17,13 +17,13 @@ def noise(sde, t):
 
 @pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
 def test_karras_grid_is_the_published_one(rho):
-    """Eq. 5 of Karras et al. on their own process, elementwise, with and without the last 0."""
+    """It is eq. 5 of Karras et al. on their process, elementwise, with and without the final 0."""
     n, low, high = 18, 0.002, 80.0
     powers = high ** (1 / rho), low ** (1 / rho)
     expected = [(powers[0] + i / (n - 1) * (powers[1] - powers[0])) ** rho for i in range(n)]
     to_data = KarrasGrid(rho, to_data=True)(EDM(low, high), n)
     expected = torch.tensor([*expected, 0.0], **DOUBLE)
-    torch.testing.assert_close(to_data, expected, rtol=1e-12, atol=1e-13)  # 80 rounds to 1e-14
+    torch.testing.assert_close(to_data, expected, rtol=1e-12, atol=1e-13)  # 80 is exact to 1e-14
     assert to_data[0] == high and to_data[-2] == low
     plain = KarrasGrid(rho)(EDM(low, high), n - 1)
     torch.testing.assert_close(plain, to_data[:-1], rtol=0, atol=0)
@@ -44,7 +44,7 @@ def test_karras_grid_spaces_the_noise_of_any_process(process):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 18])
 def test_karras_grid_to_the_data(sde, steps):
-    """The last step leads to time 0, and one step leads there from T."""
+    """The last step leads to time 0, and a single step leads there from T."""
     times = KarrasGrid(to_data=True)(sde, steps)
     assert times.shape == (steps + 1,) and times[0] == sde.T and times[-1] == 0
     if steps > 1:
@@ -87,7 +87,7 @@ def test_quadratic_grid_of_a_chain_is_levels_and_the_data():
 
 
 def test_karras_grid_on_the_chain_of_edm_is_its_table():
-    """18 levels and 18 steps to the data: each level once, which are the published σ."""
+    """18 steps to the data visit each of the 18 levels once, which are the published σ."""
     chain = EDM().discretize(18)
     torch.testing.assert_close(
         chain.sigma(KarrasGrid(to_data=True)(chain, 18)),

@@ -1,4 +1,4 @@
-"""What must be equal to rounding: the same step under two names, and samples apart or together."""
+"""Results that are equal to rounding: one step under two names, and samples apart or together."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ SOLVERS = {
 
 
 def scripted(seed: int, size: int = 6):
-    """Draws for named samples: row i always belongs to sample i."""
+    """Noise for named samples: row i always belongs to sample i."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise_of(rows):
@@ -91,7 +91,7 @@ def test_ddim_is_every_exponential_method_of_order_one(name, kind, steps):
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_steps_before_the_corrector_acts_are_the_predictors(name, order):
-    """The corrector leaves the last step alone, so of one step nothing is left to it."""
+    """The corrector does not act on the last step, so that it has no effect on a single step."""
     sde, case = PROCESSES[name], problem(name)
     plain, corrected = (
         run(ExponentialMultistep(order, corrector=c), sde, case.score, case.latents, 1)
@@ -104,9 +104,9 @@ def test_steps_before_the_corrector_acts_are_the_predictors(name, order):
 @pytest.mark.parametrize("kind", ["noise", "data", "v"])
 @pytest.mark.parametrize("name", SDES)
 def test_merged_corrections_are_those_made_one_by_one(name, kind, steps):
-    """One combination a step, where nobody looks at the states between, and the same ends.
+    """Without a reader of the states between, a step is one combination and has the same end.
 
-    In three steps and fewer numbers grow by up to 1/α_T = 150.
+    In three steps and fewer, numbers grow by up to 1/α_T = 150.
     """
     sde, solver = SDES[name], ExponentialMultistep(3, kind, corrector=True)
     x = sde.prior((6, 2)).sample(torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -136,7 +136,7 @@ def test_a_merged_plan_has_one_combination_a_step_or_is_the_same(name, sde):
 @pytest.mark.parametrize("kind", ["noise", "data", "v"])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_without_noise_the_sde_solver_is_the_ode_solver(name, kind, order):
-    """τ = 0, or an interval for τ that no step touches: the same numbers."""
+    """τ = 0, or an interval for τ that no step touches, gives the same numbers."""
     case = problem(name)
     for make in (ExponentialMultistep, ExponentialSinglestep):
         ends = [
@@ -161,7 +161,7 @@ def test_edm_without_churn_is_heun_in_sigma(name, steps):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm", "ddpm"])
 def test_batches_do_not_matter(name, solver):
-    """Permuting the batch, or splitting it, changes no sample: equal to 1e-12 of the largest."""
+    """Permuting the batch, or splitting it, changes each sample by at most 1e-12 of the largest."""
     sde, noise = SDES[name], scripted(2)
     x = sde.prior((6, 2)).sample(torch.Generator().manual_seed(0), dtype=torch.float64)
     score, grid = gaussian(sde), LogSNRGrid()
@@ -178,7 +178,7 @@ def test_batches_do_not_matter(name, solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm", "ddpm"])
 def test_single_precision_is_near_double_precision(name, solver):
-    """Twenty steps in float32 stay within 2e-4 of those in float64, in units of the largest value.
+    """Twenty steps in float32 stay within 2e-4 of those in float64, relative to the largest value.
 
     The rounding of a float32 state at σ_T, 6e-8 of it, is carried down with the state; data
     predictions divide it by α_T, which is 0.0066 for VP.
@@ -212,14 +212,14 @@ def test_a_generator_repeats_every_solver(name, solver):
 )
 @pytest.mark.parametrize("name", [*PROCESSES, "ddpm"])
 def test_latents_come_back_as_data(name, solver):
-    """Encoding and decoding with 200 steps each: data return, to the accuracy of the solver."""
+    """Data return after encoding and decoding in 200 steps each, to the solver's accuracy."""
     sde = SDES[name]
     score = gaussian(sde)
     data = score.sample(16, torch.Generator().manual_seed(4))
     sampler = PredictorCorrector(SOLVERS[solver], steps=200, grid=LogSNRGrid())
     latents = sampler.encode(sde, score, data).x
     back = sampler(sde, score, tuple(data.shape), x_init=latents).x
-    bound = 0.08 if solver == "ddim" else 0.02  # first order; the end of a chain is a level off
+    bound = 0.08 if solver == "ddim" else 0.02  # first order, and the end of a chain is a level off
     assert (back - data).abs().max() < bound
     exact = ProbabilityFlowODE(1e-8, 1e-8).encode(sde, score, data).x
     assert (latents - exact).abs().max() < 0.05 * exact.abs().max()
@@ -252,7 +252,7 @@ def test_what_draws_noise_does_not_encode(sampler):
 
 
 def test_latents_between_two_lie_on_the_circle():
-    """Ends exact, norms between those of the ends, equal angles; equal latents stay."""
+    """Ends are exact, norms lie between theirs, angles are equal, and equal latents stay."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 3, 1, 8, 8, generator=generator, dtype=torch.float64)
     b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).reshape(3, 1, 1, 1)
@@ -270,7 +270,7 @@ def test_latents_between_two_lie_on_the_circle():
 
 
 def test_temperature_scales_all_noise():
-    """On N(0, v) everything is linear in the noise: at half the temperature, half the sample."""
+    """On N(0, v) samples are linear in the noise: half the temperature halves the sample."""
     sde = PROCESSES["vp"]
     score = lambda x, t: -x  # noqa: E731
     for solver in (DDIM(), ReverseDiffusion(), SRA1()):
@@ -292,7 +292,7 @@ def test_temperature_scales_all_noise():
 
 
 def test_a_temperature_leaves_shared_draws_alone():
-    """Draws that a caller keeps are his: two runs with the same ones are the same."""
+    """A solver does not change noise that its caller keeps: two runs with it are the same."""
     sde, x = PROCESSES["vp"], torch.ones(3, 2, dtype=torch.float64)
     draws = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sampler, ends = PredictorCorrector(DDIM(1.0), steps=5), []
@@ -306,7 +306,7 @@ def test_a_temperature_leaves_shared_draws_alone():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_score_may_give_back_the_same_tensor_every_time(solver):
-    """As compiled networks do: what a solver remembers is its own copy."""
+    """A compiled network may do so; what a solver remembers is its own copy."""
     sde, buffer = PROCESSES["vp"], torch.empty(6, 2, dtype=torch.float64)
     x = sde.prior((6, 2)).sample(torch.Generator().manual_seed(0), dtype=torch.float64)
     exact, noise = gaussian(sde), scripted(4)
@@ -319,7 +319,7 @@ def test_a_score_may_give_back_the_same_tensor_every_time(solver):
 
 @pytest.mark.parametrize("solver", [StochasticHeun(), SRA1(), EDMHeun(churn=9.0)])
 def test_the_mean_keeps_noise_that_was_evaluated(solver):
-    """Without its last noise a state is nearer to the data, never farther: of one datum."""
+    """For data of one point, a state without its last noise is never farther from the data."""
     sde, x = PROCESSES["vp"], torch.zeros(2000, 2, dtype=torch.float64)
     ends = []
     for denoise in (True, False):

@@ -1,4 +1,4 @@
-"""The ends of a process: rates, predictions that are finite at α = 0, and chains that end there."""
+"""The ends of a process: rates, finite predictions at α = 0, and chains that end in noise alone."""
 
 import math
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ def times(sde, count=9, first=None):
 
 
 def test_rates_are_the_derivatives_of_the_scales(sde):
-    """By automatic differentiation, between and at the levels of a chain alike."""
+    """They agree with automatic differentiation, both between and at the levels of a chain."""
     t = torch.cat([times(sde, 23), torch.rand(20, **DOUBLE) * sde.T]).clamp(min=0.5 * sde.eps)
     t = t.requires_grad_()
     for scale, rate in zip((sde.alpha, sde.sigma), sde.rates(t.detach()), strict=True):
@@ -154,7 +154,7 @@ def test_velocity_data_and_noise_follow_from_each_other(process):
 
 
 class Best(torch.nn.Module):
-    """The output of a network that has learned data N(0, c²), and its own type."""
+    """The output of a network that has learned data N(0, c²), and the type of this output."""
 
     def __init__(self, output, dtype):
         super().__init__()
@@ -189,12 +189,12 @@ def learned(sde, name, x, t, spread=0.6, sigma_data=0.5):
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 def test_both_predictions_are_those_of_the_law(process, name):
-    """D and ẑ from the best output, to the rounding of float64, at all noise levels."""
+    """D and ẑ follow from the best output, to the rounding of float64, at all noise levels."""
     t = times(process, 6, 0.05 * process.T)
     x = torch.linspace(-2, 2, 6, **DOUBLE) * process.sigma(t)
     output, data, noise = learned(process, name, x, t)
     model = ScoreModel(Best(output[:, None], torch.float64), process, name)
-    rtol = 1e-9 if name in BLIND else 1e-12  # which divide by α
+    rtol = 1e-9 if name in BLIND else 1e-12  # these divide by α
     torch.testing.assert_close(model.denoise(x[:, None], t)[:, 0], data, rtol=rtol, atol=1e-12)
     torch.testing.assert_close(model.noise(x[:, None], t)[:, 0], noise, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
@@ -204,11 +204,11 @@ def test_both_predictions_are_those_of_the_law(process, name):
 
 @pytest.mark.parametrize("name", SEEING)
 def test_the_data_prediction_is_exact_where_there_is_no_signal(name):
-    """At α = 0 what the network says is the data, the whole of it and without rounding."""
+    """At α = 0 the output of the network is the data prediction, without rounding."""
     t = torch.tensor(CHAIN.T, **DOUBLE)
     assert CHAIN.alpha(t) == 0
     x = torch.linspace(-2, 2, 5, **DOUBLE)[:, None]
-    mean, (alpha_rate, sigma_rate) = 0.4, CHAIN.rates(t)  # of the data: all that can be known
+    mean, (alpha_rate, sigma_rate) = 0.4, CHAIN.rates(t)  # the mean of the data
     output = {
         "data": torch.full_like(x, mean),
         "v": torch.full_like(x, -mean),
@@ -224,7 +224,7 @@ def test_the_data_prediction_is_exact_where_there_is_no_signal(name):
 
 @pytest.mark.parametrize("name", ["data", "v", "edm"])
 def test_the_data_prediction_is_in_the_units_of_the_data(name):
-    """Of data in [0, 1] it is ½ + ½ · 0.4."""
+    """For data in [0, 1] it is ½ + ½ · 0.4."""
     t, x = torch.tensor(CHAIN.T, **DOUBLE), torch.randn(5, 1, **DOUBLE)
     output = torch.full_like(x, {"data": 0.4, "v": -0.4, "edm": 0.8}[name])
     model = ScoreModel(Best(output, torch.float64), CHAIN, name, data_range=(0.0, 1.0))
@@ -234,7 +234,7 @@ def test_the_data_prediction_is_in_the_units_of_the_data(name):
 @pytest.mark.parametrize("name", ["data", "v", "edm", "velocity"])
 @pytest.mark.parametrize("rest", [1e-3, 1e-5, 1e-7])
 def test_the_data_prediction_loses_no_digits_where_little_signal_is_left(name, rest):
-    """In float32; as (x − σ ẑ)/α it lost 2e-4 at α = 1e-3, and all at 1e-7."""
+    """In float32, (x − σ ẑ)/α would lose 2e-4 at α = 1e-3, and everything at 1e-7."""
     sde = Flow(1 - 1e-8)
     t, x = torch.tensor(1 - rest, **DOUBLE), torch.linspace(-2, 2, 9, **DOUBLE)[:, None]
     alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -269,7 +269,7 @@ def test_velocity_is_v_on_the_circle_and_the_straight_line_on_the_flow():
 
 
 def test_velocity_is_in_the_units_of_data_between_minus_one_and_one():
-    """Data in [0, 1]: the output is that of the process for x̂ = 2x − α."""
+    """For data in [0, 1] the output is that of the process for x̂ = 2x − α."""
     sde, t, x = VP(), torch.tensor([0.3, 0.8], **DOUBLE), torch.randn(2, 3, **DOUBLE)
     output = torch.randn(2, 3, **DOUBLE)
     ranged = ScoreModel(Best(output, torch.float64), sde, "velocity", data_range=(0.0, 1.0))
@@ -321,7 +321,7 @@ def test_a_process_that_ends_in_noise_alone_is_refused_when_it_is_made():
 
     with pytest.raises(ValueError, match=r"Without has alpha\(0.5\) = 0"):
         Without()
-    assert Derived().T == 0.4  # looked at when all of it has been made
+    assert Derived().T == 0.4  # it is checked after its construction
     with pytest.raises(ValueError, match=r"Broken has alpha\(0\) = -inf"):
         Broken()
 
@@ -369,7 +369,7 @@ def test_a_process_without_noise_at_its_end_is_refused_when_it_is_made(noise, en
 
 
 def test_the_table_is_that_of_the_published_algorithm():
-    """Against diffusers' own function of β in float64, to 1e-12."""
+    """It agrees to 1e-12 with diffusers' own function of β in float64."""
     ddim = pytest.importorskip(
         "diffusers.schedulers.scheduling_ddim", reason="diffusers is not installed"
     )
@@ -381,7 +381,7 @@ def test_the_table_is_that_of_the_published_algorithm():
 
 
 def test_a_table_that_ends_in_noise_alone_may_say_so():
-    """It is taken as it stands, and refused where nobody has said so."""
+    """Such a table is used as given, and refused without that declaration."""
 
     class Table(VP):
         def levels(self, steps):
@@ -422,7 +422,7 @@ def test_the_label_of_noise_alone_is_finite_in_every_type():
 
 
 def test_the_table_is_the_published_one():
-    """Against diffusers' rescaling of β, for DDPM's chain and for Stable Diffusion's."""
+    """It agrees with diffusers' rescaling of β, for DDPM's chain and for Stable Diffusion's."""
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     from scoresde.sde import ScaledLinearSchedule
 
@@ -436,7 +436,7 @@ def test_the_table_is_the_published_one():
         chain = ours.discretize(1000, zero_terminal_snr=True)
         scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, **theirs)
         expected = scheduler.alphas_cumprod.double()
-        # Theirs are products of a thousand numbers of float32.
+        # Theirs are products of a thousand float32 factors.
         torch.testing.assert_close(chain.alphas.square(), expected, rtol=2e-4, atol=2e-6)
         plain = ours.discretize(1000)
         first, last = plain.alphas[0], plain.alphas[-1]
@@ -447,7 +447,7 @@ def test_the_table_is_the_published_one():
 
 
 def test_the_process_of_such_a_chain():
-    """Scales at the levels, a monotone λ, kernels into and out of noise, and the prior."""
+    """It has scales at the levels, a monotone λ, kernels into and out of noise, and the prior."""
     torch.testing.assert_close(CHAIN.alpha(CHAIN.times), CHAIN.alphas, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(CHAIN.sigma(CHAIN.times), CHAIN.sigmas, rtol=1e-12, atol=0)
     dense = torch.linspace(0, CHAIN.T, 400, **DOUBLE)
@@ -505,7 +505,7 @@ def test_the_exact_data_prediction_is_the_mean_of_the_data_there():
 
 
 def test_deterministic_samples_are_those_of_ddim_written_out():
-    """x_s = α_s D + σ_s (x − α D)/σ, of which the first step has α = 0."""
+    """x_s = α_s D + σ_s (x − α D)/σ, where the first step has α = 0."""
     grid = [*reversed(CHAIN.times.tolist()), 0.0]
     x = x_t = torch.randn(6, 2, **DOUBLE)
     for t, s in pairwise(grid):
@@ -521,7 +521,7 @@ def test_deterministic_samples_are_those_of_ddim_written_out():
 
 @pytest.mark.parametrize("name", [*PRESETS, "pc", "ancestral", "first"])
 def test_every_solver_with_fixed_steps_leaves_noise_alone(name):
-    """To the distribution of the data, as on a chain whose last level has a little signal."""
+    """Samples have the distribution of the data, as on a chain that ends with some signal."""
     solvers = {
         "pc": lambda: PredictorCorrector(ReverseDiffusion(), Langevin(0.16), steps=40),
         "ancestral": lambda: PredictorCorrector(Ancestral(), steps=40),
@@ -564,7 +564,7 @@ def test_a_single_step_is_the_data_prediction():
 
 
 def test_ddim_of_diffusers_is_ours():
-    """The whole chain with trailing steps, of a network that predicts v, or the data."""
+    """They agree over the whole chain with trailing steps, for predictions of v or the data."""
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
     class Net(torch.nn.Module):
@@ -654,12 +654,12 @@ def test_a_karras_grid_below_the_last_level_is_one_of_its_own():
 
 
 def test_latents_below_noise_alone_lead_back():
-    """On a grid that begins where the data are seen, encoding has all that it needs."""
+    """On a grid that begins where the data are visible, encoding has all that it needs."""
     sampler = PredictorCorrector(
         RungeKutta("heun", "sigma"), steps=39, grid=KarrasGrid(sigma_max=5.0)
     )
     chain = VP().discretize(400, zero_terminal_snr=True)
-    exact = GaussianScore(chain, torch.zeros(2), torch.ones(2))  # whose flow stands still
+    exact = GaussianScore(chain, torch.zeros(2), torch.ones(2))  # the flow of this one stands still
     x0 = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
     latent = sampler.encode(chain, exact, x0).x
     back = sampler(chain, exact, (3, 2), x_init=latent).x
@@ -672,7 +672,7 @@ def test_latents_below_noise_alone_lead_back():
 @pytest.mark.parametrize("weighting", ["v", "truncated", "uniform"])
 @pytest.mark.parametrize("name", SEEING)
 def test_the_data_prediction_is_trained_at_the_last_level(name, weighting):
-    """All of the levels, and the last alone, where the least error is the variance of the data."""
+    """On all levels, and on the last alone, where the least error is the variance of the data."""
     torch.manual_seed(0)
     model = ScoreModel(MLP((2,), width=8, depth=1), CHAIN, name)
     x0 = torch.randn(64, 2, generator=torch.Generator().manual_seed(3))
@@ -690,11 +690,11 @@ def test_the_data_prediction_is_trained_at_the_last_level(name, weighting):
         value = loss(model, x0 + 1.5, torch.Generator().manual_seed(step))
         value.backward()
         optimizer.step()
-    assert value.item() < 1.6 * x0.var(0, correction=0).mean().item()  # from 3.2 at first
+    assert value.item() < 1.6 * x0.var(0, correction=0).mean().item()  # it is 3.2 at first
 
 
 def test_the_loss_of_the_data_is_the_weighted_loss_of_the_score():
-    """Where α > 0: w ‖D − x_0‖² = w (σ/α)² ‖σ s + z‖²."""
+    """Where α > 0, w ‖D − x_0‖² = w (σ/α)² ‖σ s + z‖²."""
     sde, t = VP(), torch.tensor(0.4, **DOUBLE)
     score = GaussianScore(sde, torch.zeros(2), torch.full((2,), 0.25))
 
@@ -721,7 +721,7 @@ def test_the_loss_of_the_data_is_the_weighted_loss_of_the_score():
 
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)])
 def test_the_error_of_v_counts_the_same_in_any_range(data_range):
-    """With weighting v the loss is the mean squared error of v, in which data are in [−1, 1]."""
+    """With weighting v the loss is the mean squared error of v, for data in [−1, 1]."""
     sde, half = VP(), (data_range[1] - data_range[0]) / 2
 
     class Off(torch.nn.Module):
@@ -737,12 +737,12 @@ def test_the_error_of_v_counts_the_same_in_any_range(data_range):
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None] / half
     centred = (x0 - sum(data_range) / 2) / half
     r = (alpha.square() + sigma.square()).sqrt()
-    v = (alpha * z - sigma * centred) / r  # of which the network says 0
+    v = (alpha * z - sigma * centred) / r  # the network outputs 0 for it
     torch.testing.assert_close(value, v.square().mean(), rtol=1e-10, atol=0)
 
 
 def test_times_in_the_log_snr_never_reach_the_last_level():
-    """Its λ is −∞: a stratified draw there has no end, and is refused."""
+    """Its λ is −∞, so that a stratified time would have no end and is refused."""
     with pytest.raises(ValueError, match="importance sampling of times"):
         ImportanceTimes()(CHAIN, 8, torch.Generator().manual_seed(0), torch.device("cpu"))
 

@@ -23,7 +23,7 @@ def ends(sde):
 @pytest.mark.parametrize("sde", LEVELS, ids=["vp", "ve", "subvp", "ddpm"])
 @pytest.mark.parametrize("method", METHODS)
 def test_samples_are_the_exact_flow(sde, method):
-    """Latents go where the closed form says: to 100 tolerances, 3 σ(T) of them for VE's scale."""
+    """Latents follow the closed form to 100 tolerances, multiplied by 3 σ(T) for VE's scale."""
     score = gaussian(sde)
     x = sde.prior((6, 2)).sample(torch.Generator().manual_seed(0), **DOUBLE)
     sampler = ProbabilityFlowODE(1e-5, 1e-5, method=method)
@@ -33,7 +33,7 @@ def test_samples_are_the_exact_flow(sde, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_images_progress_trajectories_and_evaluations(method):
-    """States of several dimensions; frames on the flow; the count is that of the calls."""
+    """States have several dimensions, frames lie on the flow, and nfe is the number of calls."""
     sde, shape, calls = VP(), (3, 1, 2, 2), []
     score = gaussian(sde, 4)
 
@@ -52,7 +52,7 @@ def test_images_progress_trajectories_and_evaluations(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_encoding_returns(method):
-    """Data to latents and back: the same points."""
+    """Encoding and decoding lead from the data back to the same points."""
     sde, x0 = VP(), 0.5 * torch.randn(4, 2, **DOUBLE)
     sampler, score = ProbabilityFlowODE(1e-7, 1e-7, method=method), gaussian(VP())
     latents = sampler.encode(sde, score, x0).x

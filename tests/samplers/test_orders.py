@@ -1,7 +1,7 @@
-"""The convergence order of every solver, against exact distributions and without Monte Carlo.
+"""The convergence order of every solver, measured against exact distributions.
 
-`pytest -m orders` prints the table. Bars are one-sided: a solver may be better than its order, and
-an error that changes its sign somewhere looks like a higher one.
+`pytest -m orders` prints the table. Nothing depends on Monte Carlo. Bounds are one-sided: a solver
+may be better than its order, and an error that changes its sign somewhere looks like a higher one.
 """
 
 import math
@@ -29,7 +29,7 @@ from scoresde.samplers.presets import PRESETS, dpm_solver_pp, unipc
 
 pytestmark = pytest.mark.orders
 
-# Bars of the orders 1, 2, 3, 4: what a correct implementation reaches at these step counts.
+# Bounds for the orders 1, 2, 3, 4: what a correct implementation reaches at these step counts.
 FIRST, SECOND, THIRD, UNIPC, FOURTH = 0.9, 1.85, 2.8, 3.4, 3.8
 
 ODE = {
@@ -77,9 +77,9 @@ ODE = {
 @pytest.mark.parametrize("name", ODE)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_order_of_a_flow_solver(process, name, record_property):
-    """Distance of the ends from the exact ones on a mixture, N = 128 → 1024."""
+    """The error is the distance of the ends from the exact ones on a mixture, N = 128 → 1024."""
     case, (solver, bar) = problem(process), ODE[name]
-    # From N = 128 the fourth orders meet the rounding of the reference before N = 1024.
+    # From N = 128 on, fourth orders reach the rounding of the reference before N = 1024.
     counts = (64, 128, 256) if bar == FOURTH else (128, 256, 512, 1024)
     errors = [case.error(run(solver, case.sde, case.score, case.latents, n)) for n in counts]
     orders = slopes(errors)
@@ -88,7 +88,7 @@ def test_order_of_a_flow_solver(process, name, record_property):
 
 
 def test_the_published_third_order_is_the_second():
-    """As published, and as three libraries ship it, 3M converges like 2M; corrected it does not."""
+    """As published, and in three libraries, 3M converges like 2M; corrected, it does not."""
     case = problem("vp")
     orders = {}
     for published, solver in ((True, dpm_solver_pp(3)), (False, PRESETS["dpmpp_3m_corrected"]())):
@@ -123,7 +123,7 @@ SDES = {
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_weak_order(process, name, record_property):
-    """W₂ of the exact distribution of the run, from p_T, to p_eps of a correlated Gaussian."""
+    """The error is W₂ between the exact distribution of a run from p_T and p_eps of a Gaussian."""
     (solver, bar), sde = SDES[name], PROCESSES[process]
     errors = [weak_error(solver, sde, n) for n in (128, 256, 512)]
     orders = slopes(errors)
@@ -134,7 +134,7 @@ def test_weak_order(process, name, record_property):
 def brownian(steps: int, seed: int):
     """Increments of a Wiener process over equal steps of length 1, and its mean over each step.
 
-    Returned in the draws of SRA1: W = z_1 and ∫(W_s − W_0) ds = ½ (z_1 + z_2/√3).
+    They are in the form of SRA1's noise: W = z_1 and ∫(W_s − W_0) ds = ½ (z_1 + z_2/√3).
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(2, steps, 64, 2, generator=generator, dtype=torch.float64)
@@ -161,9 +161,9 @@ def coarsen(z):
 )
 @pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
 def test_strong_order(process, name, solver, draws, bar, record_property):
-    """Distance along the same Wiener path from a run of SRA1 with 4096 steps, median over paths.
+    """The error is the median distance from a run of SRA1 with 4096 steps on the same Wiener path.
 
-    Of EDM's process, on equal steps in t, nothing near σ = 0.002 is resolved.
+    On EDM's process, equal steps in t do not resolve times near σ = 0.002.
     """
     sde, z = PROCESSES[process], brownian(4096, seed=5)
     score, x = gaussian(sde), sde.prior((64, 2)).sample(torch.Generator().manual_seed(1))
@@ -186,7 +186,7 @@ def test_strong_order(process, name, solver, draws, bar, record_property):
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_moments_are_those_of_a_sample(process):
-    """The machine itself: its mean and covariance are those of many runs with random noise."""
+    """The computed mean and covariance are those of many runs with random noise."""
     sde, n, steps = PROCESSES[process], 20_000, 5
     generator = torch.Generator().manual_seed(0)
     mean, covariance = moments(SRA1(), sde, gaussian(sde), steps)

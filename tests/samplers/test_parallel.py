@@ -1,4 +1,4 @@
-"""Parallel rounds against the same solver step by step."""
+"""Parallel rounds compared with the same solver step by step."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def sde(request):
 @pytest.mark.parametrize("window", [None, 5, 1])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_tolerance_of_zero_gives_the_sequential_samples(sde, name, window):
-    """To 1e-10, in no more rounds than the solver has evaluations, whatever the window."""
+    """They agree to 1e-10, in no more rounds than the solver has evaluations, for any window."""
     x = latents(sde)
     sequential = solve(PredictorCorrector(SOLVERS[name], steps=12, grid=LogSNRGrid()), sde, x)
     sampler = ParallelPicard(SOLVERS[name], 12, grid=LogSNRGrid(), window=window, tolerance=1e-13)
@@ -67,7 +67,7 @@ def test_a_tolerance_of_zero_gives_the_sequential_samples(sde, name, window):
 
 @pytest.mark.parametrize("window", [None, 25])
 def test_few_rounds_replace_many_steps(sde, window):
-    """100 steps of DDIM: at most 15 rounds at the default tolerance, and an error as small."""
+    """100 steps of DDIM take at most 15 rounds at the default tolerance, with as small an error."""
     x = latents(sde)
     sequential = solve(PredictorCorrector(DDIM(), steps=100, grid=LogSNRGrid()), sde, x).x
     errors, rounds = [], []
@@ -81,7 +81,7 @@ def test_few_rounds_replace_many_steps(sde, window):
 
 @pytest.mark.parametrize("window", [None, 4])
 def test_evaluations_and_rounds_are_counted(sde, window):
-    """nfe is the mean of the rows that the score saw, rounds the calls; t has one entry a row."""
+    """nfe is the mean of the rows that the score saw, rounds the calls; t has one entry per row."""
     exact, seen = mixture(sde), []
 
     def counting(x, t):
@@ -98,7 +98,7 @@ def test_evaluations_and_rounds_are_counted(sde, window):
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_samples_do_not_depend_on_their_neighbours(sde, window):
-    """Each has its own window: alone or in a batch, at a loose tolerance, to 1e-10."""
+    """Each has its own window: alone or in a batch, at a loose tolerance, it agrees to 1e-10."""
     x, sampler = latents(sde), ParallelPicard(DDIM(), 15, window=window, tolerance=0.1)
     whole = solve(sampler, sde, x).x
     alone = torch.cat([solve(sampler, sde, x[i : i + 1]).x for i in range(B)])
@@ -107,7 +107,7 @@ def test_samples_do_not_depend_on_their_neighbours(sde, window):
 
 @pytest.mark.parametrize("name", ["ddim", "corrected", "heun"])
 def test_encoding_is_parallel_too(sde, name):
-    """Latents of data as the sequential path has them, and back again to the data."""
+    """Latents of data are those of the sequential path, and lead back to the data."""
     score, x0 = mixture(sde), 0.5 * torch.randn(B, 2, **DOUBLE)
     sampler = ParallelPicard(SOLVERS[name], 15, tolerance=1e-13, grid=LogSNRGrid(0.01))
     sequential = PredictorCorrector(SOLVERS[name], steps=15, grid=LogSNRGrid(0.01))
@@ -137,7 +137,7 @@ def test_steps_are_reported_in_order_once_they_are_settled(sde, keep):
 
 
 def test_images_and_single_precision(sde):
-    """Shape (B, C, H, W) in float32, within the tolerance of the sequential samples."""
+    """Images (B, C, H, W) in float32 are within the tolerance of the sequential samples."""
 
     def score(x, t):
         variance = (0.25 * sde.alpha(t).square() + sde.sigma(t).square()).to(x)

@@ -1,4 +1,4 @@
-"""Named methods against their published formulas, and against another library's numbers."""
+"""Named methods compared with their published formulas, and with another library's numbers."""
 
 import math
 import warnings
@@ -81,7 +81,7 @@ def error(problem, solver, steps, grid=None):
     ],
 )
 def test_quadrature_gives_the_textbook_weights(order, ahead, weights):
-    """Adams–Bashforth and Adams–Moulton (Hairer, Nørsett & Wanner 1993, III.1), to 1e-13."""
+    """Adams–Bashforth and Adams–Moulton (Hairer, Nørsett & Wanner 1993, III.1) agree to 1e-13."""
     assert adams(order, ahead) == pytest.approx(weights, abs=1e-13)
 
 
@@ -97,8 +97,10 @@ POINT = torch.tensor([0.4, -0.7], dtype=torch.float64)
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_data_of_one_point_are_drawn_exactly(process, name, grid):
-    """Of one datum μ the noise and the datum are predicted right from anywhere, so that x_t =
-    α_t μ + σ_t z for one z: every method that holds either of them in a polynomial is exact."""
+    """Every method that holds noise or data in a polynomial is exact for data of one point μ.
+
+    Noise and data are then predicted right from anywhere: x_t = α_t μ + σ_t z for one z.
+    """
     sde, z = PROCESSES[process], torch.tensor([[1.0, -2.0]], dtype=torch.float64)
 
     def score(x, t):
@@ -116,7 +118,7 @@ def test_data_of_one_point_are_drawn_exactly(process, name, grid):
 @pytest.mark.parametrize("tau", [0.3, 1.0])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_noise_shrinks_by_the_right_factor(process, tau, order, make):
-    """Of one datum, without draws, x_t − α_t μ = σ_t/σ_s (α_s σ_t/(α_t σ_s))^{τ²} (x_s − α_s μ)."""
+    """For one datum and no noise x_t − α_t μ = σ_t/σ_s (α_s σ_t/(α_t σ_s))^{τ²} (x_s − α_s μ)."""
     sde, times = PROCESSES[process], LogSNRGrid()(PROCESSES[process], 6)
     x = torch.tensor([[1.0, -2.0]], dtype=torch.float64) * sde.sigma(times[0])
 
@@ -132,7 +134,7 @@ def test_noise_shrinks_by_the_right_factor(process, tau, order, make):
 
 
 def test_weights_are_those_of_dpm_solver_pp_2m_and_3m():
-    """Algorithm 2 of the paper and its third-order extension, in the paper's own symbols."""
+    """They are algorithm 2 of the paper and its third-order extension, in the paper's symbols."""
     sde, times = VP(), torch.tensor([1.0, 0.8, 0.55, 0.3, 0.1], dtype=torch.float64)
     lam, alpha = sde.half_log_snr(times).tolist(), sde.alpha(times).tolist()
     solver = ExponentialMultistep(3, weights="dpmpp")
@@ -158,13 +160,13 @@ def test_weights_are_those_of_dpm_solver_pp_2m_and_3m():
     assert [w for _, w in plan[3].k] == pytest.approx(expected, rel=1e-10)
     true = ExponentialMultistep(3, weights="bh2")
     _, plan = rows(true, sde, 4, FixedGrid(times))
-    w2 *= 2  # the second difference whole
+    w2 *= 2  # the whole second difference
     expected = [combine(*unit) for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
     assert [w for _, w in plan[3].k] == pytest.approx(expected, rel=1e-10)
 
 
 def test_noise_levels_are_those_of_sde_dpm_solver_pp():
-    """std = σ_t √(1 − e^{−2h}), and the state's weight (σ_t/σ_s) e^{−h}."""
+    """std = σ_t √(1 − e^{−2h}), and the state's weight is (σ_t/σ_s) e^{−h}."""
     sde = VP()
     times, plan = rows(PRESETS["sde_dpmpp_1"](), sde, 7)
     sigma, h = sde.sigma(times), sde.half_log_snr(times).diff()
@@ -176,7 +178,7 @@ def test_noise_levels_are_those_of_sde_dpm_solver_pp():
 
 @pytest.mark.parametrize("kind", ["noise", "data", "v"])
 def test_stochastic_coordinates_agree_in_the_limit(kind):
-    """Variances of one step by three predictions differ by O(h²) of themselves."""
+    """The variances of a step by three predictions have relative differences of O(h²)."""
     sde = VE(0.02, 5.0)
     times, plan = rows(ExponentialMultistep(1, kind, tau=0.7), sde, 4000)
     _, b = sde.transition(times[1:], times[:-1])
@@ -194,7 +196,7 @@ def test_a_run_of_few_steps_ends_with_falling_orders():
 
 
 def test_the_order_falls_where_a_step_outgrows_its_memory():
-    """The last steps of a grid equal in t are long in λ; of one equal in λ none is."""
+    """The last steps of a grid equal in t are long in λ; on a grid equal in λ none is."""
     solver = ExponentialMultistep(3)
     _, plan = rows(solver, VP(), 20, UniformGrid())
     assert len(plan[-1].k) == 1 and len(plan[8].k) == 3
@@ -214,7 +216,7 @@ def test_a_plan_goes_through_every_time_of_its_grid(name, steps):
 
 
 def test_pndm_starts_with_runge_kutta_and_remembers_its_path(problem):
-    """Three steps of four evaluations, then Adams–Bashforth over the evaluations on the path."""
+    """It takes three steps of four evaluations, then Adams–Bashforth over those on the path."""
     plan = PRESETS["pndm"]().plan(problem.sde, LogSNRGrid()(problem.sde, 6)).steps
     assert [len(step.rows) for step in plan] == [4, 4, 4, 1, 1, 1]
     assert [[lag for lag, _ in step.rows[0].k] for step in plan[3:]] == [
@@ -244,7 +246,7 @@ def test_restart_goes_up_and_down_again():
 
 
 def test_restarts_mend_the_errors_of_few_steps(problem):
-    """Noise contracts what went wrong before: of a start 30 % too wide, a third is left at most."""
+    """Noise contracts earlier errors: of a start 30 % too wide, at most a third is left."""
     sde = VP()
     score = lambda x, t: -x / (0.09 * sde.alpha(t) ** 2 + sde.sigma(t) ** 2)  # noqa: E731
     x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -268,7 +270,7 @@ def test_presets_say_what_they_are(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [5, 10, 20])
 def test_optimized_steps_are_better_than_equal_ones(problem, steps):
-    """Of Adams in v, corrected, the error on the mixture falls by 1.5 at least; of DDIM too."""
+    """The error on the mixture falls by 1.5 at least, for corrected Adams in v and for DDIM."""
     for solver in (ExponentialMultistep(3, "v", corrector=True), DDIM()):
         grid = OptimizedGrid(solver)
         times = grid(problem.sde, steps)
@@ -278,7 +280,7 @@ def test_optimized_steps_are_better_than_equal_ones(problem, steps):
 
 @pytest.mark.slow
 def test_ten_evaluations_are_three_times_better_than_dpm_solver_pp_2m(problem):
-    """Its published form, as another library ships it, on steps equal in λ: 0.062 on average."""
+    """Its published form in another library has an average error of 0.062 on steps equal in λ."""
     solver = ExponentialMultistep(3, "v", corrector=True)
     theirs = error(problem, PRESETS["dpmpp_2m"](), 10)
     assert error(problem, solver, 10, OptimizedGrid(solver)) < theirs / 3
@@ -287,7 +289,7 @@ def test_ten_evaluations_are_three_times_better_than_dpm_solver_pp_2m(problem):
 @pytest.mark.parametrize("steps", [5, 10, 20])
 @pytest.mark.parametrize("grid", [LogSNRGrid(), UniformGrid()], ids=["log_snr", "uniform"])
 def test_namesakes_in_diffusers_are_no_better(problem, grid, steps):
-    """Same grid, score and latents. 3M corrected to its order may lose a third at few steps.
+    """Grid, score and latents are the same; 3M of its full order may lose a third at few steps.
 
     At five and twenty steps equal in λ it is 7 % worse than theirs, which has order 2, and at ten
     equal in t by a third; at ten and fifty equal in λ it is better by 4.8 and 1.9.

@@ -1,7 +1,7 @@
-"""Every method that carries a paper's name, as the paper prints it, on three kinds of grids.
+"""Every method with a paper's name agrees with the paper's recursion, on three kinds of grids.
 
-Each recursion is written in the symbols of its paper in plain float64, with closed forms of the
-two processes, and gives the states x_0 … x_N of a run. The toolkit's states are the same to 1e-10.
+Each recursion is written in the symbols of its paper in plain float64, with closed forms of the two
+processes, and gives the states x_0 … x_N of a run. The toolkit's states are the same to 1e-10.
 """
 
 import math
@@ -133,7 +133,7 @@ def basis(nodes, j, u):
 
 
 def falls(order, i, steps, below):
-    """Evaluations that step i may use: min(order, i + 1), and fewer at the end of a short run."""
+    """Evaluations for step i: min(order, i + 1), and fewer at the end of a short run."""
     return min(order, i + 1, steps - i if steps < below else order)
 
 
@@ -141,7 +141,7 @@ def falls(order, i, steps, below):
 
 
 def one_step(step):
-    """The states of x ← step(p, x, s, t, z) from s to t; z gives the draws one after another."""
+    """The states of x ← step(p, x, s, t, z) from s to t, where z gives the noise of each step."""
 
     def states(p, x, times, z):
         for s, t in pairwise(times):
@@ -379,7 +379,7 @@ def unipc(order, variant, below=math.inf):
     """Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2; the order at the end of its code."""
 
     def solve(r, h, scale):
-        """ρ of R ρ = b, in which b_k = k! φ_{k+1}/B; one equation has ρ = 1/2 (section 3.2)."""
+        """ρ of R ρ = b, where b_k = k! φ_{k+1}/B; a single equation has ρ = 1/2 (section 3.2)."""
         if len(r) == 1:
             return torch.tensor([0.5], **DOUBLE)
         phi, b = torch.expm1(-h) / -h - 1, []
@@ -611,25 +611,25 @@ METHODS = {
 
 
 def draws(seed=1):
-    """Standard normal draws, the same ones every time."""
+    """Standard normal noise, the same each time."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randn(3, 2, generator=generator, **DOUBLE)
 
 
 def same(states, expected):
-    """Equal to 1e-10 of their size, one by one: numbers grow where a method is unstable."""
+    """Each number agrees to 1e-10 of its size, since they grow where a method is unstable."""
     for x, y in zip(states, expected, strict=True):
         size = y.abs().max().clamp(min=1).item()
         torch.testing.assert_close(x, y, rtol=0, atol=1e-10 * size)
 
 
 def test_every_preset_of_a_paper_is_written_out():
-    assert set(PRESETS) - set(METHODS) == {"dpmpp_3m_corrected"}  # ours
+    assert set(PRESETS) - set(METHODS) == {"dpmpp_3m_corrected"}  # these are ours
 
 
 def compare(solver, recursion, p, grid):
-    """All states of 10, 20 and 50 steps with the same noise."""
+    """All states of 10, 20 and 50 steps with the same noise agree."""
     for steps in (10, 20, 50):
         times, z = grid(p.sde, steps), draws()
         x = p.sigma(times[0]) * next(draws(0))
@@ -654,7 +654,7 @@ def test_recursion(name, grid):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_analytic_dpm(grid):
-    """Bao et al. 2022, arXiv:2201.06503, eq. 7 and 8 with λ² = β̃, and Γ as the sampler measured it.
+    """Bao et al. 2022, arXiv:2201.06503, eq. 7, 8 with λ² = β̃, and Γ as the sampler measured it.
 
     1 − β̄ Γ is the loss at 100 times that are equal in λ, and its logarithm is linear in between.
     """

@@ -40,7 +40,7 @@ def start(sde, n=5):
 
 
 def same(a, b):
-    """Equal to rounding: both are a few products of the same numbers."""
+    """Both are equal to rounding, since they are a few products of the same numbers."""
     torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
@@ -134,7 +134,7 @@ def test_churned_heun(name, churn):
 
 @pytest.mark.parametrize("make", [ExponentialMultistep, ExponentialSinglestep])
 def test_stochasticity_acts_where_it_is_told_to(sde, make):
-    """A step is random where its middle in λ has σ/α in the interval, to 1e-9 of its ends."""
+    """A step is random if its middle in λ has σ/α in the interval, to 1e-9 of its ends."""
     times = LogSNRGrid()(sde, 10)
     lam = sde.half_log_snr(times)
     middle = torch.exp(-(lam[:-1] + lam[1:]) / 2)
@@ -209,7 +209,7 @@ def test_one_step_of_a_predictor_is_its_formula(sde, predictor):
 
 
 def test_the_analytic_variance_is_the_loss_that_was_measured():
-    """At the 100 λ where it is measured, between two of them, and below the last (Bao et al.)."""
+    """It agrees at the 100 λ of the measurement, between two, and below the last (Bao et al.)."""
     sde, n = VP(), 100
     x0 = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), **DOUBLE)
     generator = torch.Generator().manual_seed(0)
@@ -242,7 +242,7 @@ def test_the_analytic_variance_is_the_loss_that_was_measured():
 @pytest.mark.parametrize("norm", ["sample", "batch"])
 @pytest.mark.parametrize("dim", [4, 64])
 def test_langevin_steps(dim, norm):
-    """Song et al. 2021, algorithms 4 and 5; of a sample's own norms the window [1/w, w]."""
+    """They are algorithms 4 and 5 of Song et al. 2021, within a window [1/w, w] for own norms."""
     sde, corrector = VP(), Langevin(0.16, norm=norm)
     t, t_next = (torch.tensor([v], **DOUBLE) for v in (0.5, 0.4))
     (level,) = corrector.levels(sde, t, t_next)
@@ -264,7 +264,7 @@ def test_langevin_steps(dim, norm):
 
 
 def test_a_langevin_step_stays_within_its_window():
-    """Without a pull δ is 2 (a r σ)² (1 + (D/32)²), and 2 (a r σ)² where the noise is 0 too."""
+    """Without a pull δ is 2 (a r σ)² (1 + (D/32)²), and 2 (a r σ)² if the noise is 0 too."""
     level = Level(torch.tensor(0.5, dtype=torch.float64), 0.9, 0.5)
     s, z = torch.zeros(2, 64, dtype=torch.float64), torch.ones(2, 64, dtype=torch.float64)
     z[1] = 0

@@ -1,4 +1,4 @@
-"""Predictors, correctors and grids against published formulas, and what samplers refuse."""
+"""Predictors, correctors and grids compared with formulas, and what samplers refuse."""
 
 import math
 from functools import partial
@@ -61,10 +61,11 @@ def gaussian(sde, dim):
 
 @pytest.mark.parametrize("shape", [(8000, 2), (300, 1, 8, 8)])
 def test_annealed_langevin_has_the_law_of_the_data(sde, shape, generator):
-    """Langevin steps alone follow 200 levels, three at each: within 0.06."""
+    """Langevin steps alone follow 200 levels, with three steps at each, to within 0.06."""
     sampler = AnnealedLangevin(200, snr=0.3, n_steps=3, grid=LogSNRGrid())
     samples = sampler(sde, gaussian(sde, math.prod(shape[1:])), shape, generator=generator)
-    # Three at each level, which are the times of the grid but for the data, and one at the end.
+    # There are three evaluations at each level, the times of the grid but for the data, and one at
+    # the end.
     levels = 200 + int(LogSNRGrid()(sde, 200)[-1] > 0)
     assert samples.nfe == 3 * levels + 1
     assert abs(samples.x.mean().item() - MEAN) < 0.06
@@ -73,7 +74,7 @@ def test_annealed_langevin_has_the_law_of_the_data(sde, shape, generator):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_generator_repeats_a_run(name):
-    """Equal seeds give equal samples, whatever the global generator does meanwhile."""
+    """Equal seeds give equal samples, for any use of the global generator in between."""
     score, runs = gaussian(VP(), 2), []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
@@ -110,10 +111,10 @@ def test_langevin_norms(norm, mixes):
 
 @pytest.mark.parametrize("norm, inflation", [("batch", 0.0), ("sample", 4 / 256)])
 def test_langevin_inflates_the_variance_as_theory_says(norm, inflation, generator):
-    """On N(0, I) the snr rule has δ ≈ 2 r², so the chain's variance is 1/(1 − r²): 2.6 % at 0.16.
+    """On N(0, I) the snr rule has δ ≈ 2 r², so that the variance of the chain is 1/(1 − r²).
 
-    A sample's own norms add 4/D. The variance of 400 × 256 coordinates has an error of 0.4 %, and
-    the next order in 1/D and r² is as large.
+    This is 2.6 % too large at r = 0.16. A sample's own norms add 4/D. The variance of 400 × 256
+    coordinates has an error of 0.4 %, and the next order in 1/D and r² is as large.
     """
     sde, r = VE(), 0.16
     t = sde.time_of_half_log_snr(torch.tensor(-math.log(0.7)))  # σ = 0.7, so that no limit acts
@@ -129,7 +130,7 @@ def test_langevin_inflates_the_variance_as_theory_says(norm, inflation, generato
 
 
 def test_langevin_steps_of_points_do_not_depend_on_the_state():
-    """In two coordinates a vanishing score would make δ infinite; there δ is 2 (r σ)² instead."""
+    """In two coordinates a vanishing score would make δ infinite; δ is 2 (r σ)² instead."""
     sde, t = VE(), torch.tensor(0.5, **DOUBLE)
     z, s = torch.randn(5, 2, **DOUBLE), torch.randn(5, 2, **DOUBLE)
     s[0] = 1e-12
@@ -140,7 +141,7 @@ def test_langevin_steps_of_points_do_not_depend_on_the_state():
 
 
 def test_ddim_with_eta_one_is_ancestral_sampling(sde):
-    """The same mean and standard deviation for every process, to 1e-12."""
+    """Mean and standard deviation are the same for every process, to 1e-12."""
     t, s = (torch.tensor(u * sde.T, **DOUBLE) for u in (0.7, 0.4))
     x, score = torch.randn(5, 2, **DOUBLE), gaussian(sde, 2)
     for ours, theirs in zip(
@@ -152,7 +153,7 @@ def test_ddim_with_eta_one_is_ancestral_sampling(sde):
 
 
 def test_ddim_is_the_published_update():
-    """Eq. 12 of DDIM on DDPM's chain, written with ᾱ as in the paper."""
+    """It is eq. 12 of DDIM on DDPM's chain, written with ᾱ as in the paper."""
     chain, eta = VP().discretize(1000), 0.4
     score, x = gaussian(chain, 2), torch.randn(4, 2, **DOUBLE)
     t, s = chain.times[700], chain.times[650]
@@ -167,7 +168,7 @@ def test_ddim_is_the_published_update():
 
 
 def test_ancestral_is_ddpm_on_its_chain():
-    """mean (x + β s)/√(1 − β), std √β (forward) or √β̃ (posterior), from the published table."""
+    """The mean is (x + β s)/√(1 − β), the std √β (forward) or √β̃ (posterior), by DDPM's table."""
     chain = VP().discretize(1000)
     score, x = gaussian(chain, 2), torch.randn(4, 2, **DOUBLE)
     t, s, i = chain.times[500], chain.times[499], 500
@@ -183,7 +184,7 @@ def test_ancestral_is_ddpm_on_its_chain():
 
 
 def test_one_predictor_alone_or_one_corrector_alone():
-    """The loop runs with either part; the corrector's last mean is what is returned."""
+    """The loop runs with either part; the corrector's last mean is returned."""
     sde, score, x = VE(), gaussian(VE(), 2), torch.randn(4, 2, **DOUBLE)
     only = PredictorCorrector(None, Langevin(0.1), steps=3)
     seen = []
@@ -220,7 +221,7 @@ def test_trajectory_of_the_flow_is_the_exact_flow():
 
 
 def test_constraint_acts_after_every_update():
-    """A constraint that sets a coordinate sees every time of the grid, and its value stays."""
+    """A constraint on a coordinate is called at every time of the grid, and its value stays."""
     times = []
 
     def hold(x, t, noise):
@@ -257,7 +258,7 @@ def inpaint(x, t, noise):
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_a_constraint_draws_from_the_noise_of_its_run(sampler):
-    """Seeds give each sample its own, alone as in a batch; the temperature scales it."""
+    """Seeds give each sample its own noise, alone and in a batch, scaled by the temperature."""
     run = partial(sampler, VP(), gaussian(VP(), 2), constraint=inpaint)
     x = run((3, 2), seeds=[4, 5, 6]).x
     alone = torch.cat([run((1, 2), seeds=[seed]).x for seed in (4, 5, 6)])

@@ -49,7 +49,7 @@ def exact(sde):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("sde", [VP(), VE(), EDM()], ids=["vp", "ve", "edm"])
 def test_a_sample_belongs_to_its_seed(sde, name):
-    """Permuted, in parts and alone, in float64: equal but for the rounding of sums over samples."""
+    """Permuted, in parts or alone, samples are equal in float64 but for the rounding of sums."""
     sampler, score, seeds = SAMPLERS[name], exact(sde), [11, 5, 7, 3]
 
     def sample(seeds):
@@ -65,7 +65,7 @@ def test_a_sample_belongs_to_its_seed(sde, name):
 
 
 def test_batches_change_no_sample():
-    """`draw` in batches of 1, 2 and 5, with seeds, or with a generator for each sample."""
+    """`draw` gives them in batches of 1, 2 and 5, with seeds or with a generator per sample."""
     sampler, sde = SAMPLERS["pc"], VP()
     whole = draw(sampler, sde, exact(sde), (5, 2), 5, seeds=range(5)).x
     for size in (1, 2):
@@ -77,7 +77,7 @@ def test_batches_change_no_sample():
 
 
 def test_one_generator_for_all_draws_as_it_did():
-    """The noise of a batch is one draw of its shape, by which published traces are repeated."""
+    """The noise of a batch is one tensor of its shape, which reproduces published runs."""
     drawn = Prior((3, 2), 2.0).sample(torch.Generator().manual_seed(1))
     expected = 2 * torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(drawn, expected, rtol=0, atol=0)

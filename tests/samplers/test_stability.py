@@ -56,7 +56,7 @@ def test_a_langevin_step_that_multiplies_errors_is_refused(make, snr, growth):
 
 
 def test_the_bound_of_snr_is_where_the_dynamics_diverge():
-    """On N(0, σ²) the variance of fixed steps is σ²/(1 − r²): finite up to r = 1, and met there."""
+    """On N(0, σ²) fixed steps have the variance σ²/(1 − r²), which is finite for r < 1."""
     sde, r = VE(0.1, 10.0), 0.9
     times = torch.full((2,), 0.5, dtype=torch.float64)
     corrector = AnnealedLangevinStep(r, n_steps=60)
@@ -83,7 +83,7 @@ def test_a_score_that_vanishes_gives_finite_steps(norm, size, temperature, gener
 
 
 def test_batch_norms_of_an_ordinary_score_have_no_window():
-    """δ = 2 (a r mean‖z‖/mean‖s‖)², to the last bit, however small σ ‖s‖ is in the plane."""
+    """δ = 2 (a r mean‖z‖/mean‖s‖)², to the last bit, for any small σ ‖s‖ in the plane."""
     corrector = Langevin(0.16, norm="batch")
     (level,) = corrector.levels(VP(), *torch.tensor([[0.5], [0.4]], dtype=torch.float64))
     z, s = torch.randn(6, 2), 1e-3 * torch.randn(6, 2)
@@ -119,7 +119,7 @@ def test_batch_norms_of_an_ordinary_score_have_no_window():
     ],
 )
 def test_a_process_that_ends_in_noise_alone_is_refused_with_what_to_use(sampler, dtype, sentence):
-    """On the whole cosine, and the sentence can be typed: KarrasGrid(sigma_max=1000)."""
+    """The process is the whole cosine, and the advice can be typed: KarrasGrid(sigma_max=1000)."""
     for act in (
         lambda: sampler.check(whole_cosine(), dtype),
         lambda: sampler(whole_cosine(), unused, SHAPE, dtype=dtype),
@@ -137,7 +137,7 @@ def test_torchsde_is_refused_where_its_steps_are_too_long():
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver_3", "dpmpp_2m", "unipc_3", "deis_3", "pndm"])
 def test_what_the_sentence_says_works(name, generator):
-    """The grid that is named, in float32: samples of data N(0, I), and Euler's among them."""
+    """The advised grid gives samples of data N(0, I) in float32, with Euler's method too."""
     sde = whole_cosine()
     for solver in (PRESETS[name](), EulerMaruyama()):
         sampler = PredictorCorrector(solver, steps=60, grid=KarrasGrid(sigma_max=1000))
@@ -158,7 +158,7 @@ def test_steps_that_are_merely_few_are_not_refused(process):
 
 
 def test_the_corrector_counts_in_what_steps_do():
-    """Rescaling alone multiplies by 1/α(T) = 2e4; with Langevin steps between, states stay."""
+    """Rescaling alone multiplies by 1/α(T) = 2e4; Langevin steps between keep states bounded."""
     sde = VP(0.1, 40.0)
     AnnealedLangevin(100, snr=0.3).check(sde, torch.float32)
     with pytest.raises(ValueError, match="too long for this method"):
@@ -166,7 +166,7 @@ def test_the_corrector_counts_in_what_steps_do():
 
 
 def test_a_langevin_step_that_grows_on_a_process_is_refused_there():
-    """Where α rises with time, a = α_t/α_s > 1 can take a r past 1."""
+    """Where α rises with time, a = α_t/α_s > 1 can make a r exceed 1."""
 
     class Rising(VE):
         def alpha(self, t):

@@ -34,7 +34,7 @@ def check_law(sde, x, bound):
 @pytest.mark.parametrize("variable, process", [("log_snr", EDM()), ("time", VP()), ("time", VE())])
 @pytest.mark.parametrize("method", CALCULUS)
 def test_samples_have_the_law_of_the_data(variable, process, method, generator):
-    """16000 coordinates, 5 standard errors of which are 0.024; and a bias of 100 steps."""
+    """Five standard errors of 16000 coordinates are 0.024; the bound adds the bias of 100 steps."""
     sampler = TorchSDE(method, 100, variable=variable)
     samples = sampler(process, gaussian(process), (8000, 2), generator=generator)
     check_law(process, samples.x, 0.05)
@@ -51,7 +51,10 @@ def test_adaptive_steps_have_the_law_of_the_data(variable, process, method, gene
 
 @pytest.mark.parametrize("options", [{"steps": 50, "variable": "time"}, {"steps": 50}, ADAPTIVE])
 def test_images_of_any_process(sde, options, generator):
-    """Shape, distribution and count of (B, 1, 8, 8) on any process and chain, with a bar."""
+    """Images (B, 1, 8, 8) of any process and chain have the right shape, distribution and count.
+
+    A progress bar is shown.
+    """
     if "variable" in options and sde.T > 1:
         pytest.skip("50 equal steps in a time that is σ ≤ 80 are too few for any solver")
     calls, score = [], gaussian(sde, 64)
@@ -68,7 +71,7 @@ def test_images_of_any_process(sde, options, generator):
 @pytest.mark.parametrize("variable", VARIABLES)
 @pytest.mark.parametrize("method", CALCULUS)
 def test_without_noise_it_is_the_exact_flow(method, variable):
-    """η = 0: halving the step divides the error by 2^p, with p = 2 where a step costs two."""
+    """With η = 0, halving the step divides the error by 2^p, and p = 2 where a step costs two."""
     sde, x = VP(), torch.randn(4, 2, **DOUBLE)
     score = gaussian(sde)
     exact = score.flow(x, *(torch.tensor(t, **DOUBLE) for t in (sde.T, sde.sampling_eps)))
@@ -82,7 +85,7 @@ def test_without_noise_it_is_the_exact_flow(method, variable):
 
 
 def test_encoding_returns(sde):
-    """η = 0: data to latents and back."""
+    """With η = 0 the data return after encoding and decoding."""
     sampler, score, x0 = TorchSDE("srk", 60, eta=0.0), gaussian(sde), torch.randn(4, 2, **DOUBLE)
     latents = sampler.encode(sde, score, x0).x
     back = sampler(sde, score, (4, 2), x_init=latents).x
@@ -91,7 +94,7 @@ def test_encoding_returns(sde):
 
 @pytest.mark.parametrize("options", [{"steps": 20}, ADAPTIVE], ids=["fixed", "adaptive"])
 def test_a_generator_repeats_a_run(options):
-    """Equal seeds give equal samples, whatever the global generators do; other seeds others."""
+    """Equal seeds give equal samples, for any use of global generators; other seeds give others."""
     x, runs = torch.randn(6, 2), []
     for seed, elsewhere in ((7, 1), (7, 2), (8, 2)):
         torch.manual_seed(elsewhere)
@@ -112,14 +115,14 @@ def test_without_a_generator_the_global_one_decides():
 
 
 def test_temperature_scales_all_noise():
-    """At temperature 0 the prior is its mean and no noise is added: all samples are one."""
+    """At temperature 0 the prior is its mean and no noise is added: all samples are equal."""
     samples = TorchSDE(steps=20)(VP(), gaussian(VP()), (5, 2), temperature=0.0)
     torch.testing.assert_close(samples.x, samples.x[:1].expand(5, 2), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("options", [{"steps": 10}, ADAPTIVE], ids=["fixed", "adaptive"])
 def test_trajectory_goes_from_latent_to_sample(options):
-    """Frames are at the times told to the callback; those of fixed steps are states."""
+    """Frames are at the times that the callback receives; those of fixed steps are states."""
     x, seen, states = torch.randn(3, 2, **DOUBLE), [], []
     score = gaussian(VP())
 
@@ -154,7 +157,7 @@ def test_steps_that_become_too_short_stop():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    """The toolkit imports without torchsde, and says how to get it when it is used."""
+    """The toolkit can be imported without torchsde, and its use says how to install it."""
     found = builtins.__import__
 
     def absent(name, *args):

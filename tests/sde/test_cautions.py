@@ -1,4 +1,4 @@
-"""Warnings: each where it is due, once, and nowhere else."""
+"""Warnings: each appears where it is due, once, and nowhere else."""
 
 import math
 import warnings
@@ -36,7 +36,7 @@ LOOSE = {"rtol": 0.1, "atol": 0.1}
 
 
 class Net(nn.Module):
-    """F = 0 x behind layers that may depend on the mode."""
+    """F = 0 x, behind layers that may depend on the mode."""
 
     def __init__(self, *layers):
         super().__init__()
@@ -68,7 +68,7 @@ def model_of(*layers):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_no_default_is_too_narrow(name, data):
-    """For every published process and data of its size the prior costs a hundredth of the limit."""
+    """For every published process, with data of its size, the cost is 1 % of the limit."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         caution_width(DEFAULTS[name], DATA[data])
@@ -78,7 +78,7 @@ def test_no_default_is_too_narrow(name, data):
 @pytest.mark.parametrize("mean", [0.0, 0.7])
 @pytest.mark.parametrize("sigma_max", [0.3, 1.0, 4.0])
 def test_the_cost_is_what_the_likelihood_loses(sigma_max, mean):
-    """Of Gaussian data all is known: the mean log-likelihood is −entropy less the cost."""
+    """For Gaussian data all is known: the mean log-likelihood is −entropy minus the cost."""
     sde, generator = VE(0.01, sigma_max), torch.Generator().manual_seed(0)
     x = mean + 0.9 * torch.randn(400, 2, generator=generator, dtype=torch.float64)
     x = (x - x.mean(0)) / x.std(0, correction=0) * 0.9 + mean
@@ -90,7 +90,7 @@ def test_the_cost_is_what_the_likelihood_loses(sigma_max, mean):
 
 
 def test_it_is_said_well_before_a_tenth_of_a_nat():
-    """From a prior that is far too narrow to one that is wide: said wherever it costs > 0.02."""
+    """For priors from far too narrow to wide, the warning appears where the cost is > 0.02."""
     x = DATA["mixture"]
     for sigma_max in (0.3, 1.0, 2.0, 5.0, 20.0):
         sde = VE(0.01, sigma_max)
@@ -99,7 +99,7 @@ def test_it_is_said_well_before_a_tenth_of_a_nat():
             caution_width(sde, x)
         assert len(seen) == (prior_cost(sde, x) > 0.02)
     assert prior_cost(VE(0.01, 2.0), x) < 0.02 < prior_cost(VE(0.01, 1.0), x)
-    assert prior_cost(VP(beta_max=1.0), 0.5 + x) > 0.02  # whatever the process
+    assert prior_cost(VP(beta_max=1.0), 0.5 + x) > 0.02  # for any process
     with pytest.warns(UserWarning, match="nats per dimension .*; scale the data down$"):
         caution_width(VP(beta_max=1.0), 0.5 + x)
 

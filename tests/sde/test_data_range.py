@@ -34,6 +34,6 @@ def test_data_sets_and_likelihoods_have_the_same_cells(ends, levels):
     k = torch.arange(levels, dtype=torch.uint8).view(1, 1, 1, -1)
     for x in (cells.centre(k), grey.scale(k, None).double()):
         assert torch.equal(cells.value(x), k.double()) and torch.equal(grey.quantize(x), k)
-    # Just inside both edges, by more than the rounding of numbers near ten.
+    # The points are just inside both edges, by more than the rounding of numbers near ten.
     for u in (1e-9, 1 - 1e-9):
         assert torch.equal(cells.value(cells.point(k, u)), k.double())

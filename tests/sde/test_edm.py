@@ -1,4 +1,4 @@
-"""EDM as one more configuration: its table, its loss and its times, and min-SNR beside them."""
+"""EDM as one more configuration: its table, its loss and its times, and the min-SNR weighting."""
 
 import math
 
@@ -27,7 +27,7 @@ def edm_row(sigma, sigma_data):
 
 
 def vp_row(sigma, label):
-    """Columns VP and iDDPM, whose label is (M − 1) t, or the number of the level."""
+    """The columns VP and iDDPM, whose label is (M − 1) t, or the number of the level."""
     one = torch.ones_like(sigma)
     return one, -sigma, 1 / (sigma**2 + 1).sqrt(), label
 
@@ -38,7 +38,7 @@ def ve_row(sigma):
 
 
 class Spy(nn.Module):
-    """A network that remembers what it was asked."""
+    """A network that records its inputs."""
 
     def forward(self, x, c_noise):
         self.x, self.c_noise = x, c_noise
@@ -64,7 +64,7 @@ def test_preconditioning_is_that_of_the_table(name):
     }[name]()
     kind = {key: value for key, value in cfg.model.items() if key != "net"}
     model = ScoreModel(net, sde, data_range=sde.data_range, **kind)
-    x = sigma[:, None] * torch.randn(40, 5, **DOUBLE)  # theirs: data in [−1, 1] and their noise
+    x = sigma[:, None] * torch.randn(40, 5, **DOUBLE)  # EDM's: data in [−1, 1] and noise
     denoised = model.denoise(expand(sde.alpha(t), x) * (half * x + middle), t)
     expected = skip[:, None] * x + out[:, None] * torch.cos(3 * c_in[:, None] * x)
     torch.testing.assert_close(net.x, c_in[:, None] * x, rtol=1e-12, atol=1e-12)
@@ -117,7 +117,7 @@ class One(nn.Module):
 
 
 def test_min_snr_weight_is_the_published_one(sde):
-    """min(SNR, γ)/SNR, SNR = α²/σ²; with data in [0, 1], a quarter of that."""
+    """The weight is min(SNR, γ)/SNR, SNR = α²/σ²; SNR is a quarter of that for data in [0, 1]."""
     t = sde.to_levels(torch.linspace(sde.eps, sde.T, 101, **DOUBLE)[1:])
     snr = (sde.alpha(t) / sde.sigma(t)).square()
     for gamma, data_range, ratio in ((None, None, snr), (2.0, (0.0, 1.0), snr / 4)):
@@ -137,7 +137,8 @@ def test_noise_is_log_normal_on_every_process(sde, data_range, generator):
     spread = (-sde.half_log_snr(t) - math.log(half)).sort().values
     quantiles = torch.linspace(0.02, 0.98, 25, **DOUBLE)
     expected = (-1.2 + 1.2 * math.sqrt(2) * torch.erfinv(2 * quantiles - 1)).clamp(low, high)
-    # Five standard errors of a quantile; a level of a coarse chain stands for its whole cell.
+    # The bound is five standard errors of a quantile; a level of a coarse chain represents its
+    # whole cell.
     density = torch.exp(-0.5 * ((expected + 1.2) / 1.2) ** 2) / (1.2 * math.sqrt(2 * math.pi))
     bound = 5 * (quantiles * (1 - quantiles) / 20_000).sqrt() / density
     if len(t.unique()) < 2000:
@@ -156,7 +157,7 @@ def test_times_of_one_seed_repeat():
 
 
 def test_exact_score_has_the_smallest_edm_loss(process, generator):
-    """Weights and times move no minimum: a score that is off costs more."""
+    """Weights and times move no minimum: a score that is off has a larger loss."""
     mean, variance = torch.tensor([0.4, -0.2], **DOUBLE), torch.tensor([0.5, 2.0], **DOUBLE)
     x0 = mean + variance.sqrt() * torch.randn(50_000, 2, generator=generator, **DOUBLE)
     exact = GaussianScore(process, mean, variance)

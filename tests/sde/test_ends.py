@@ -1,4 +1,4 @@
-"""Processes that end with next to no data, α(T) → 0: an answer, or a sentence to follow."""
+"""Processes that end with almost no data, α(T) → 0, give results or a helpful error."""
 
 import re
 
@@ -20,7 +20,7 @@ class WholeCosine(CosineSchedule):
 
 
 class Steep(Schedule):
-    """β = 3000 throughout."""
+    """The schedule β = 3000 throughout."""
 
     def beta(self, t):
         return torch.full_like(t, 3000.0)
@@ -85,7 +85,7 @@ def test_likelihoods_of_processes_that_end_in_noise_are_right(name, clock):
 
 @pytest.mark.parametrize("name", ENDS)
 def test_grids_on_processes_that_end_in_noise(name):
-    """Times from T down, or where T is too close to the times before it, what to use."""
+    """The times fall from T, or an error advises a grid if T is too close to other times."""
     sde = ENDS[name]
     for grid in (UniformGrid(), QuadraticGrid(), LogSNRGrid(), KarrasGrid(sigma_max=1000)):
         times = grid(sde, 10)
@@ -97,7 +97,7 @@ def test_grids_on_processes_that_end_in_noise(name):
 
 @pytest.mark.parametrize("name", ENDS)
 def test_inverting_log_snr_ends_with_the_nearest_time(name):
-    """No neighbouring number of float64 has a λ closer to what was asked for, up to rounding."""
+    """No neighbouring number of float64 has a λ closer to the given one, up to rounding."""
     sde = ENDS[name]
     ends = torch.tensor([sde.T, sde.eps], **DOUBLE)
     lam = torch.linspace(*sde.half_log_snr(ends).tolist(), 301, **DOUBLE)
@@ -111,7 +111,7 @@ def test_inverting_log_snr_ends_with_the_nearest_time(name):
 
 
 def test_inverting_log_snr_where_newton_is_lost():
-    """λ is flat over a third of [0, 1] and g = 0 there; elsewhere g says it is infinite."""
+    """λ is flat over a third of [0, 1] and g = 0 there; elsewhere g makes it infinite."""
 
     class Flat(VE):
         def sigma(self, t):
@@ -133,10 +133,10 @@ def test_times_below_every_step_of_bisection_are_found():
 
 
 def test_a_process_that_reaches_noise_alone_is_refused_wherever_a_path_begins():
-    """Rectified flow up to T = 1, α = 1 − t: no λ(T), which is said by name and number."""
+    """Rectified flow up to T = 1, α = 1 − t, has no λ(T); the error names process and time."""
 
     class Straight(VE):
-        T = 0.99  # up to 1 it could not be made
+        T = 0.99  # with T = 1 its construction is refused
 
         def alpha(self, t):
             return 1 - t

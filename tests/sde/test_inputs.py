@@ -1,4 +1,4 @@
-"""Numbers and shapes that users pass, and what each is told that cannot be meant."""
+"""Numbers and shapes that users pass, and the errors for those that cannot be meant."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def pc(steps=5):
 
 
 def test_integers_of_numpy_are_integers():
-    """Wherever a count is asked for: 5 from NumPy is 5, and 5.0 or True still are not."""
+    """Wherever a count is expected, NumPy's 5 is 5, and 5.0 and True are still refused."""
     k = torch.zeros(3, 2, dtype=torch.long)
     assert pc(FIVE).steps == 5 and type(pc(FIVE).steps) is int
     assert Langevin(n_steps=FIVE).n_steps == 5
@@ -89,7 +89,7 @@ def test_numbers_that_cannot_be_meant_are_named(call, sentence):
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_a_run_keeps_as_many_states_as_it_has(sampler):
-    """Six states of five steps: not fewer than were asked for, without a word."""
+    """A run of five steps has six states; a request for more is refused rather than cut."""
     assert sampler.states(SDE) == 6
     assert sampler(SDE, EXACT, (3, 2), trajectory=6).trajectory.shape == (6, 3, 2)
     with pytest.raises(ValueError, match="trajectory=7 asks for more states than the 6 that 5"):

@@ -1,4 +1,4 @@
-"""The adaptive integrator against solutions in closed form."""
+"""The adaptive integrator compared with solutions in closed form."""
 
 import math
 
@@ -29,7 +29,7 @@ def tableau(request):
 
 
 def fixed_steps(tableau, field, y, t0, t1, steps):
-    """The solution by N equal steps, and the estimated error of the first."""
+    """The solution after N equal steps, and the estimated error of the first one."""
     h, first = (t1 - t0) / steps, None
     for t in (t0 + h * i for i in range(steps)):
         k, end = [field(t, y)], y
@@ -50,10 +50,10 @@ def fixed_steps(tableau, field, y, t0, t1, steps):
     "name, order, steps", [("bosh3", 3, 32), ("dopri5", 5, 32), ("dop853", 8, 4)]
 )
 def test_pairs_have_their_orders(name, order, steps):
-    """Halving a fixed step on y′ = cos(t) J y divides the error by 2^p, and the estimate too.
+    """Halving a step on y′ = cos(t) J y divides the error by 2^p, and the estimate accordingly.
 
-    The estimate's power is what the controller takes it to be, `tableau.order`, which is the
-    order of the companion and one more.
+    The power of the estimate is the one that the controller assumes, `tableau.order`, which is the
+    order of the companion plus one.
     """
     tableau, start = PAIRS[name], torch.tensor([1.0, 0.0], **DOUBLE)
     exact = torch.tensor([math.cos(math.sin(2.0)), math.sin(math.sin(2.0))], **DOUBLE)
@@ -69,7 +69,7 @@ def test_pairs_have_their_orders(name, order, steps):
 
 
 def test_rows_of_the_pairs_are_consistent(tableau):
-    """Weights of a stage sum to its node, those of an error to 0; each row has its length."""
+    """Weights of a stage sum to its node and those of an error to 0; each row has its length."""
     for i, (c, row) in enumerate(zip(tableau.c, tableau.a, strict=True), start=1):
         assert len(row) == i and sum(row) == pytest.approx(c, abs=1e-13)
     for i, (c, row) in enumerate(zip(tableau.frame_c, tableau.frame_a, strict=True), start=1):
@@ -80,7 +80,7 @@ def test_rows_of_the_pairs_are_consistent(tableau):
 
 @pytest.mark.parametrize("sde", [VP(), VE()], ids=["vp", "ve"])
 def test_error_on_the_flow_falls_with_the_tolerance(sde, tableau):
-    """The flow of a Gaussian, known in closed form: at most 60 tolerances for each pair."""
+    """On the flow of a Gaussian, known in closed form, the error is at most 60 tolerances."""
     distribution = torch.tensor([0.3, -0.2], **DOUBLE), torch.tensor([0.36, 0.04], **DOUBLE)
     score = GaussianScore(sde, *distribution)
     flow, ends = sde.reverse(score, eta=0.0), (sde.T, sde.sampling_eps)
@@ -99,7 +99,7 @@ def test_error_on_the_flow_falls_with_the_tolerance(sde, tableau):
 
 
 def test_a_higher_order_pays_at_a_tight_tolerance():
-    """Fewest evaluations at 1e-9 by order 8, most by order 3; the other way round at 1e-2."""
+    """Order 8 takes the fewest evaluations at 1e-9 and order 3 the most; at 1e-2 it is reversed."""
     y0, rates = torch.tensor([[1.0, 0.0]], **DOUBLE), torch.tensor([3.0], **DOUBLE)
 
     def cost(tableau, tolerance):
@@ -114,7 +114,7 @@ def test_a_higher_order_pays_at_a_tight_tolerance():
 @pytest.mark.parametrize("t0, t1", [(0.0, 2.0), (2.0, 0.0), (-1.0, 1.5)])
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
 def test_solution_meets_the_tolerance(t0, t1, tolerance):
-    """Rotations of different rates, forwards and backwards: error at most 100 tolerances."""
+    """For rotations of different rates, in both directions, the error is at most 100 tolerances."""
     rates = torch.tensor([0.1, 1.0, 7.0], **DOUBLE)
     y0 = torch.tensor([[1.0, 0.0]] * 3, **DOUBLE)
     solution = integrate(rotation(rates), y0, t0, t1, rtol=tolerance, atol=tolerance)
@@ -126,7 +126,7 @@ def test_solution_meets_the_tolerance(t0, t1, tolerance):
 
 
 def test_error_falls_in_proportion_to_the_tolerance():
-    """Slope 1 ± 0.15 of log error against log tolerance, on y′ = −y² t."""
+    """log error against log tolerance has the slope 1 ± 0.15, on y′ = −y² t."""
     y0 = torch.tensor([[1.0], [0.5]], **DOUBLE)
     exact = 1 / (1 / y0 + 0.5 * 3.0**2)
     tolerances = [10.0**-k for k in range(4, 11)]
@@ -157,7 +157,7 @@ def test_a_sample_does_not_depend_on_its_batch(tableau):
 
 @pytest.mark.parametrize("save_at", [None, torch.tensor([0.2, 0.25, 0.9], **DOUBLE)])
 def test_evaluations_are_counted(tableau, save_at):
-    """nfe is the number of evaluations in which a sample took part, those of frames included."""
+    """nfe is the number of evaluations in which a sample took part, including those of frames."""
     rates = torch.tensor([0.1, 9.0], **DOUBLE)
     calls = torch.zeros(2, dtype=torch.int64)
     field = rotation(rates)
@@ -190,7 +190,7 @@ def _arrives(rates, y0, steps):
 
 @pytest.mark.parametrize("name, bound", [("bosh3", 1e-5), ("dopri5", 1e-5), ("dop853", 1e-7)])
 def test_frames_lie_on_the_solution(name, bound):
-    """Frames between steps: cubic where steps are short, of order 7 where they are long."""
+    """Frames between steps are cubic where steps are short, and of order 7 where they are long."""
     rates = torch.tensor([1.0, 5.0], **DOUBLE)
     y0 = torch.tensor([[1.0, 0.0]] * 2, **DOUBLE)
     save_at = torch.linspace(2.0, 0.0, 9, **DOUBLE)
@@ -210,7 +210,7 @@ def test_float32_states_stay_float32():
 
 
 def test_a_singular_field_stops_with_the_time_and_the_sample():
-    """1/(0.5 − t) diverges at t = 0.5: no value is returned."""
+    """1/(0.5 − t) diverges at t = 0.5, and no value is returned."""
 
     def field(t, y, index):
         return torch.where(index[:, None] == 1, 1 / (0.5 - t[:, None]) ** 2, 0 * y)
@@ -220,7 +220,7 @@ def test_a_singular_field_stops_with_the_time_and_the_sample():
 
 
 def test_a_field_that_is_not_a_number_stops_at_once():
-    """NaN from the start: no step is resolved, and nothing is returned."""
+    """With NaN from the start no step is resolved, and nothing is returned."""
     calls = []
 
     def field(t, y, index):

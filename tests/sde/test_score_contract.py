@@ -1,4 +1,4 @@
-"""What samplers, likelihoods, bounds and losses ask of the functions that they are given."""
+"""What samplers, likelihoods, bounds and losses require of the functions that they receive."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def run(sampler, score, **options):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("other", [torch.float64, torch.bfloat16], ids=["wider", "narrower"])
 def test_a_state_keeps_its_type_whatever_the_score_returns(name, other):
-    """The same noise and, to the rounding of the narrower type, the same float32 samples."""
+    """A float32 state stays float32 for any type of the score, and no other number changes."""
     kinds = []
 
     def score(x, t):
@@ -71,7 +71,7 @@ def test_a_state_keeps_its_type_whatever_the_score_returns(name, other):
     ids=["(B, 1)", "(D,)", "()", "(1, B, D)"],
 )
 def test_a_score_of_another_shape_is_refused(name, wrong):
-    """All of these would be broadcast to the state's shape, and give wrong samples."""
+    """Each of these would be broadcast to the state's shape and give wrong samples."""
     with pytest.raises(ValueError, match=r"the score must have shape \(\d+, 2\), got \("):
         run(SAMPLERS[name], lambda x, t: wrong(EXACT(x, t)))
 
@@ -100,11 +100,11 @@ def test_whatever_evaluates_a_score_checks_it():
             call(narrow)
         with pytest.raises(TypeError, match=r"tensor of shape \(3, 2\), got ndarray"):
             call(array)
-        assert name  # named in the traceback of a failure
+        assert name  # the name appears in the traceback of a failure
 
 
 def test_other_functions_of_a_state_are_checked_too():
-    """Noise, constraints, fields and estimates, which would be broadcast as well."""
+    """Noise, constraints, fields and estimates would be broadcast as well."""
     sampler = PredictorCorrector(ReverseDiffusion(), steps=2)
     with pytest.raises(ValueError, match=r"noise must have shape \(3, 2\), got \(3, 1\)"):
         run(sampler, EXACT, noise=lambda x: torch.randn(3, 1))
@@ -130,7 +130,7 @@ def test_evaluations_are_counted_by_samples():
 
 @pytest.mark.parametrize("sde", [SDE, VE()], ids=["vp", "ve"])
 def test_samples_that_are_not_finite_are_told(sde):
-    """Fixed steps carry NaN to the end, where a warning says how many samples hold it."""
+    """Fixed steps carry NaN to the end, where a warning counts the samples that hold it."""
 
     def score(x, t):
         s = -x
@@ -145,7 +145,7 @@ def test_samples_that_are_not_finite_are_told(sde):
 
 @pytest.mark.parametrize("parameterization", ["noise", "score", "data", "v", "edm"])
 def test_an_output_of_a_network_that_would_be_broadcast_is_refused(parameterization):
-    """Next to the state, which data, v and edm networks are added to, it would have its shape."""
+    """It would be broadcast when data, v and edm networks are added to the state."""
 
     class Narrow(torch.nn.Module):
         def forward(self, x, c_noise):

@@ -1,4 +1,4 @@
-"""Every process obeys the same identities; a new one is tested by being listed in conftest."""
+"""Every process satisfies the same identities; a new one is tested by being listed in conftest."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_alpha_sigma_f_g_belong_together(sde):
 
 
 def test_log_snr_falls_and_is_inverted(sde):
-    """λ and its inverse agree to 1e-10 over the whole range, both ways."""
+    """λ and its inverse agree to 1e-10 over the whole range, in both directions."""
     t = times(sde)
     half_log_snr = sde.half_log_snr(t)
     assert (sde.half_log_snr(t.sort().values).diff() < 0).all()
@@ -56,7 +56,7 @@ def test_log_snr_outside_the_range_is_refused(process):
 
 
 def test_transitions_compose(sde):
-    """s → t → u equals s → u: a multiplies, and b² adds as variances do."""
+    """s → t → u equals s → u, where a multiplies and b² adds as variances do."""
     grid = times(sde, 41)[::20].sort().values
     s, t, u = grid[:-2], grid[1:-1], grid[2:]
     (a_st, b_st), (a_tu, b_tu), (a_su, b_su) = (
@@ -64,7 +64,7 @@ def test_transitions_compose(sde):
     )
     torch.testing.assert_close(a_st * a_tu, a_su, rtol=1e-12, atol=0)
     composed = (a_tu * b_st).square() + b_tu.square()
-    # b² is a difference of variances: where s is close to u it keeps fewer digits.
+    # b² is a difference of variances: it keeps fewer digits where s is close to u.
     torch.testing.assert_close(composed, b_su.square(), rtol=1e-9, atol=1e-15)
 
 
@@ -89,7 +89,7 @@ def test_short_transition_does_not_cancel():
 
 @pytest.mark.parametrize("shape", [(200_000, 2), (50_000, 1, 2, 2)])
 def test_perturb_has_the_moments_of_the_kernel(sde, shape, generator):
-    """Mean α x_0 and variance σ², within five standard errors."""
+    """The mean is α x_0 and the variance σ², within five standard errors."""
     t = torch.tensor(0.37 * sde.T, **DOUBLE)
     x0 = torch.full(shape, 1.5, **DOUBLE)
     z = torch.randn(shape, generator=generator, **DOUBLE)
@@ -110,7 +110,7 @@ def test_perturb_takes_a_time_for_each_sample(sde):
 
 
 def test_prior_is_a_normal_law(sde, generator):
-    """log_prob is a normal density of the prior's scale; samples have its moments."""
+    """log_prob is a normal density of the prior's scale, and samples have its moments."""
     prior = sde.prior((20_000, 3))
     x = prior.sample(generator, dtype=torch.float64)
     std = sde.sigma(torch.tensor(sde.T, **DOUBLE)).item()
@@ -126,7 +126,7 @@ def test_prior_is_a_normal_law(sde, generator):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_reverse_drift_and_diffusion(process, eta):
-    """f x − ½ (1 + η²) g² s, and η g, written out once more by hand."""
+    """They are f x − ½ (1 + η²) g² s and η g, written out independently."""
     x, t = torch.randn(5, 3, **DOUBLE), torch.rand(5, **DOUBLE) * 0.8 + 0.1
     reverse = process.reverse(lambda x, t: torch.sin(x), eta)
     g = process.g(t)
@@ -136,7 +136,7 @@ def test_reverse_drift_and_diffusion(process, eta):
 
 
 def test_ddpm_table_is_the_published_one():
-    """ᾱ of β = linspace(1e-4, 0.02, 1000), by DDPM's own recursion; ᾱ_1000 = 4.04e-5."""
+    """ᾱ of β = linspace(1e-4, 0.02, 1000) follows DDPM's own recursion, with ᾱ_1000 = 4.04e-5."""
     chain = VP().discretize(1000)
     alpha_bar, product = [], 1.0
     for i in range(1000):
@@ -149,7 +149,7 @@ def test_ddpm_table_is_the_published_one():
 
 
 def test_iddpm_table_is_the_published_one():
-    """β of the cosine schedule, min(1 − ᾱ(i+1)/ᾱ(i), 0.999)."""
+    """β of the cosine schedule is min(1 − ᾱ(i+1)/ᾱ(i), 0.999)."""
     chain = VP(schedule=CosineSchedule()).discretize(50)
 
     def alpha_bar(u):
@@ -161,7 +161,7 @@ def test_iddpm_table_is_the_published_one():
 
 
 def test_ncsn_table_is_geometric():
-    """σ_i from 0.01 to 50 in equal ratios; a = 1 and b² = σ_i² − σ_{i−1}², with σ_{−1} = 0."""
+    """σ_i from 0.01 to 50 have equal ratios; a = 1 and b² = σ_i² − σ_{i−1}², with σ_{−1} = 0."""
     chain = VE().discretize(232)
     expected = torch.tensor([0.01 * 5000 ** (i / 231) for i in range(232)], **DOUBLE)
     torch.testing.assert_close(chain.sigmas, expected, rtol=1e-12, atol=0)
@@ -194,7 +194,7 @@ def test_chain_has_its_table_at_its_times(process):
 
 
 def test_to_levels_cuts_time_into_equal_cells():
-    """A uniform grid of N steps is all N levels and the data; a uniform draw is a uniform level."""
+    """A uniform grid of N steps is all N levels and the data; a uniform time is a uniform level."""
     chain = VE().discretize(50)
     grid = chain.to_grid(torch.linspace(chain.T, chain.eps, 51, **DOUBLE))
     torch.testing.assert_close(grid[:-1], chain.times.flip(0), rtol=0, atol=0)
@@ -270,7 +270,7 @@ def test_wrong_times_and_types_are_refused(process):
 
 
 def test_a_new_process_costs_one_class():
-    """Six short methods are enough for every derived function: here x_t = x_0 + t z (EDM's)."""
+    """Six short methods suffice for every derived function; here x_t = x_0 + t z (EDM's)."""
 
     class Plain(SDE):
         T = 10.0

@@ -1,4 +1,4 @@
-"""Where a solver cannot go on, it stops at once and says where, when, and what is not finite."""
+"""A solver that cannot go on stops at once and names the time and what is not finite."""
 
 import math
 
@@ -38,7 +38,7 @@ FOREIGN = {
 @pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_solvers_of_others_stop_within_one_evaluation(name, value):
-    """One sample of three is spoiled from the start: SciPy's Runge–Kutta would never end."""
+    """One sample of three is invalid from the start, and SciPy's Runge–Kutta would never end."""
     calls = []
 
     def score(x, t):
@@ -54,14 +54,14 @@ def test_solvers_of_others_stop_within_one_evaluation(name, value):
 
 @pytest.mark.parametrize("method", ["RK23", "BDF"])
 def test_solvers_of_others_end_on_stiff_flows_too(monkeypatch, method):
-    """Ours give up after 10000 steps; of SciPy's the evaluations of as many steps are counted."""
+    """Ours stop after 10000 steps; for SciPy's, the evaluations of as many steps are counted."""
     monkeypatch.setattr(ode, "MAX_STEPS", 3)
     with pytest.raises(RuntimeError, match=r"stopped: \d+ evaluations did not reach t=0.001; m"):
         ProbabilityFlowODE(method=method)(SDE, lambda x, t: -x.sin() * 1e6, (2, 2))
 
 
 def test_a_state_that_is_not_finite_is_named_before_the_score():
-    """A score that float32 holds, and a step of length 40 that it does not."""
+    """float32 can hold the score, but not a step of length 40 with it."""
 
     def steep(x, t):
         s = -x
@@ -75,7 +75,7 @@ def test_a_state_that_is_not_finite_is_named_before_the_score():
 @pytest.mark.parametrize("method", ["bosh3", "dopri5", "dop853"])
 @pytest.mark.parametrize("clock", ["t", "log_snr"])
 def test_likelihoods_name_the_time_of_the_process(method, clock):
-    """A score that is NaN after t = 0.5 stops there, whatever the variable of the integration."""
+    """A score that is NaN after t = 0.5 stops there, for either variable of the integration."""
     score = spoiled(math.nan, lambda x, t: (t > 0.5) & (x[:1] < 1e9))
     with pytest.raises(RuntimeError, match=r"at t=0\.5, sample 0; the score is not finite there"):
         log_likelihood(SDE, score, torch.ones(2, 2, **DOUBLE), clock=clock, method=method)
@@ -94,7 +94,7 @@ def test_what_is_not_finite_is_named():
     x = torch.ones(2, 2, **DOUBLE)
 
     def kinked(x, t):
-        """A score that is finite, and whose derivative is not at the first sample."""
+        """A finite score whose derivative is not finite at the first sample."""
         return EXACT(x, t) + (x[:, :1] - 1).abs().sqrt()
 
     with pytest.raises(RuntimeError, match="the divergence of the score is not finite"):
@@ -122,12 +122,12 @@ def test_a_slope_that_is_infinite_is_not_a_last_step():
 
 @pytest.mark.parametrize("clock", ["t", "log_snr"])
 def test_one_absurd_sample_costs_the_others_nothing(clock):
-    """It gets NaN, a count and a warning; the others get their values to all digits."""
+    """It gets NaN, a count and a warning, and the others get their values to all digits."""
     x = torch.tensor([[0.1, 0.2], [1e30, 0.0], [-0.3, 0.4]], **DOUBLE)
     options = {"clock": clock, "rtol": 1e-4, "atol": 1e-4}
     score = spoiled(math.nan, lambda x, t: x > 1e9)
     sentence = r"1 of 3 samples have no likelihood, the first.* sample 1"
-    with silent(), pytest.warns(UserWarning, match=sentence):  # silent of their width
+    with silent(), pytest.warns(UserWarning, match=sentence):  # no warning on width
         scored = log_likelihood(SDE, score, x, give_up=True, **options)
     alone = log_likelihood(SDE, EXACT, x[[0, 2]], **options)
     torch.testing.assert_close(scored.log_prob[[0, 2]], alone.log_prob, rtol=0, atol=1e-12)

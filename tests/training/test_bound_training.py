@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("stratified", [True, False])
 def test_importance_times_are_uniform_in_log_snr(process, stratified, generator):
-    """Of 4000 draws, λ is within 0.03 of uniform everywhere (Kolmogorov–Smirnov at 0.1 %)."""
+    """For 4000 times, λ is within 0.03 of uniform everywhere (Kolmogorov–Smirnov at 0.1 %)."""
     times = ImportanceTimes(stratified)(process, 4000, generator, CPU)
     assert times.min() >= process.eps and times.max() <= process.T
     ends = process.half_log_snr(torch.tensor([process.T, process.eps], **DOUBLE))
@@ -58,9 +58,9 @@ def test_importance_times_on_a_chain_are_its_levels(generator):
     "sde, ratio", [(VP(), 0.1), (SubVP(), 0.1), (VE(), 1.5)], ids=["vp", "subvp", "ve"]
 )
 def test_importance_times_estimate_the_likelihood_weighting(sde, ratio):
-    """The same expectation up to 2 (λ_eps − λ_T)/(T − eps), at a tenth of the variance or less.
+    """It has the same expectation up to 2 (λ_eps − λ_T)/(T − eps), and a tenth of the variance.
 
-    VE's g²/σ² is a constant, so that there uniform times are these.
+    VE's g²/σ² is a constant, so that uniform times are importance times there.
     """
     wrong = GaussianScore(sde, torch.zeros(2), torch.full((2,), 0.5))
     x0 = 0.3 * torch.randn(400, 2, generator=torch.Generator().manual_seed(1), **DOUBLE)
@@ -139,7 +139,7 @@ def test_the_bound_trains_the_variance_alone():
 
 
 def test_a_network_with_a_variance():
-    """Of twice the channels the first half is ẑ, the second a share in [0, 1]."""
+    """The first half of its doubled channels is ẑ, the second a share in [0, 1]."""
     torch.manual_seed(0)
     net = UNet((1, 8, 8), nf=4, ch_mult=(1, 2), num_res_blocks=1, dropout=0, out_channels=2)
     for parameter in net.parameters():
@@ -169,7 +169,7 @@ def flow_with_weights(shape=(2, 2, 2), seed=0):
 
 
 def test_the_density_of_a_dequantization_is_its_jacobian():
-    """log q = log N(z) − log|det ∂u/∂z|, the determinant by automatic differentiation."""
+    """log q = log N(z) − log|det ∂u/∂z|, with the determinant by automatic differentiation."""
     flow = flow_with_weights()
     k = torch.randint(0, 16, (1, 2, 2, 2), generator=torch.Generator().manual_seed(0))
     z = torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(1), **DOUBLE)
@@ -213,7 +213,7 @@ def test_a_trained_dequantization_is_closer_than_a_uniform_one():
         )
         gaps.append(-result.log_prob.mean().item())  # log P = 0, but for 6e-5 in the tails
     assert gaps[1] < gaps[0] / 5
-    assert gaps[1] > -0.1  # by which the prior differs from p_T in four coordinates
+    assert gaps[1] > -0.1  # the prior differs from p_T by this in four coordinates
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_wrong_settings_are_refused(call, sentence):
 
 @pytest.mark.parametrize("steps", [12, 232])
 def test_a_hybrid_loss_takes_a_chains_own_levels(steps):
-    """All levels but the lowest, whose step to the data has no variance to train."""
+    """It leaves out the step from the lowest level to the data, without a variance to train."""
     chain = VE().discretize(steps)
     levels = HybridLoss(chain).levels
     torch.testing.assert_close(levels, chain.times.flip(0), rtol=0, atol=1e-12)

@@ -32,7 +32,7 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
 @pytest.mark.parametrize("updates", [0, 10**6])
 def test_an_average_moves_as_far_as_its_decay_says(dtype, updates):
-    """3000 updates towards 1: 1 − 0.999³⁰⁰⁰ = 0.950 of the way, and all of it after a warm-up."""
+    """3000 updates towards 1 give 1 − 0.999³⁰⁰⁰ = 0.950 of the way; a warm-up gives all of it."""
     model = nn.Linear(1, 1, bias=False, dtype=dtype)
     nn.init.zeros_(model.weight)
     ema = EMA(model, 0.999)

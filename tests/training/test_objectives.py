@@ -29,7 +29,7 @@ from scoresde.training import (
 
 
 class Labelled(NamedTuple):
-    """A batch as that of a data set."""
+    """A batch like that of a data set."""
 
     x: torch.Tensor
     condition: torch.Tensor | None = None
@@ -45,7 +45,7 @@ def batch(step, size=8):
 
 
 class Twin(nn.Module):
-    """ẑ and a share of a network with a class as its condition."""
+    """A network with ẑ and a share, and with a class as its condition."""
 
     learned_variance = True
 
@@ -175,7 +175,7 @@ def test_a_loss_is_told_of_each_step_and_of_the_average():
     ema, steps = training(model, loss, torch.optim.SGD(model.parameters(), 0.1), 5, start=2)
     values = [step.loss.item() for step in steps]
     assert loss.started == [(2, 0), (3, 1), (4, 2)] and loss.target is ema.model
-    assert values[0] == pytest.approx(1)  # model and average are one at first
+    assert values[0] == pytest.approx(1)  # model and average are equal at first
 
 
 def test_a_loss_refuses_a_model_before_the_first_batch():

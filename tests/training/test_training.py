@@ -32,7 +32,7 @@ def smallest_loss(sde, weight):
 
 @pytest.mark.parametrize("reduce, factor", [("mean", 1.0), ("sum", 0.5 * 2)])
 def test_loss_of_the_exact_score_is_the_smallest(sde, reduce, factor, generator):
-    """With the exact score the loss is the posterior variance of the noise: within 2 %."""
+    """The exact score has the posterior variance of the noise as its loss, within 2 %."""
     loss = DenoisingScoreMatching(sde, reduce=reduce)
     exact = GaussianScore(sde, MEAN, VARIANCE)
     value = loss(exact, data(200_000), generator)
@@ -44,7 +44,7 @@ def test_loss_of_the_exact_score_is_the_smallest(sde, reduce, factor, generator)
 
 @pytest.mark.parametrize("name", ["ve", "ddpm"])
 def test_likelihood_weighting_is_g_squared_over_sigma_squared(name, generator):
-    """The loss of a Gaussian to 5 %: the weight is constant for VE and bounded for DDPM's chain."""
+    """The loss of a Gaussian is exact to 5 %: the weight is constant for VE, bounded for DDPM."""
     from tests.conftest import CHAINS, PROCESSES
 
     sde = (PROCESSES | CHAINS)[name]
@@ -69,7 +69,7 @@ def test_times_are_uniform_on_the_process(sde, generator):
 
 
 def test_ddpm_loss_is_l_simple(generator):
-    """On the chain: mean (ẑ − z)² with x_t = √ᾱ x_0 + √(1 − ᾱ) z at uniform levels, by hand."""
+    """On the chain it is mean (ẑ − z)², x_t = √ᾱ x_0 + √(1 − ᾱ) z at uniform levels, by hand."""
     chain, x0 = VP().discretize(1000), data(64)
     model = ScoreModel(MLP((2,), width=16, depth=1), chain).double()
     nn.init.normal_(model.net.leave.weight)
@@ -188,7 +188,7 @@ def test_loss_falls_and_gradients_are_clipped():
 
 
 def test_a_bad_step_changes_nothing_and_many_end_the_training():
-    """One NaN loss leaves the weights as they were; ten in a row raise, naming the step."""
+    """One NaN loss changes no weights; ten in a row raise an error that names the step."""
     training = Training(30)
     before = training.weights().clone()
     bad = iter([True] + [False] * 3 + [True] * 20)
