@@ -196,7 +196,7 @@ def closed(labels, sde=PROCESSES["vp"]):
     ids=["ode", "adaptive", "parallel", "torchsde", "draw", "likelihood", "batches"],
 )
 @pytest.mark.parametrize("kind", ["fails", "returns a batch"])
-def test_a_closure_that_ignores_rows_is_told_in_one_sentence(act, kind):
+def test_a_closure_that_ignores_rows_is_refused_in_one_sentence(act, kind):
     if kind == "fails":
         score = closed(LABELS)
     else:  # it has the shape of the whole batch for any input
@@ -210,7 +210,7 @@ def test_a_closure_that_ignores_rows_is_told_in_one_sentence(act, kind):
         act(score)
 
 
-def test_a_closure_is_as_good_where_the_batch_stays_whole():
+def test_a_closure_is_accepted_where_the_batch_stays_whole():
     sde, whole = VP(), sampled(SAMPLERS["pc"], VP(), closed(LABELS), range(6))
     bound = sampled(SAMPLERS["pc"], sde, mixture(sde).given(LABELS), range(6))
     assert torch.equal(whole.x, bound.x)
@@ -349,7 +349,7 @@ def networks():
 
 
 @pytest.mark.parametrize("name", ["unet", "mlp"])
-def test_a_network_is_told_its_class(name):
+def test_a_network_receives_its_class(name):
     model = ScoreModel(networks()[name], VP()).double().eval()
     x = torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     t, labels = torch.tensor(0.3, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
@@ -385,11 +385,11 @@ def test_a_label_is_a_column_added_to_the_embedding_of_the_noise():
 def test_classes_add_one_matrix_and_change_nothing_else():
     """Without classes a network has the same weights as before, and with them K vectors more."""
     options = {"nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
-    plain, told = UNet((1, 8, 8), **options), UNet((1, 8, 8), **options, classes=7)
-    extra = set(told.state_dict()) - set(plain.state_dict())
+    plain, labelled = UNet((1, 8, 8), **options), UNet((1, 8, 8), **options, classes=7)
+    extra = set(labelled.state_dict()) - set(plain.state_dict())
     assert extra == {"embedding.label.weight"}
-    assert told.state_dict()["embedding.label.weight"].shape == (16, 7)
-    assert set(plain.state_dict()) < set(told.state_dict())
+    assert labelled.state_dict()["embedding.label.weight"].shape == (16, 7)
+    assert set(plain.state_dict()) < set(labelled.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -314,13 +314,13 @@ def test_a_half_network_is_scored_at_a_tolerance_that_it_meets():
 
 def test_noise_that_is_given_in_another_type_is_taken_in_the_states():
     """float16 noise is used for a state that is carried in float32, and is not changed."""
-    draws = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)).half()
-    kept, queue = draws.clone(), iter(draws)
+    noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)).half()
+    kept, queue = noise.clone(), iter(noise)
     sampler = PredictorCorrector(ReverseDiffusion(), steps=4)
     x = sampler(
         VP(), gaussian(VP()), (3, 2), x_init=X.half(), noise=lambda x: next(queue), temperature=0.5
     ).x
-    assert x.dtype == torch.float16 and torch.equal(draws, kept)
+    assert x.dtype == torch.float16 and torch.equal(noise, kept)
 
 
 def test_a_constraint_sees_the_type_that_was_asked_for():

@@ -21,18 +21,18 @@ TOYS = {Moons: 2, Checkerboard: 8, EightGaussians: 8, Mixture: 4}
 
 
 def test_labels_are_those_of_the_rows_of_the_batch():
-    plain, told = (
+    plain, labelled = (
         Grey(levels=256, dequantize=True, flip=True, condition=c) for c in (None, "label")
     )
     for step in (0, 5, 2, 9):  # several epochs
-        batch = told.batch(step, 16, seed=3)
+        batch = labelled.batch(step, 16, seed=3)
         assert isinstance(batch, Batch) and batch.condition.dtype == torch.int64
         # The labels of this set are the numbers of its samples.
-        assert torch.equal(batch.condition, told.indices(step, 16, seed=3))
+        assert torch.equal(batch.condition, labelled.indices(step, 16, seed=3))
         same = plain.batch(step, 16, seed=3)
         assert torch.equal(batch.x, same.x) and same.condition is None
     assert plain.train_condition is None and plain.test_condition is None
-    assert torch.equal(told.test_condition, told.test_labels)
+    assert torch.equal(labelled.test_condition, labelled.test_labels)
 
 
 def test_number_of_classes_is_of_both_parts():
@@ -46,14 +46,16 @@ def test_number_of_classes_is_of_both_parts():
 
 @pytest.mark.parametrize("distribution", TOYS)
 def test_points_are_the_same_with_labels(distribution):
-    plain, told = distribution(**SMALL), distribution(**SMALL, condition="label")
-    assert torch.equal(plain.train, told.train) and torch.equal(plain.test, told.test)
+    plain, labelled = distribution(**SMALL), distribution(**SMALL, condition="label")
+    assert torch.equal(plain.train, labelled.train) and torch.equal(plain.test, labelled.test)
     assert (
-        plain.train_labels is None and plain.classes is None and told.classes == TOYS[distribution]
+        plain.train_labels is None
+        and plain.classes is None
+        and labelled.classes == TOYS[distribution]
     )
-    assert told.train_labels.shape == (600,) and told.test_labels.shape == (200,)
-    batch = told.batch(1, 50, seed=0)
-    assert torch.equal(batch.condition, told.train_labels[told.indices(1, 50, seed=0)])
+    assert labelled.train_labels.shape == (600,) and labelled.test_labels.shape == (200,)
+    batch = labelled.batch(1, 50, seed=0)
+    assert torch.equal(batch.condition, labelled.train_labels[labelled.indices(1, 50, seed=0)])
     assert torch.equal(batch.x, plain.batch(1, 50, seed=0).x)
 
 
@@ -97,7 +99,7 @@ def test_unknown_conditions_are_named_before_anything_is_read(condition, message
             build(condition=condition)
 
 
-def test_labels_that_there_are_not_are_no_condition(tmp_path):
+def test_missing_labels_cannot_be_a_condition(tmp_path):
     with pytest.raises(ValueError, match=r"condition=label, but the data 'swissroll' have no lab"):
         SwissRoll(**SMALL, condition="label")
     with pytest.raises(ValueError, match=r"'absent' have no labels; set data.labels=folders, num"):

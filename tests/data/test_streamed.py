@@ -179,12 +179,12 @@ def test_labels_of_an_npz_and_of_dataset_json(tmp_path):
 # WebDataset
 
 
-def samples(start, count, **beside):
+def samples(start, count, **others):
     """Samples of a shard, each an image of one level with other files of the same name."""
     files = {}
     for i in range(start, start + count):
         files[f"{i - start:06d}.png"] = png(np.full((2, 2), i, np.uint8))
-        for suffix, content in beside.items():
+        for suffix, content in others.items():
             files[f"{i - start:06d}.{suffix}"] = content(i).encode()
     return files
 
@@ -664,7 +664,7 @@ def test_reading_ahead_is_bounded_and_in_any_order_right():
 # Identity
 
 
-def test_digest_tells_bytes_labels_parts_and_forms_apart(places, tmp_path):
+def test_digest_distinguishes_bytes_labels_parts_and_forms(places, tmp_path):
     files = photographs()
     write_files(tmp_path / "copy", files)
     for path in (tmp_path / "copy").rglob("*"):

@@ -41,10 +41,10 @@ def test_tensors_keep_their_type_and_values(dtype, shape):
 
 def test_conditions_follow_their_samples():
     samples, labels = latents(), torch.arange(30) % 4
-    told = Tensors(samples, labels)
-    batch = told.batch(3, 9, seed=0)
+    labelled = Tensors(samples, labels)
+    batch = labelled.batch(3, 9, seed=0)
     assert torch.equal(batch.condition, numbers(batch.x) % 4)
-    assert told.classes == 4 and torch.equal(told.test_labels, numbers(told.test) % 4)
+    assert labelled.classes == 4 and torch.equal(labelled.test_labels, numbers(labelled.test) % 4)
     text = {
         "text": latents(30, (3, 5), torch.float16),
         "length": torch.arange(30, dtype=torch.int32),
@@ -73,7 +73,7 @@ def test_a_test_part_that_is_given_is_the_test_part():
     assert len(Tensors(latents(1), test=test).train) == 1
 
 
-def test_digest_tells_values_types_and_conditions_apart():
+def test_digest_distinguishes_values_types_and_conditions():
     samples, labels = latents(), torch.arange(30)
     made = [
         (samples, labels),

@@ -33,7 +33,7 @@ def test_points_have_the_declared_form(distribution):
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_draw_is_a_function_of_the_seed(distribution):
+def test_points_are_a_function_of_the_seed(distribution):
     torch.manual_seed(1)
     first = distribution(n=500, n_test=500, seed=3)
     torch.manual_seed(2)
@@ -58,7 +58,7 @@ def test_distribution_has_unit_scale(distribution):
     torch.testing.assert_close(spread, torch.ones(2).double(), atol=tolerance, rtol=0)
 
 
-def test_standardisation_is_of_the_law_not_of_the_sample():
+def test_standardisation_is_of_the_distribution_not_of_the_sample():
     # Standardisation by the samples would make a point depend on their number.
     for distribution in (Moons, SwissRoll, Checkerboard, EightGaussians):
         one = distribution(n=1, seed=5).train

@@ -143,7 +143,7 @@ def test_networks_give_the_same_divergence_by_both_modes(rule):
 
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
-def test_probes_tell_their_own_error(name):
+def test_probes_estimate_their_own_error(name):
     """The spread of 200 samples at one point is the error that each of them states, to 20 %."""
     process = PROCESSES[name]
     generator = torch.Generator().manual_seed(4)

@@ -101,7 +101,7 @@ def test_prior_mismatch_is_small(name):
     torch.testing.assert_close(ours, exact, rtol=0, atol=0.05)
 
 
-def test_hutchinson_is_exact_for_an_isotropic_law(process):
+def test_hutchinson_is_exact_for_an_isotropic_gaussian(process):
     """The Jacobian is a multiple of I, so that any Rademacher probe gives its trace."""
     score = GaussianScore(process, torch.zeros(9), torch.full((9,), 0.5))
     x = points_at_eps(process, score, 6).reshape(6, 1, 3, 3)
@@ -110,7 +110,7 @@ def test_hutchinson_is_exact_for_an_isotropic_law(process):
     torch.testing.assert_close(estimate.log_prob, exact, rtol=0, atol=1e-4)
 
 
-def test_hutchinson_is_unbiased_for_a_correlated_law():
+def test_hutchinson_is_unbiased_for_a_correlated_gaussian():
     """At one point, the mean over 400 probes is the exact log p within four standard errors."""
     sde = VP()
     score = gaussian(sde)
@@ -247,7 +247,7 @@ def test_latents_decode_to_the_data(process, rtol):
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 @pytest.mark.parametrize("data", [Mixture, EightGaussians])
-def test_mean_log_prob_of_draws_is_minus_the_entropy(name, data):
+def test_mean_log_prob_of_samples_is_minus_the_entropy(name, data):
     """E −log p over 400 samples agrees with the entropy by quadrature within two standard errors.
 
     The contribution of eps to the entropy, and KL(p_T ‖ prior), are a hundredth of that.

@@ -139,7 +139,7 @@ def test_mmd_bandwidths_come_from_the_median_distance_of_y():
 
 
 @pytest.mark.slow
-def test_mmd_is_at_its_floor_for_one_law_and_above_it_for_two():
+def test_mmd_is_at_its_floor_for_equal_distributions_and_above_it_for_others():
     """For equal distributions E MMD² is (2/n)(K − E k): the root is 0.1 for K = 5 and n = 500."""
     generator = torch.Generator().manual_seed(0)
 

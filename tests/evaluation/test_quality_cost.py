@@ -53,14 +53,14 @@ def test_only_data_that_ask_are_read_by_the_classifier(asked, monkeypatch, capsy
     data.quality = asked
     parts = SimpleNamespace(seed=0, quality=ClassifierQuality(), data=data)
     samples, record = torch.zeros(5, 2, 3, 5), SimpleNamespace(entries={})
-    told = []
-    monkeypatch.setattr(DigitClassifier, "fit", lambda self, *_: told.append(1) or stop())
+    fitted = []
+    monkeypatch.setattr(DigitClassifier, "fit", lambda self, *_: fitted.append(1) or stop())
 
     def stop():
         raise InterruptedError("trained")
 
     if asked is None:
-        assert _quality(parts, samples, record) is None and not told
+        assert _quality(parts, samples, record) is None and not fitted
         assert capsys.readouterr().out == ""
     else:
         with pytest.raises(InterruptedError):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import norm as normal_law
+from scipy.stats import norm as normal_distribution
 
 from scoresde.evaluation import (
     Cells,
@@ -41,7 +41,7 @@ def masses(sde, eps, cells=CELLS):
     alpha, sigma = sde.alpha(eps).item(), sde.sigma(eps).item()
     edges = alpha * (cells.low + cells.width * torch.arange(cells.levels + 1, **DOUBLE).numpy())
     parts = [
-        w * normal_law.cdf(edges, alpha * m, math.hypot(alpha * s, sigma))
+        w * normal_distribution.cdf(edges, alpha * m, math.hypot(alpha * s, sigma))
         for w, m, s in zip(WEIGHTS, MEANS, STDS, strict=True)
     ]
     return torch.from_numpy(sum(part[1:] - part[:-1] for part in parts)).log()
@@ -108,7 +108,7 @@ def _slanted(k, z):
 
 
 @pytest.mark.parametrize("rule", [Uniform(), TruncatedNormal(), Variational(_slanted)])
-def test_draws_stay_in_their_cells_and_have_the_density_they_say(rule):
+def test_samples_stay_in_their_cells_and_have_the_stated_density(rule):
     """E 1/q over samples is the volume of the cell to four standard errors; none lies outside."""
     k = torch.full((4000, 1), 7)
     for alpha, sigma in ((1.0, 0.002), (0.9, 0.05)):
@@ -131,7 +131,9 @@ def test_several_coordinates_multiply():
         sde, score, k, CELLS, samples=8, dtype=torch.float64, rtol=1e-5, atol=1e-5
     )
     low = -1 + CELLS.width * k.double().numpy()
-    mass = normal_law.cdf(low + CELLS.width, mean, std) - normal_law.cdf(low, mean, std)
+    mass = normal_distribution.cdf(low + CELLS.width, mean, std) - normal_distribution.cdf(
+        low, mean, std
+    )
     exact = torch.from_numpy(mass).log().flatten(1).sum(1)
     # The prior differs from p_T by the remaining mean, α_T 0.1, in each coordinate: 0.01 in all.
     torch.testing.assert_close(result.log_prob, exact, rtol=0, atol=0.02)
@@ -175,7 +177,7 @@ def test_a_result_names_what_it_is():
         _ = points.bits_per_dim
 
 
-def test_draws_and_probes_belong_to_samples():
+def test_noise_and_probes_belong_to_samples():
     """Permuted, split or alone, samples have the same numbers, to the rounding of sums."""
     sde, k = VP(), torch.randint(0, 256, (5, 4), generator=torch.Generator().manual_seed(0))
     score = GaussianMixtureScore(sde, torch.ones(1), torch.zeros(1, 4), torch.eye(4)[None] + 0.3)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm as normal_law
+from scipy.stats import norm as normal_distribution
 
 from scoresde.evaluation import Cells, elbo, variational_bound
 from scoresde.evaluation.result import join
@@ -160,7 +160,7 @@ def test_posterior_is_bayes_rule(process):
     torch.testing.assert_close(distribution.c_0, alpha / sigma**2 / precision, rtol=1e-9, atol=0)
 
 
-def test_kl_of_normal_laws():
+def test_kl_of_normal_distributions():
     one, other = (torch.distributions.Normal(m, s) for m, s in ((0.3, 0.5), (-0.2, 1.4)))
     exact = torch.distributions.kl_divergence(one, other)
     ours = normal_kl(one.mean, one.variance, other.mean, other.variance)
@@ -173,7 +173,7 @@ def test_cell_probabilities_far_from_the_mean():
     low, high = edges[:-1], edges[1:]
     ours = log_cell_probability(low, high, torch.zeros(()).double(), torch.ones(()).double())
     side = torch.minimum(low, -high).numpy()  # this is the mirror image in the lower tail
-    upper, lower = normal_law.logcdf(side + 1), normal_law.logcdf(side)
+    upper, lower = normal_distribution.logcdf(side + 1), normal_distribution.logcdf(side)
     exact = torch.from_numpy(upper + np.log1p(-np.exp(lower - upper)))
     torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
     low[0], high[-1] = -torch.inf, torch.inf

@@ -120,7 +120,7 @@ def test_a_folder_named_by_the_time_is_not_used_twice(tmp_path, monkeypatch, cap
     assert not (tmp_path / "new").exists() and files(tmp_path) == after
 
 
-def test_shards_share_a_folder_that_nobody_else_gets(tmp_path):
+def test_shards_share_a_folder_that_is_refused_to_others(tmp_path):
     one, two = (Claim(tmp_path / "run", shared=True) for _ in range(2))
     with pytest.raises(ValueError, match="is in use by process"):
         Claim(tmp_path / "run")

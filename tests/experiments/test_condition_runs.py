@@ -53,14 +53,14 @@ def test_the_picture_has_a_row_for_each_class(trained):
 
 @pytest.mark.slow
 def test_classes_are_drawn_in_turn_or_as_chosen(trained, tmp_path):
-    draws = ["task=sample", f"checkpoint={trained[0]}", "sampler=ddim", "sampler.steps=2"]
-    draws += ["evaluate.samples.count=6", "evaluate.samples.frames=2"]
-    start(tmp_path / "all", *draws)  # a class-conditional network receives classes here too
+    sample = ["task=sample", f"checkpoint={trained[0]}", "sampler=ddim", "sampler.steps=2"]
+    sample += ["evaluate.samples.count=6", "evaluate.samples.frames=2"]
+    start(tmp_path / "all", *sample)  # a class-conditional network receives classes here too
     assert np.load(tmp_path / "all" / "samples.npz")["labels"].tolist() == list(range(6))
-    start(tmp_path / "two", *draws, "condition=label", "condition.draw=[3,7]")
+    start(tmp_path / "two", *sample, "condition=label", "condition.draw=[3,7]")
     two = np.load(tmp_path / "two" / "samples.npz")
     assert two["labels"].tolist() == [3, 7] * 3
-    start(tmp_path / "none", *draws, "condition=none")
+    start(tmp_path / "none", *sample, "condition=none")
     assert "labels" not in np.load(tmp_path / "none" / "samples.npz")
 
 

@@ -152,7 +152,7 @@ def test_resumed_run_is_bitwise_the_straight_one(tmp_path, monkeypatch, capsys):
     """A run cut off after step 3 continues, in its own folder or another, to the same weights."""
     straight = tmp_path / "straight"
     call(monkeypatch, straight, *TRAIN)
-    for name, arguments in {"own": [], "beside": []}.items():
+    for name, arguments in {"own": [], "new": []}.items():
         parent = tmp_path / name
         cut = parent / "cut"
         (cut / "checkpoints").mkdir(parents=True)

@@ -206,7 +206,7 @@ def test_an_edm_network_scores_by_another_process(tmp_path, monkeypatch, capsys,
 
 
 @pytest.mark.slow
-def test_times_that_no_training_drew_are_named(tmp_path, monkeypatch, capsys):
+def test_times_outside_of_the_training_are_named(tmp_path, monkeypatch, capsys):
     """The loss has a least time of its own, and the density that of the process."""
     times = ["loss=likelihood", "loss.times.eps=1e-2", "evaluate/likelihood=none"]
     call(monkeypatch, tmp_path / "train", *TINY, *FEW, "sampler.steps=2", *times)
@@ -228,7 +228,7 @@ def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys, digits):
 
 
 @pytest.mark.slow
-def test_other_data_are_told_apart(tmp_path, monkeypatch, digits):
+def test_other_data_are_distinguished(tmp_path, monkeypatch, digits):
     """White noise is compared with digits in a picture and by shares, the areas under curves."""
     folder = tmp_path / "noise"
     folder.mkdir()

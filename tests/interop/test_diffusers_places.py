@@ -165,7 +165,7 @@ def test_either_network_can_be_named(inner, averaged, tmp_path, caplog):
         load(f"{averaged}/unet_ema{inner}", ema=False)
 
 
-def test_one_network_is_no_two(averaged, pipe, tmp_path):
+def test_one_network_does_not_count_as_two(averaged, pipe, tmp_path):
     shutil.rmtree(averaged / "unet")
     check(load(averaged), MEAN)
     sentence = "--raw needs a checkpoint with two sets of weights; .* has one"
@@ -226,12 +226,12 @@ def test_chains_that_end_in_noise_alone_are_read_and_written(base, tmp_path):
 def test_networks_with_classes_are_kept_in_the_native_format(write, tmp_path):
     sde = VP().discretize(1000)
     net = UNet(SHAPE, nf=32, ch_mult=(1,), num_res_blocks=1, classes=10, **DDPM)
-    told = ScoreModel(net, sde, "noise", data_range=(-1.0, 1.0))
+    model = ScoreModel(net, sde, "noise", data_range=(-1.0, 1.0))
     target = tmp_path / "checkpoint_1.pth"
     with pytest.raises(ValueError, match="a network of 10 classes cannot be written for"):
-        write(told, target)
+        write(model, target)
     assert not list(tmp_path.iterdir())
-    told.save(target)
+    model.save(target)
     assert ScoreModel.load(target).net.classes == 10
 
 

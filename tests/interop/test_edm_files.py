@@ -49,18 +49,18 @@ DDPMPP, NCSNPP = Kind(augmented=True), Kind("residual", taps=(1, 3, 3, 1), fouri
 
 def tensors(kind: Kind, seed: int = 0) -> dict[str, Tensor]:
     """Random weights of such a network, under EDM's names."""
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
 
     def add(name: str, *shape: int, bias: bool = True) -> None:
         scale = 1 / math.sqrt(math.prod(shape[1:]))
-        found[f"{name}.weight"] = scale * torch.randn(shape, generator=draw)
+        found[f"{name}.weight"] = scale * torch.randn(shape, generator=generator)
         if bias:
-            found[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=draw)
+            found[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=generator)
 
     def norm(name: str, channels: int) -> None:
-        found[f"{name}.weight"] = 1 + 0.1 * torch.randn(channels, generator=draw)
-        found[f"{name}.bias"] = 0.1 * torch.randn(channels, generator=draw)
+        found[f"{name}.weight"] = 1 + 0.1 * torch.randn(channels, generator=generator)
+        found[f"{name}.bias"] = 0.1 * torch.randn(channels, generator=generator)
 
     def resampled(*names: str) -> None:
         k = torch.tensor(kind.taps, dtype=torch.float32)
@@ -84,7 +84,7 @@ def tensors(kind: Kind, seed: int = 0) -> dict[str, Tensor]:
             add(f"{name}.proj", new, new, 1, 1)
 
     if kind.fourier:
-        found["map_noise.freqs"] = 4 * torch.randn(NF, generator=draw)
+        found["map_noise.freqs"] = 4 * torch.randn(NF, generator=generator)
     label = 2 * NF if kind.fourier else NF
     if kind.augmented:
         add("map_augment", label, 9, bias=False)

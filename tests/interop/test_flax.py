@@ -437,7 +437,9 @@ def test_a_state_without_a_mean_and_with_a_plain_step(tmp_path: Path) -> None:
         (b"", False),
     ],
 )
-def test_the_first_bytes_tell_flax_from_others(data: bytes, flax: bool, tmp_path: Path) -> None:
+def test_the_first_bytes_distinguish_flax_from_others(
+    data: bytes, flax: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint_1"
     assert not is_flax(path)
     assert not is_flax(tmp_path)

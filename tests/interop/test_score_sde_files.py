@@ -206,7 +206,7 @@ def test_images_that_are_not_square(tmp_path):
 @pytest.mark.parametrize(
     "name", [n for n in CASES if "ddpm blocks" not in n and n != "DDPM, mean and nearest"]
 )
-def test_shapes_tell_the_network(name, tmp_path):
+def test_shapes_determine_the_network(name, tmp_path):
     """All is found but what no shape shows; "ddpm blocks in ++" looks like DDPM, as documented."""
     case = CASES[name]
     path = write(tmp_path / "checkpoint.pth", random_checkpoint(case))
@@ -410,7 +410,7 @@ def test_a_number_of_yaml_may_be_a_word(tmp_path):
 
 @pytest.mark.parametrize("name", ["256", "chain of VE"])
 @pytest.mark.parametrize("change", [{"sigma_max": 90.0}, {"sigma_min": 0.02}, {"num_scales": 50}])
-def test_levels_beside_the_network_are_those_of_the_configuration(name, change, tmp_path):
+def test_levels_next_to_the_network_are_those_of_the_configuration(name, change, tmp_path):
     case = copy.deepcopy(CASES[name])
     path = write(tmp_path / "c.pth", random_checkpoint(case))
     case["model"] |= change

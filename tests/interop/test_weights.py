@@ -212,7 +212,7 @@ def test_half_a_prefix_is_none(tmp_path):
 
 
 def lightning(kind, raw, mean):
-    """A checkpoint of Lightning with the average in the place of one of its callbacks."""
+    """A checkpoint of Lightning with the average where one of its callbacks puts it."""
     whole = {"epoch": 1, "global_step": 9, "pytorch-lightning_version": "2.5.0"}
     whole |= {"optimizer_states": [], "callbacks": {"ModelCheckpoint{}": {"best": "a.ckpt"}}}
     held = prefixed("model.", raw)

@@ -62,7 +62,7 @@ def test_denoiser_is_the_posterior_mean(process):
     torch.testing.assert_close(score.denoise(x, t)[0], expected, rtol=0.03, atol=0.03)
 
 
-def test_samples_have_the_moments_of_the_law(generator):
+def test_samples_have_the_moments_of_the_distribution(generator):
     score = mixture(_any_process())
     x = score.sample(200_000, generator)
     mean = (WEIGHTS[:, None] * MEANS).sum(0)
@@ -138,7 +138,7 @@ def _any_process():
         ),
     ],
 )
-def test_impossible_laws_are_refused(weights, means, covariances, sentence):
+def test_impossible_distributions_are_refused(weights, means, covariances, sentence):
     with pytest.raises(ValueError, match=sentence):
         GaussianMixtureScore(_any_process(), weights, means, covariances)
 

@@ -244,9 +244,9 @@ def test_samples_do_not_see_each_other(some, generator):
     order = torch.randperm(16, generator=generator)
 
     def run(x, script):
-        draws = iter(script)
+        queue = iter(script)
         sampler = NoiseAdaptive(Ancestral(), from_norm(some), 6, every=2)
-        return sampler(some, gaussian(some), x.shape, x_init=x, noise=lambda x: next(draws)).x
+        return sampler(some, gaussian(some), x.shape, x_init=x, noise=lambda x: next(queue)).x
 
     torch.testing.assert_close(run(x[order], script[:, order]), run(x, script)[order])
 

@@ -321,7 +321,7 @@ def test_writing_undoes_reading(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shapes_tell_the_arguments(variant: str, channels: int) -> None:
+def test_shapes_determine_the_arguments(variant: str, channels: int) -> None:
     shapes = published_shapes(variant, channels, 6) | {"sigmas": (232,)}
     options = VARIANTS[variant]
     expected = {
@@ -532,7 +532,7 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
         (float("nan"), "got nan"),
     ],
 )
-def test_levels_that_there_are_not_are_refused(level: float, message: str) -> None:
+def test_missing_levels_are_refused(level: float, message: str) -> None:
     net = tiny()
     with pytest.raises(ValueError, match=re.escape(message)):
         net(torch.zeros(2, 3, 8, 16), torch.tensor([1.0, level]))

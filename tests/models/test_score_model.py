@@ -114,7 +114,7 @@ class Spy(nn.Module):
         return x[:, :1]
 
 
-def test_fourier_features_tell_the_values_of_eight_bits_apart(process):
+def test_fourier_features_distinguish_the_values_of_eight_bits(process):
     """Values 1/128 apart in [−1, 1] get opposite signs at n = 7, whatever the process.
 
     All but the first channel vanish where the noise hides them.
@@ -184,11 +184,11 @@ def test_c_noise_is_an_option_of_its_own(parameterization, c_noise, expected):
         level = torch.arange(10.0)
         edm = 0.25 * (chain.sigmas / 0.5).log().float()
 
-    told = {"c_noise": c_noise, "data_range": (0.0, 1.0)}
-    model = ScoreModel(Spy(), At.chain, parameterization, **told)
+    settings = {"c_noise": c_noise, "data_range": (0.0, 1.0)}
+    model = ScoreModel(Spy(), At.chain, parameterization, **settings)
     model(torch.zeros(10, 2), At.chain.times)
     torch.testing.assert_close(seen[0], expected(At))
-    described = ScoreModel(MLP((2,)), At.chain, parameterization, **told).description()
+    described = ScoreModel(MLP((2,)), At.chain, parameterization, **settings).description()
     default = described["c_noise"] is None
     assert default == (c_noise in (None, {"edm": "edm"}.get(parameterization, "process")))
 

@@ -210,11 +210,11 @@ def test_pyramids_add_the_parameters_of_their_layers() -> None:
     assert count(progressive_input="residual") - plain == downs
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_only_a_noise_conditional_network_is_told_the_noise(told: bool) -> None:
-    net = tiny(noise_conditional=told).eval()
+@pytest.mark.parametrize("conditional", [True, False])
+def test_only_a_noise_conditional_network_depends_on_the_noise_level(conditional: bool) -> None:
+    net = tiny(noise_conditional=conditional).eval()
     x, c_noise = batch(net)
-    assert torch.equal(net(x, c_noise), net(x, c_noise + 1)) != told
+    assert torch.equal(net(x, c_noise), net(x, c_noise + 1)) != conditional
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (5, 12, 8), (2, 6, 10)])

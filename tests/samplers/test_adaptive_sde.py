@@ -32,7 +32,7 @@ def sde(request):
 
 
 @pytest.mark.parametrize("shape", [(6000, 2), (200, 1, 8, 8)])
-def test_samples_have_the_law_of_the_data(sde, shape, generator):
+def test_samples_have_the_distribution_of_the_data(sde, shape, generator):
     """Mean and std of 12000 coordinates: five standard errors are 0.028 and 0.02."""
     score = gaussian(sde, math.prod(shape[1:]))
     samples = AdaptiveSDE(0.05)(sde, score, shape, generator=generator)
@@ -42,7 +42,7 @@ def test_samples_have_the_law_of_the_data(sde, shape, generator):
 
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
-def test_rejected_steps_leave_no_trace_in_the_law(name, generator):
+def test_rejected_steps_do_not_change_the_distribution(name, generator):
     """In two coordinates four steps in ten are rejected; new noise would add 75 % and 120 %.
 
     The standard error of the variance of 16000 coordinates is 1.1 %, and its bias is 2 % at most.
@@ -80,7 +80,7 @@ def test_a_step_compares_euler_with_heun(sde):
     torch.testing.assert_close(steps[0][2], x, rtol=0, atol=0)
 
 
-def test_a_finer_tolerance_is_closer_to_the_law():
+def test_a_finer_tolerance_is_closer_to_the_distribution():
     """The variance falls short by 11 % at rtol 0.5 and is right to 1 % at 0.02 (error 0.6 %)."""
     sde, errors = VP(), []
     for rtol, atol in ((0.5, 0.5), (0.02, 0.0078)):
@@ -141,7 +141,7 @@ def test_samples_do_not_depend_on_their_neighbours(sde):
     torch.testing.assert_close(alone, whole, rtol=1e-9, atol=1e-9)
 
 
-def test_evaluations_are_counted_and_those_who_have_arrived_rest(sde):
+def test_evaluations_are_counted_and_samples_at_the_end_take_none(sde):
     """nfe is the mean number of rows that the score saw; the last calls see fewer of them."""
     exact, seen = gaussian(sde, 2), []
 

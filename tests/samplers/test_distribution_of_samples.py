@@ -43,7 +43,7 @@ def mixture(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("sde", SDES)
-def test_samples_cannot_be_told_from_exact_draws(sde, sampler, floor):
+def test_samples_cannot_be_distinguished_from_exact_ones(sde, sampler, floor):
     score, generator = mixture(sde), torch.Generator().manual_seed(2)
     samples = SAMPLERS[sampler](SDES[sde], score, (N, 2), generator=generator)
     exact = score.sample(N, generator)
@@ -51,7 +51,7 @@ def test_samples_cannot_be_told_from_exact_draws(sde, sampler, floor):
 
 
 @pytest.mark.slow
-def test_a_wrong_law_is_told_from_exact_draws(floor):
+def test_a_wrong_distribution_is_detected(floor):
     """The bound detects an error: a mean that is off by 0.15, at scale 1, exceeds it."""
     score, generator = mixture("vp"), torch.Generator().manual_seed(3)
     exact = score.sample(N, generator)

@@ -291,13 +291,13 @@ def test_temperature_scales_all_noise():
         sampler(sde, score, (5, 2), temperature=-1)
 
 
-def test_a_temperature_leaves_shared_draws_alone():
+def test_a_temperature_does_not_change_shared_noise():
     """A solver does not change noise that its caller keeps: two runs with it are the same."""
     sde, x = PROCESSES["vp"], torch.ones(3, 2, dtype=torch.float64)
-    draws = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shared = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sampler, ends = PredictorCorrector(DDIM(1.0), steps=5), []
     for _ in range(2):
-        queue = iter(draws)
+        queue = iter(shared)
         noise = lambda x, queue=queue: next(queue)  # noqa: E731
         score = gaussian(sde)
         ends.append(sampler(sde, score, (3, 2), x_init=x, noise=noise, temperature=0.5).x)
@@ -330,7 +330,7 @@ def test_the_mean_keeps_noise_that_was_evaluated(solver):
     assert ends[0] <= 1.001 * ends[1]
 
 
-def test_a_corrector_beside_a_multistep_solver_is_refused():
+def test_a_corrector_next_to_a_multistep_solver_is_refused():
     sampler = PredictorCorrector(PRESETS["dpmpp_2m"](), Langevin(), steps=5)
     with pytest.raises(ValueError, match="use a single-step predictor next to it"):
         sampler(PROCESSES["vp"], gaussian(PROCESSES["vp"]), (3, 2))

@@ -188,7 +188,7 @@ def learned(sde, name, x, t, spread=0.6, sigma_data=0.5):
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
-def test_both_predictions_are_those_of_the_law(process, name):
+def test_both_predictions_are_those_of_the_distribution(process, name):
     """D and ẑ follow from the best output, to the rounding of float64, at all noise levels."""
     t = times(process, 6, 0.05 * process.T)
     x = torch.linspace(-2, 2, 6, **DOUBLE) * process.sigma(t)

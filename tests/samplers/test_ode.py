@@ -79,6 +79,6 @@ def test_a_jacobian_that_does_not_fit_is_refused_before_any_evaluation(method):
         sampler(VP(), None, (2, 3, 32, 32))
 
 
-def test_the_names_of_all_methods_are_told():
+def test_an_error_lists_the_names_of_all_methods():
     with pytest.raises(ValueError, match=r"'rk4'. Available: bosh3, dopri5, .*, Radau, BDF, LSODA"):
         ProbabilityFlowODE(method="rk4")

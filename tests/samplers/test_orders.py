@@ -152,7 +152,7 @@ def coarsen(z):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, solver, draws, bar",
+    "name, solver, n_noise, bar",
     [
         ("Euler–Maruyama", EulerMaruyama(), 1, 0.9),
         ("stochastic Heun", StochasticHeun(), 1, 0.9),
@@ -160,7 +160,7 @@ def coarsen(z):
     ],
 )
 @pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
-def test_strong_order(process, name, solver, draws, bar, record_property):
+def test_strong_order(process, name, solver, n_noise, bar, record_property):
     """The error is the median distance from a run of SRA1 with 4096 steps on the same Wiener path.
 
     On EDM's process, equal steps in t do not resolve times near σ = 0.002.
@@ -169,8 +169,8 @@ def test_strong_order(process, name, solver, draws, bar, record_property):
     score, x = gaussian(sde), sde.prior((64, 2)).sample(torch.Generator().manual_seed(1))
     x = x.double()
 
-    def end(solver, z, draws):
-        queue = iter([z[i, n] for n in range(z.shape[1]) for i in range(draws)])
+    def end(solver, z, n_noise):
+        queue = iter([z[i, n] for n in range(z.shape[1]) for i in range(n_noise)])
         noise = lambda x: next(queue)  # noqa: E731
         return run(solver, sde, score, x, z.shape[1], grid=UniformGrid(0.05), noise=noise)
 
@@ -178,7 +178,7 @@ def test_strong_order(process, name, solver, draws, bar, record_property):
     while z.shape[1] > 64:
         z = coarsen(z)
         if z.shape[1] <= 512:
-            errors.append((end(solver, z, draws) - exact).norm(dim=1).median().item())
+            errors.append((end(solver, z, n_noise) - exact).norm(dim=1).median().item())
     orders = slopes(errors[::-1])
     record_property("order", (process, f"{name}, strong", orders, errors[0]))
     assert sum(orders) / len(orders) >= bar, orders

@@ -610,7 +610,7 @@ METHODS = {
 }
 
 
-def draws(seed=1):
+def normals(seed=1):
     """Standard normal noise, the same each time."""
     generator = torch.Generator().manual_seed(seed)
     while True:
@@ -631,8 +631,8 @@ def test_every_preset_of_a_paper_is_written_out():
 def compare(solver, recursion, p, grid):
     """All states of 10, 20 and 50 steps with the same noise agree."""
     for steps in (10, 20, 50):
-        times, z = grid(p.sde, steps), draws()
-        x = p.sigma(times[0]) * next(draws(0))
+        times, z = grid(p.sde, steps), normals()
+        x = p.sigma(times[0]) * next(normals(0))
         run = PredictorCorrector(solver, steps=steps, grid=FixedGrid(times), denoise=False)(
             p.sde,
             p.score,
@@ -641,7 +641,7 @@ def compare(solver, recursion, p, grid):
             trajectory=steps + 1,
             noise=lambda x, z=z: next(z),
         )
-        same(run.trajectory, [x, *recursion(p, x, times, draws())])
+        same(run.trajectory, [x, *recursion(p, x, times, normals())])
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -684,16 +684,16 @@ def test_analytic_dpm(grid):
 @pytest.mark.parametrize("steps", [10, 20, 50])
 def test_restart(grid, steps):
     """Xu et al. 2023, arXiv:2306.14878, algorithm 1, with Heun's method of algorithm 2 of EDM."""
-    p, heun, z = EDMSDE, edm(), draws()
+    p, heun, z = EDMSDE, edm(), normals()
     times = GRIDS[grid](p.sde, steps)
     solver = Restart(EDMHeun(), restarts=3, sigma_min=0.1, sigma_max=4.0)
-    x = 80 * next(draws(0))
+    x = 80 * next(normals(0))
     sampler = PredictorCorrector(solver, steps=steps, grid=FixedGrid(times), denoise=False)
     end = sampler(p.sde, p.score, (3, 2), x_init=x, noise=lambda x: next(z)).x
     top, bottom = ((times.log() - math.log(s)).abs().argmin().item() for s in (4.0, 0.1))
     if top == bottom:
         top -= 1
-    z = draws()
+    z = normals()
     *_, x = heun(p, x, times[: bottom + 1], None)
     for _ in range(3):
         x = x + torch.sqrt(times[top] ** 2 - times[bottom] ** 2) * next(z)
@@ -706,12 +706,12 @@ def test_restart(grid, steps):
 @pytest.mark.parametrize("steps", [10, 20, 50])
 def test_annealed_langevin(grid, steps):
     """Song & Ermon 2019, arXiv:1907.05600, algorithm 1, ε = 4 r² σ_L²; 2009.05475 to end it."""
-    p, z = EDMSDE, draws()
+    p, z = EDMSDE, normals()
     times = GRIDS[grid](p.sde, steps)
-    x = 80 * next(draws(0))
+    x = 80 * next(normals(0))
     sampler = AnnealedLangevin(steps, snr=0.3, n_steps=2, grid=FixedGrid(times))
     end = sampler(p.sde, p.score, (3, 2), x_init=x, noise=lambda x: next(z)).x
-    z, epsilon = draws(), 4 * 0.3**2 * p.sigma(times[-1]) ** 2
+    z, epsilon = normals(), 4 * 0.3**2 * p.sigma(times[-1]) ** 2
     for t in times:
         step = epsilon * p.sigma(t) ** 2 / p.sigma(times[-1]) ** 2
         for _ in range(2):

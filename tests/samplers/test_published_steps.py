@@ -133,7 +133,7 @@ def test_churned_heun(name, churn):
 
 
 @pytest.mark.parametrize("make", [ExponentialMultistep, ExponentialSinglestep])
-def test_stochasticity_acts_where_it_is_told_to(sde, make):
+def test_stochasticity_acts_in_its_interval(sde, make):
     """A step is random if its middle in λ has σ/α in the interval, to 1e-9 of its ends."""
     times = LogSNRGrid()(sde, 10)
     lam = sde.half_log_snr(times)

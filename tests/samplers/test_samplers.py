@@ -60,7 +60,7 @@ def gaussian(sde, dim):
 
 
 @pytest.mark.parametrize("shape", [(8000, 2), (300, 1, 8, 8)])
-def test_annealed_langevin_has_the_law_of_the_data(sde, shape, generator):
+def test_annealed_langevin_has_the_distribution_of_the_data(sde, shape, generator):
     """Langevin steps alone follow 200 levels, with three steps at each, to within 0.06."""
     sampler = AnnealedLangevin(200, snr=0.3, n_steps=3, grid=LogSNRGrid())
     samples = sampler(sde, gaussian(sde, math.prod(shape[1:])), shape, generator=generator)

@@ -76,7 +76,7 @@ def test_batches_change_no_sample():
     torch.testing.assert_close(listed, whole, rtol=0, atol=1e-6)
 
 
-def test_one_generator_for_all_draws_as_it_did():
+def test_one_generator_for_all_gives_the_same_noise_as_before():
     """The noise of a batch is one tensor of its shape, which reproduces published runs."""
     drawn = Prior((3, 2), 2.0).sample(torch.Generator().manual_seed(1))
     expected = 2 * torch.randn(3, 2, generator=torch.Generator().manual_seed(1))

@@ -23,7 +23,7 @@ def gaussian(sde, dim=2):
     return GaussianScore(sde, torch.full((dim,), MEAN), torch.full((dim,), STD**2))
 
 
-def check_law(sde, x, bound):
+def check_distribution(sde, x, bound):
     """Mean and standard deviation of the data's distribution at the time where sampling ends."""
     eps = torch.tensor(sde.sampling_eps, **DOUBLE)
     alpha, sigma = sde.alpha(eps).item(), sde.sigma(eps).item()
@@ -33,20 +33,22 @@ def check_law(sde, x, bound):
 
 @pytest.mark.parametrize("variable, process", [("log_snr", EDM()), ("time", VP()), ("time", VE())])
 @pytest.mark.parametrize("method", CALCULUS)
-def test_samples_have_the_law_of_the_data(variable, process, method, generator):
+def test_samples_have_the_distribution_of_the_data(variable, process, method, generator):
     """Five standard errors of 16000 coordinates are 0.024; the bound adds the bias of 100 steps."""
     sampler = TorchSDE(method, 100, variable=variable)
     samples = sampler(process, gaussian(process), (8000, 2), generator=generator)
-    check_law(process, samples.x, 0.05)
+    check_distribution(process, samples.x, 0.05)
     assert samples.nfe == 100 * COST[method]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable, process", [("log_snr", EDM()), ("time", VP())])
 @pytest.mark.parametrize("method", ["euler", "srk", "heun"])
-def test_adaptive_steps_have_the_law_of_the_data(variable, process, method, generator):
+def test_adaptive_steps_have_the_distribution_of_the_data(variable, process, method, generator):
     sampler = TorchSDE(method, variable=variable, **ADAPTIVE)
-    check_law(process, sampler(process, gaussian(process), (4000, 2), generator=generator).x, 0.05)
+    check_distribution(
+        process, sampler(process, gaussian(process), (4000, 2), generator=generator).x, 0.05
+    )
 
 
 @pytest.mark.parametrize("options", [{"steps": 50, "variable": "time"}, {"steps": 50}, ADAPTIVE])
@@ -64,7 +66,7 @@ def test_images_of_any_process(sde, options, generator):
         return score(x, t)
 
     samples = TorchSDE(**options)(sde, counting, (200, 1, 8, 8), generator=generator, progress=True)
-    check_law(sde, samples.x, 0.05)
+    check_distribution(sde, samples.x, 0.05)
     assert set(calls) == {(200, 1, 8, 8)} and samples.nfe == len(calls)
 
 

@@ -129,7 +129,7 @@ def test_evaluations_are_counted_by_samples():
 
 
 @pytest.mark.parametrize("sde", [SDE, VE()], ids=["vp", "ve"])
-def test_samples_that_are_not_finite_are_told(sde):
+def test_samples_that_are_not_finite_are_counted_in_a_warning(sde):
     """Fixed steps carry NaN to the end, where a warning counts the samples that hold it."""
 
     def score(x, t):

@@ -109,7 +109,7 @@ def test_perturb_takes_a_time_for_each_sample(sde):
         torch.testing.assert_close(together[i], sde.perturb(x0[i : i + 1], t[i], z[i : i + 1])[0])
 
 
-def test_prior_is_a_normal_law(sde, generator):
+def test_prior_is_a_normal_distribution(sde, generator):
     """log_prob is a normal density of the prior's scale, and samples have its moments."""
     prior = sde.prior((20_000, 3))
     x = prior.sample(generator, dtype=torch.float64)

@@ -169,7 +169,7 @@ def training(model, loss, optimizer, steps, start=0, ema=None, **options):
     )
 
 
-def test_a_loss_is_told_of_each_step_and_of_the_average():
+def test_a_loss_receives_each_step_and_the_average():
     torch.manual_seed(0)
     model, loss = nn.Linear(2, 2), Consistent()
     ema, steps = training(model, loss, torch.optim.SGD(model.parameters(), 0.1), 5, start=2)
