@@ -140,7 +140,7 @@ EQUIVALENT = {
         "samplers/solvers/plan.py",
         "if terms and terms[0][1] == 1:",
         "1 × 1.01",
-    ): "two operations in place of one",
+    ): "two operations instead of one",
     (
         "samplers/solvers/folding.py",
         "divisors, folded, forgets = list[float](), list[Step](), plan.depth == 1",

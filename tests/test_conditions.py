@@ -210,7 +210,7 @@ def test_a_closure_that_ignores_rows_is_refused_in_one_sentence(act, kind):
         act(score)
 
 
-def test_a_closure_is_accepted_where_the_batch_stays_whole():
+def test_a_closure_is_as_good_where_the_batch_stays_whole():
     sde, whole = VP(), sampled(SAMPLERS["pc"], VP(), closed(LABELS), range(6))
     bound = sampled(SAMPLERS["pc"], sde, mixture(sde).given(LABELS), range(6))
     assert torch.equal(whole.x, bound.x)

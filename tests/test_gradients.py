@@ -126,7 +126,7 @@ def test_a_graph_that_is_dropped_is_named_once():
         (TorchSDE(steps=2), "torchsde keeps no graph here; use PredictorCorrector"),
     ],
 )
-def test_samplers_that_keep_no_graph_are_refused(sampler, sentence):
+def test_who_keeps_no_graph_says_so(sampler, sentence):
     with pytest.raises(ValueError, match=sentence):
         sampler(VP(), mixture(VP()), (3, 2), differentiable=True)
 

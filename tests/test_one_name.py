@@ -145,7 +145,7 @@ def test_names_from_before_are_read():
     assert describe(construct(net))["noise_conditional"] is False
     for parameterization, labels, c_noise in (
         ("edm", "process", None),
-        ("edm", "descending", None),  # which edm ignored
+        ("edm", "descending", None),  # edm ignored it
         ("score", "process", None),
         ("score", "descending", "descending"),
     ):
@@ -156,7 +156,7 @@ def test_names_from_before_are_read():
             "parameterization": parameterization,
             "c_noise": c_noise,
         }
-    assert current_names({"labels": "folders"}) == {"labels": "folders"}  # of data
+    assert current_names({"labels": "folders"}) == {"labels": "folders"}  # these are labels of data
 
 
 def test_a_class_of_a_users_own_keeps_its_name(monkeypatch):
@@ -185,7 +185,7 @@ def test_a_model_from_before_gives_the_same_score(name, step, c_noise):
 
 
 @pytest.mark.slow
-def test_a_run_from_before_goes_on_as_it_did(tmp_path):
+def test_a_run_from_before_continues_unchanged(tmp_path):
     """From step 3 of 6 it reaches the weights, the average and the noise of the run itself at 6."""
     folder = tmp_path / "run"
     shutil.copytree(OLD / "run", folder)

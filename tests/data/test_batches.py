@@ -99,7 +99,7 @@ def test_unknown_conditions_are_named_before_anything_is_read(condition, message
             build(condition=condition)
 
 
-def test_missing_labels_cannot_be_a_condition(tmp_path):
+def test_labels_that_there_are_not_are_no_condition(tmp_path):
     with pytest.raises(ValueError, match=r"condition=label, but the data 'swissroll' have no lab"):
         SwissRoll(**SMALL, condition="label")
     with pytest.raises(ValueError, match=r"'absent' have no labels; set data.labels=folders, num"):

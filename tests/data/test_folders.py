@@ -51,7 +51,7 @@ PARTS |= {"test/a/0.png": grey(70), "test/bb/1.png": grey(80)}
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("files", [CHUNKS, CLASSES, PARTS])
-def test_folders_are_labels_only_on_request(files, packed, tmp_path):
+def test_folders_are_no_labels_unless_asked_for(files, packed, tmp_path):
     folder = Folder(write(tmp_path, files, packed))
     assert folder.train_labels is None and folder.test_labels is None
     assert folder.quality is None and len(folder.train) + len(folder.test) == len(files)
@@ -93,7 +93,7 @@ def test_train_and_test_folders_are_the_parts(packed, tmp_path):
 @pytest.mark.parametrize(
     ("names", "train", "test"),
     [
-        ("train/a training/b", None, None),  # no test part: no parts
+        ("train/a training/b", None, None),  # without a test part there are no parts
         ("test/a other/b", None, None),
         ("train/a val/b", "train/a", "val/b"),
         ("Train/x/a Validation/x/b", "Train/x/a", "Validation/x/b"),
@@ -222,7 +222,7 @@ def test_a_line_says_what_was_read_and_what_was_not(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_files_of_a_run_are_not_read_as_data(packed, tmp_path):
+def test_what_a_run_wrote_is_no_data(packed, tmp_path):
     run = {"config.yaml": b"", "samples.png": grey(200), "checkpoints/step_2.pt": b""}
     files = {f"{i}.png": grey(i) for i in range(4)}
     files |= {f"mine/{name}": content for name, content in run.items()}
@@ -249,7 +249,7 @@ def test_an_empty_root_is_refused(build, root, tmp_path, monkeypatch):
         build("/")
 
 
-def test_zip_entries_other_than_files_are_not_read(tmp_path):
+def test_zip_entries_that_are_no_files_are_not_read(tmp_path):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("class.png/", b"")
@@ -264,7 +264,7 @@ def test_zip_entries_other_than_files_are_not_read(tmp_path):
     assert "data.labels=folders" in folder.report  # class.png and windows
 
 
-def test_names_that_cannot_be_decoded_can_be_reported(tmp_path):
+def test_names_that_are_no_text_can_be_reported(tmp_path):
     root = tmp_path / "set"
     write_files(root, CLASSES)
     Path(root / "x.\udcff").write_bytes(b"")

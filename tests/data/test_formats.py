@@ -112,7 +112,7 @@ def test_of_an_animation_the_first_frame_is_read_and_counted(tmp_path):
     assert together(folder) == sorted(noise(i, 4, 4).ravel().tolist() for i in (0, 5))
 
 
-def test_a_photograph_with_broken_exif_data_is_not_corrupt(tmp_path, monkeypatch):
+def test_a_photograph_with_broken_exif_data_is_no_corrupt_photograph(tmp_path, monkeypatch):
     def fail(image):
         raise struct.error("required argument is not an integer")
 
@@ -258,7 +258,7 @@ def archived(kind):
     # An archive contains its time of creation, and parametrize ids must be equal in every process.
     ids=lambda value: "content" if isinstance(value, bytes) else None,
 )
-def test_a_root_that_is_no_data_set_is_described(name, content, message, tmp_path):
+def test_a_root_that_is_no_set_is_called_what_it_is(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         Folder(tmp_path / name)

@@ -73,7 +73,7 @@ def test_cifar10_pickled_by_python3_in_every_protocol(protocol, labels, core, tm
         order = np.asfortranarray(pixels) if i == 2 else pixels
         batch = {"data": order, b"labels": labels(numbers.tolist()), "filenames": ["x"] * 4}
         content = pickle.dumps(batch, protocol=protocol)
-        if core == "numpy.core" and protocol < 4:  # where lengths of names are not written
+        if core == "numpy.core" and protocol < 4:  # their names have no written length
             content = content.replace(b"numpy._core", b"numpy.core")
         (folder / name).write_bytes(content)
     pixels = torch.from_numpy(np.concatenate([pixels for pixels, _ in parts]))
@@ -93,9 +93,7 @@ def test_cifar10_from_unzipped_archives_and_its_own_folder(form, name, tmp_path)
     packed = tmp_path / "packed"
     packed.mkdir()
     path = packed / name.format(archive.removesuffix(".gz"))
-    with tarfile.open(
-        path, "w:"
-    ) as tar:  # as after decompression by a browser, which keeps the name
+    with tarfile.open(path, "w:") as tar:  # a browser that decompresses a file keeps its name
         tar.add(tmp_path / folder, folder)
     for root in (packed, path):
         assert torch.equal(CIFAR10(root).train.flatten(1), expected)

@@ -79,8 +79,7 @@ def test_batches_are_those_of_memory_for_any_number_of_workers(place, places):
     digests = set()
     for workers in (0, 1, 3):
         streamed = Streamed(places / place, channels=3, workers=workers, **SETTINGS)
-        # The steps run in order across epochs of 5 batches, then from other steps on, backwards,
-        # and again.
+        # The steps cross epochs of 5 batches, start anew elsewhere, run backwards, and repeat.
         for step in (0, 1, 2, 3, 4, 5, 6, 12, 13, 3, 3, 4):
             same(streamed.batch(step, 7, seed=2), memory.batch(step, 7, seed=2))
         for seed, size in ((3, 7), (3, 5), (2, 36)):

@@ -41,7 +41,7 @@ def points_at_eps(sde, score, n):
 
 
 def error(sde, score, x, rtol, **options):
-    """The largest |log p − exact|, with the exact p_T in place of the prior."""
+    """The largest |log p − exact|, with the exact p_T instead of the prior."""
     result = log_likelihood(sde, score, x, rtol=rtol, atol=rtol, **options)
     start, end = (torch.tensor(t, **DOUBLE) for t in (sde.eps, sde.T))
     prior = sde.prior(tuple(x.shape)).log_prob(result.latent)
@@ -201,7 +201,7 @@ def test_log_prob_has_a_tolerance_of_its_own():
 
 
 def test_log_prob_can_be_differentiated(process):
-    """∇ log p_eps is the score to 1e-4, here with the exact p_T in place of the prior."""
+    """∇ log p_eps is the score to 1e-4, here with the exact p_T instead of the prior."""
     score = mixture(process)
     x = points_at_eps(process, score, 4).requires_grad_()
     result = log_likelihood(process, score, x, rtol=1e-6, atol=1e-6, differentiable=True)

@@ -32,7 +32,7 @@ def points(sde, score, factor, n, seed):
 
 
 def errors(sde, score, x, rtol, **options):
-    """|log p − exact| of each point, with the exact p_T in place of the prior."""
+    """|log p − exact| of each point, with the exact p_T instead of the prior."""
     result = log_likelihood(sde, score, x, rtol=rtol, atol=rtol, **options)
     start, end = (torch.tensor(t, **DOUBLE) for t in (sde.eps, sde.T))
     prior = sde.prior(tuple(x.shape)).log_prob(result.latent)

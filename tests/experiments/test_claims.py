@@ -88,7 +88,7 @@ def test_one_of_many_gets_a_folder_that_a_dead_process_left(tmp_path):
 
 
 def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path):
-    (tmp_path / "12_00").mkdir()  # as Hydra does
+    (tmp_path / "12_00").mkdir()  # Hydra does the same
     claims = together(8, lambda: claim_new(tmp_path / "12_00"))
     expected = {"12_00", *(f"12_00_{number}" for number in range(1, 8))}
     assert {claim.folder.name for claim in claims} == expected

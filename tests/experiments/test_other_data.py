@@ -67,10 +67,10 @@ def test_likelihoods_of_other_data_are_not_mixed_in(tmp_path, capsys):
     settings = images(tmp_path / "data", 12)
     start(tmp_path / "run", *settings)
     score = [*settings, "task=likelihood", f"checkpoint={tmp_path / 'run'}", "task.shards=2"]
-    score += ["evaluate/likelihood=flow"]  # which `images` leaves out
+    score += ["evaluate/likelihood=flow"]  # `images` leaves these out
     score += ["evaluate.split=train", "evaluate.batch_size=6", "evaluate.scored=7"]
     score += ["evaluate.likelihood.rtol=0.1", "evaluate.likelihood.atol=0.1"]
-    with pytest.raises(FileNotFoundError):  # no result yet
+    with pytest.raises(FileNotFoundError):  # there is no result yet
         start(tmp_path / "scored", *score)
     images(tmp_path / "data", 12, 12)
     code, sentence = ends(capsys, tmp_path / "scored", *score)

@@ -248,7 +248,7 @@ def test_a_training_with_features_of_images_is_drawn_from(tmp_path, call):
         ("diffusers", "unet"),
     ],
 )
-def test_a_file_of_a_folder_stands_for_it(kind, inner, tmp_path):
+def test_a_file_of_a_folder_selects_the_folder(kind, inner, tmp_path):
     path = make(kind, tmp_path)
     assert format_of(path / inner) == kind
     weights = zip(load(path / inner).parameters(), load(path).parameters(), strict=True)

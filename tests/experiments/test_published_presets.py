@@ -258,7 +258,7 @@ def test_the_network(preset: Preset) -> None:
     assert model.parameterization == published.output
     assert model.c_noise == ("descending" if published.descending else "process")
     x = torch.empty(2, 3, published.size, published.size, device="meta")
-    if published.output == "raw_score":  # a network that reads labels, which are not there on meta
+    if published.output == "raw_score":  # the network reads labels, which do not exist on meta
         assert model.net.num_levels == published.levels
         return
     assert model.net(x, torch.zeros(2, device="meta")).shape == x.shape

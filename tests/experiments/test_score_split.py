@@ -66,7 +66,7 @@ def test_a_split_is_scored_in_parts(tmp_path, monkeypatch, digits):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, digits):
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path, monkeypatch, digits):
     """It stops after two parts of three; repeated, the command gives equal numbers."""
     whole = score(monkeypatch, digits, tmp_path / "whole")
     done, evaluate = [], split.Evaluator.__call__

@@ -96,7 +96,7 @@ def test_settings_of_dry_runs_are_keys():
     assert not DRY.keys() - known
 
 
-def test_a_run_with_flat_settings_goes_on_as_it_did(tmp_path, undrawn):
+def test_a_run_with_flat_settings_continues_unchanged(tmp_path, undrawn):
     """From step 3 of 6 it reaches the weights, the average and the noise that it had at step 6."""
     folder = tmp_path / "run"
     shutil.copytree(FLAT / "run", folder)

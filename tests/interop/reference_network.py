@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 
 def upfirdn(x, taps, up=1, down=1, pads=(0, 0)):
-    """Zero insertion, padding, convolution with k kᵀ/(Σk)² of gain up², decimation."""
+    """upfirdn: zero insertion, padding, convolution with k kᵀ/(Σk)² of gain up², decimation."""
     k = torch.tensor(taps, dtype=x.dtype)
     k = torch.outer(k, k) / k.sum() ** 2 * up**2
     b, c, h, w = x.shape

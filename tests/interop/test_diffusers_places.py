@@ -165,7 +165,7 @@ def test_either_network_can_be_named(inner, averaged, tmp_path, caplog):
         load(f"{averaged}/unet_ema{inner}", ema=False)
 
 
-def test_one_network_does_not_count_as_two(averaged, pipe, tmp_path):
+def test_one_network_is_no_two(averaged, pipe, tmp_path):
     shutil.rmtree(averaged / "unet")
     check(load(averaged), MEAN)
     sentence = "--raw needs a checkpoint with two sets of weights; .* has one"

@@ -338,7 +338,7 @@ def test_describes_itself(tmp_path, images):
 
 @pytest.mark.parametrize("kind", [DDPMPP, NCSNPP, Kind("skip", "skip")], ids=str)
 def test_rows_write_what_they_read(kind):
-    """The table writes the file as it was read, including its filters."""
+    """The table writes the file as read, including its filters."""
     found = tensors(kind)
     model = load_edm(found)
     written = write(rows(model.net, SIZE), model.net.state_dict())

@@ -174,7 +174,7 @@ STATES = [
 
 
 @pytest.mark.parametrize(("module", "name"), ALLOWED)
-def test_stand_ins_accept_anything(module, name, tmp_path):
+def test_stand_ins_bear_anything(module, name, tmp_path):
     """Each stand-in may be called with anything, and given any state, and does not change."""
     file, whole = tmp_path / "attack.pkl", tmp_path / "whole.pkl"
     whole.write_bytes(pickle.dumps(collections.OrderedDict(a=torch.ones(2), b={3}, c=np.ones(2))))

@@ -57,7 +57,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_dumped_configuration_is_read_as_it_was(form, tmp_path):
+def test_a_dumped_configuration_is_read_unchanged(form, tmp_path):
     dumped = yaml.dump(FORMS[form](CONFIG))
     assert ("!!python" in dumped) == (form != "plain")
     (tmp_path / "c.yaml").write_text(dumped)

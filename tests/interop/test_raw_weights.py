@@ -1,4 +1,4 @@
-"""`checkpoint_ema=false` and `--raw`: raw weights on the command line, of every format."""
+"""`checkpoint_ema=false` and `--raw` select the raw weights of every format on the command line."""
 
 import pytest
 import torch

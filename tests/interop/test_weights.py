@@ -127,7 +127,7 @@ def test_wrappers_change_no_name_of_our_own(prefix, tmp_path):
     inside = {name.removeprefix("net."): t for name, t in load_file(file).items()}
     whole = "" if "net." in prefix else "net."
     save_file({prefix + whole + name: t for name, t in inside.items()}, file, metadata=metadata)
-    if prefix == "net.net.":  # which is no wrapper's
+    if prefix == "net.net.":  # this belongs to no wrapper
         with pytest.raises(ValueError, match=r"m cannot be loaded: .*Missing key"):
             load(folder)
     else:
@@ -396,7 +396,7 @@ def test_a_training_that_does_not_fit_ends_with_one_sentence(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("link", ["link.pth", "link"])
-def test_a_link_stands_for_what_it_leads_to(link, tmp_path, caplog):
+def test_a_link_is_read_as_its_target(link, tmp_path, caplog):
     """It is read with the files next to its target, whatever the link is called."""
     links = tmp_path / "links"
     links.mkdir()

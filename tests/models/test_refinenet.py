@@ -364,7 +364,7 @@ def test_other_numbers_of_levels_have_no_names() -> None:
     ("name", "count"),
     [
         ("ncsn", 30_117_635),
-        ("ncsnv2", 29_694_083),  # as users of the published CIFAR-10 checkpoint print it
+        ("ncsnv2", 29_694_083),  # users of the published CIFAR-10 checkpoint print it so
         ("ncsnv2_128", 83_445_379),
         ("ncsnv2_256", 94_132_611),
     ],
@@ -532,7 +532,7 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
         (float("nan"), "got nan"),
     ],
 )
-def test_missing_levels_are_refused(level: float, message: str) -> None:
+def test_levels_that_there_are_not_are_refused(level: float, message: str) -> None:
     net = tiny()
     with pytest.raises(ValueError, match=re.escape(message)):
         net(torch.zeros(2, 3, 8, 16), torch.tensor([1.0, level]))

@@ -56,7 +56,7 @@ def correlate(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def upfirdn(
     image: np.ndarray, taps: Taps, pads: tuple[int, int], up: int = 1, down: int = 1
 ) -> np.ndarray:
-    """Zero insertion, padding, convolution with a unit-sum kernel of gain up², decimation."""
+    """upfirdn: zero insertion, padding, convolution with a kernel of gain up², decimation."""
     kernel = np.outer(taps, taps) / sum(taps) ** 2 * up**2
     image = pad(zero_insert(image, up), *pads)
     return correlate(image, kernel[::-1, ::-1])[::down, ::down]

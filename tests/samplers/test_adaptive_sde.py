@@ -141,7 +141,7 @@ def test_samples_do_not_depend_on_their_neighbours(sde):
     torch.testing.assert_close(alone, whole, rtol=1e-9, atol=1e-9)
 
 
-def test_evaluations_are_counted_and_samples_at_the_end_take_none(sde):
+def test_evaluations_are_counted_and_those_who_have_arrived_rest(sde):
     """nfe is the mean number of rows that the score saw; the last calls see fewer of them."""
     exact, seen = gaussian(sde, 2), []
 

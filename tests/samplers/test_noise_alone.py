@@ -264,7 +264,7 @@ def test_velocity_is_v_on_the_circle_and_the_straight_line_on_the_flow():
     straight = ScoreModel(Best(output, torch.float64), Flow(), "velocity")
     expected = x - t[:, None] * output
     torch.testing.assert_close(straight.denoise(x, t), expected, rtol=1e-12, atol=1e-12)
-    flow = Flow().reverse(straight, eta=0.0)  # whose velocity is what the network says
+    flow = Flow().reverse(straight, eta=0.0)  # its velocity is the network's output
     torch.testing.assert_close(flow.drift(x, t), output, rtol=1e-11, atol=1e-11)
 
 

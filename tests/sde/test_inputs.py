@@ -102,6 +102,6 @@ def test_adaptive_steps_keep_any_number_of_states():
     assert sampler(SDE, EXACT, (3, 2), trajectory=50).trajectory.shape == (50, 3, 2)
 
 
-def test_a_type_may_be_given_together_with_the_same_start():
+def test_a_type_next_to_the_same_start_is_no_contradiction():
     x = pc()(SDE, EXACT, (3, 2), x_init=X, dtype=torch.float32, device="cpu").x
     assert x.dtype == torch.float32

@@ -45,7 +45,7 @@ def test_an_average_moves_as_far_as_its_decay_says(dtype, updates):
     assert ema.model.weight.dtype == torch.promote_types(dtype, torch.float32)
 
 
-def test_values_that_have_no_average_are_copied():
+def test_what_is_no_number_of_an_average_is_copied():
     model = Mixed()
     ema = EMA(model, 0.9)
     ema.updates = 1000
