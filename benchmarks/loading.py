@@ -2,10 +2,10 @@
 
 python -m benchmarks.loading
 
-The NCSN++ for CIFAR-10 (62.8M parameters) with random weights, in two formats, from a warm disk;
-medians of actions taken in turn. `and add up` also reads all weights once, so that no mapped part
-of the file stays unread. Memory is the peak of a separate process that does so, minus its memory
-before loading, in copies of the weights.
+The NCSN++ for CIFAR-10 (62.8M parameters) with random weights is loaded in two formats from a warm
+disk, and times are medians of actions taken in turn. `and add up` also reads all weights once, so
+that no mapped part of the file stays unread. Memory is the peak of a separate process that does so,
+minus its memory before loading, in copies of the weights.
 """
 
 import argparse

@@ -26,6 +26,6 @@ def median_seconds(
 
 
 def kibibytes(code: str, *arguments: object) -> int:
-    """The number that a separate process prints, whose code can call peak() for its memory."""
+    """Run code in a process, where peak() gives its memory, and return the number it prints."""
     command = [sys.executable, "-c", PEAK + code, *map(str, arguments)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

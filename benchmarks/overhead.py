@@ -49,7 +49,7 @@ def loop(solver: Solver, x: Tensor) -> Callable[[], object]:
 
 
 def draws(x: Tensor) -> Callable[[], object]:
-    """As many draws of noise as there are steps."""
+    """An action that draws as many noise vectors as there are steps."""
 
     def draw() -> None:
         for _ in range(STEPS):

@@ -2,11 +2,11 @@
 
 python -m benchmarks.streaming [--folder FOLDER] [--small N] [--large N]
 
-Synthetic photographs of 64, 256 and 1024 px are written to a temporary folder under FOLDER. Medians
-of actions taken in turn, in one process and at the same number of threads: Pillow alone opens,
-decodes and converts each file to an array; `reading` gives batches of raw levels, read ahead by as
-many workers; `batches` are training batches, which the main thread also mirrors and scales. Memory
-is the peak of a separate process that takes batches, torch included.
+Synthetic photographs of 64, 256 and 1024 px are written to a temporary folder under FOLDER. Times
+are medians of actions taken in turn, in one process and at the same number of threads: Pillow alone
+opens, decodes and converts each file to an array; `reading` gives batches of raw levels, read ahead
+by as many workers; `batches` are training batches, which the main thread also mirrors and scales.
+Memory is the peak of a separate process that takes batches, torch included.
 """
 
 import argparse
