@@ -68,7 +68,7 @@ def model_of(*layers):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_no_default_is_too_narrow(name, data):
-    """For every published process, with data of its size, the cost is 1 % of the limit."""
+    """For every published process, with data of its size, the cost is below 2 % of the limit."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         caution_width(DEFAULTS[name], DATA[data])
