@@ -291,8 +291,7 @@ class ScoreModel(nn.Module):
             FileExistsError: The folder holds a model, and overwrite is false.
         """
         net = inner(self.net)
-        described = isinstance(net, Described)
-        document = self.description() if described else self._meaning()
+        document = self.description() if isinstance(net, Described) else self._meaning()
         step = self.step if step is None else step
         others = {name: one for name, one in self.state_dict().items() if name[:4] != "net."}
         state = net.state_dict(prefix="net.") | others  # without the names of wrappers

@@ -105,11 +105,11 @@ class AdaptiveSDE(Sampler):
         stops = torch.linspace(sde.T, eps, max(run.keep, 2), dtype=torch.float64)[1:]
         run.begin(None, x)
         *frames, x = self._solve(RowCache(score, sde.reverse), x, stops.to(x.device), run)
+        run.report(stops[:-1], frames, x)
         if self.denoise:
             t = torch.full((len(x),), eps, dtype=torch.float64, device=x.device)
             variance = expand(sde.sigma(t).square(), x)
             x = torch.addcmul(x, variance, score(x, t)) / expand(sde.alpha(t), x)
-        run.report(stops[:-1], frames, x)
         return x
 
     def _solve(

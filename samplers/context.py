@@ -90,7 +90,10 @@ class SamplingContext:
             self.callback(step, t, x)
 
     def report(self, times: Iterable[Tensor], frames: Iterable[Tensor], end: Tensor) -> None:
-        """Keep and report the states at times of an adaptive solution, and keep its end."""
+        """Keep and report states on the way of a finished solution, and keep its end.
+
+        The end is replaced by what the sampler returns, such as its posterior mean.
+        """
         for step, (t, x) in enumerate(zip(times, frames, strict=True), start=1):
             self.frames.append(x)
             if self.callback is not None:
