@@ -4,6 +4,7 @@ Every method here is a choice of the nodes through which a prediction of noise, 
 to be a polynomial in λ; `segment.py` turns nodes into weights.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -104,8 +105,8 @@ class ExponentialMultistep(DenoisingSolver):
         def steps(part: slice, *, begins: bool, corrects: bool) -> Plan:
             """Steps that evaluate at their beginning, at their end, or both."""
             here = slice(part.start, part.stop + 1)
-            evaluation = (times[part], p[part], q[part]) if begins else ()
-            stages = [Stage(factor[part], [w[part] for w in predict], [std[part]], *evaluation)]
+            stage = Stage(factor[part], [w[part] for w in predict], [std[part]])
+            stages = [replace(stage, t=times[part], p=p[part], q=q[part]) if begins else stage]
             if corrects:
                 weights = [w[part] for w in correct]
                 ahead = slice(part.start + 1, part.stop + 1)
