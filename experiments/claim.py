@@ -1,6 +1,7 @@
 """The claim on the folder of a run, held from before the first write until the end."""
 
 import itertools
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -117,5 +118,8 @@ def _take(folder: Path, shared: bool) -> lock.Held:
 
 
 def _held_by(folder: Path, fix: str) -> str:
-    named = ", ".join(lock.holders(folder / LOCK)) or "another process"
-    return f"{folder} is in use by {named}; wait until it has ended, {fix}"
+    for _ in range(20):  # who has just taken the folder records itself in a moment
+        if named := lock.holders(folder / LOCK):
+            break
+        time.sleep(0.01)
+    return f"{folder} is in use by {', '.join(named) or 'another process'}; wait until it has ended, {fix}"

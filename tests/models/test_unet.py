@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from scoresde.models.embedding import FourierEmbedding, SinusoidalEmbedding
@@ -64,7 +65,8 @@ def batch(net: UNet, size: int = 2) -> tuple[Tensor, Tensor]:
     ],
 )
 def test_published_parameter_counts(name: str, size: int, count: int) -> None:
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose(name), resolve=False)
     keys = {"net", "parameterization", "fourier_features", "learned_variance", "c_noise"}
     assert set(config) == keys
     assert config["parameterization"] == (
