@@ -122,4 +122,5 @@ def _held_by(folder: Path, fix: str) -> str:
         if named := lock.holders(folder / LOCK):
             break
         time.sleep(0.01)
-    return f"{folder} is in use by {', '.join(named) or 'another process'}; wait until it has ended, {fix}"
+    holders = ", ".join(named) or "another process"
+    return f"{folder} is in use by {holders}; wait until it has ended, {fix}"
