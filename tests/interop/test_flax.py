@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from scoresde.interop.flax import flatten, is_flax, read_flax, rows
@@ -23,7 +22,8 @@ from scoresde.interop.msgpack import DTYPES, MAX_DEPTH, Ext, decode
 from scoresde.interop.table import read, write
 from scoresde.models import UNet
 from scoresde.sde import expand
-from tests.models.test_unet import CONF, GOLDEN, GOLDEN_NAMES, golden_net, needs_golden, tiny
+from tests.composed import composed
+from tests.models.test_unet import GOLDEN, GOLDEN_NAMES, golden_net, needs_golden, tiny
 
 # --- an encoder
 
@@ -462,7 +462,7 @@ def test_files_that_are_cut_or_missing(tmp_path: Path) -> None:
 
 def published(name: str, size: int) -> tuple[UNet, dict[str, tuple[int, ...]]]:
     """A published network on the meta device, and the shapes that flax has for it."""
-    options = yaml.safe_load((CONF / f"{name}.yaml").read_text())["net"]
+    options = composed("model", name)["net"]
     del options["_target_"]
     with torch.device("meta"):
         net = UNet(shape=(3, size, size), **options)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
 from scoresde.interop.refinenet import describe as describe_shapes
@@ -17,9 +16,7 @@ from scoresde.interop.table import read, write
 from scoresde.models import RefineNet, ScoreModel
 from scoresde.models.refine import InstanceNormPlus
 from scoresde.sde import VE, Discretized, construct, describe
-from tests.places import ROOT
-
-CONF = ROOT / "conf" / "model"
+from tests.composed import composed
 
 SMALL = {"widths": (1, 2, 2, 2), "dilations": (1, 1, 2, 4)}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -370,7 +367,7 @@ def test_other_numbers_of_levels_have_no_names() -> None:
     ],
 )
 def test_configured_networks_are_the_published_ones(name: str, count: int) -> None:
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    config = composed("model", name)
     raw = name == "ncsn"
     assert config["parameterization"] == ("raw_score" if raw else "score")
     assert config["c_noise"] == ("descending" if raw else None)  # None for `process`

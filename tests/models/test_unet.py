@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from scoresde.models.embedding import FourierEmbedding, SinusoidalEmbedding
@@ -18,9 +16,9 @@ from scoresde.models.layers import NIN, Attention, BlockOptions, variance_scalin
 from scoresde.models.resample import Downsample2d, InputSkip, ResidualPyramid, UpsampleConv2d
 from scoresde.models.unet import UNet
 from scoresde.sde import expand
-from tests.places import ROOT, SHARED
+from tests.composed import composed
+from tests.places import SHARED
 
-CONF = ROOT / "conf" / "model"
 GOLDEN = SHARED / "golden"
 needs_golden = pytest.mark.skipif(
     not GOLDEN.exists(), reason="the reference's outputs (../shared/golden) are not here"
@@ -65,8 +63,7 @@ def batch(net: UNet, size: int = 2) -> tuple[Tensor, Tensor]:
     ],
 )
 def test_published_parameter_counts(name: str, size: int, count: int) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose(name), resolve=False)
+    config = composed("model", name)
     keys = {"net", "parameterization", "fourier_features", "learned_variance", "c_noise"}
     assert set(config) == keys
     assert config["parameterization"] == (
