@@ -182,6 +182,7 @@ def _check_points(x: Tensor) -> None:
 def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -> Likelihood:
     dim, count = x[0].numel(), flow.divergence.estimates
     probes = flow.divergence.draw(draws, x.to(flow.dtype))
+    before = score.count
     with torch.set_grad_enabled(flow.differentiable):
         end = _integrate(sde, score, x, probes, flow)
         latent, estimates = end.y[:, :dim].reshape(x.shape), end.y[:, dim:]
@@ -192,7 +193,7 @@ def _solve(sde: SDE, score: Evaluations, x: Tensor, draws: Draws, flow: _Flow) -
         spread = (deviations.square().sum(1) / (count - 1 or torch.nan) / count).sqrt()
     named = (dim, flow.ends[0], flow.divergence.name)
     none = torch.zeros_like(spread)
-    nfe = end.nfe * score.evaluations
+    nfe = end.nfe * (score.count - before) // end.nfe.sum()
     return Likelihood(log_prob, latent.to(x.dtype), nfe, end.error, spread, none, *named)
 
 

@@ -75,7 +75,7 @@ class AnnealedLangevin(Sampler):
         # On a chain the loop has carried x/α on to the data: return to the last level.
         x = x * (alpha / alpha_end)
         mean = torch.add(x, score(x, lowest), alpha=sigma**2) / alpha
-        return run.constrain(mean, end)
+        return run.finish(mean, end)
 
     def _lowest(self, sde: SDE) -> tuple[Tensor, Tensor]:
         """The last two times of the grid.

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,11 +29,13 @@ class Samples:
         x: Samples, shape (B, *).
         nfe: Network evaluations for each sample, averaged over the batch.
         trajectory: Kept states from x_T to x, shape (K, B, *), or None.
+        products: Vector–Jacobian products of the network for each sample, averaged over the batch.
     """
 
     x: Tensor
     nfe: float
     trajectory: Tensor | None = None
+    products: float = 0.0
 
 
 class Sampler(ABC):
@@ -117,7 +118,7 @@ class Sampler(ABC):
             raise ValueError(f"trajectory must be 0 or an integer ≥ 2, got {trajectory}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and ≥ 0, got {temperature}")
-        generator = _sources(shape[0], generator, seeds)
+        generator = sources(shape[0], generator, seeds)
         if x_init is None:
             check_range(sde, dtype or torch.get_default_dtype())
             x = sde.prior(tuple(shape)).sample(generator, dtype=dtype, device=device)
@@ -178,9 +179,10 @@ class Sampler(ABC):
         start = "x0" if run.encode else "x_init"
         check_graph(start, x, run.differentiable, "samplers drop", "sample")
         run.dtype = computing_dtype(score, x)
+        on = getattr(run.constraint, "on", None)
+        run.constraint = run.constraint if on is None else on(sde)
         if widened(x) is not x:
-            score, constraint, callback = CastScore(score, dtype), run.constraint, run.callback
-            run.constraint = constraint and (lambda x, t, noise: constraint(x.to(dtype), t, noise))
+            score, callback, run.constrained = CastScore(score, dtype), run.callback, dtype
             run.callback = callback and (lambda step, t, x: callback(step, t, x.to(dtype)))
         evaluations = Evaluations(score, len(x))
         try:
@@ -198,7 +200,8 @@ class Sampler(ABC):
         if run.frames:
             run.frames[-1] = x  # the last frame is what is returned, without the last noise
         frames = torch.stack(run.frames).to(dtype) if run.frames else None
-        return Samples(x.to(dtype), evaluations.count / len(x), frames)
+        nfe, products = evaluations.count / len(x), evaluations.product_count / len(x)
+        return Samples(x.to(dtype), nfe, frames, products + run.products)
 
 
 def draw(
@@ -210,6 +213,7 @@ def draw(
     *,
     generator: Randomness = None,
     seeds: Sequence[int] | None = None,
+    constraint: Constraint | None = None,
     progress: bool = False,
     trajectory: int = 0,
     device: torch.device | str | None = None,
@@ -217,34 +221,47 @@ def draw(
     """Generate many samples in batches; the trajectory is that of the first batch.
 
     Args:
-        sampler: Sampler.
+        sampler: Sampler; with a method `rows` where it has measurements of each sample.
         sde: Process.
         score: s(x, t), where conditions are those of all N samples.
         shape: Shape (N, *) of all samples.
         batch_size: Most samples at once, ≥ 1.
         generator: Source of all noise, or N of them, each for one sample.
         seeds: Seeds of N generators. With one for each sample, samples do not depend on batch_size.
+        constraint: As for the sampler; with a method `rows` where it has values for each sample.
         progress, trajectory, device: As for the sampler.
 
     Raises:
         ValueError: batch_size is not an integer ≥ 1, or as for the sampler.
     """
     size = check_steps(batch_size, "batch_size")
-    generator = _sources(shape[0], generator, seeds)
+    generator = sources(shape[0], generator, seeds)
     parts, whole = list[Samples](), Evaluations(score, shape[0])
-    start = partial(sampler, sde, progress=progress, device=device)
     for numbers in torch.arange(shape[0]).split(size):
         own = generator
         if isinstance(generator, Sequence):
             own = generator[numbers[0] : numbers[-1] + 1]
-        wanted, keep = (len(numbers), *shape[1:]), 0 if parts else trajectory
         with silent() if parts else nullcontext():
-            parts.append(start(rows(whole, numbers), wanted, generator=own, trajectory=keep))
-    nfe = sum(part.nfe * len(part.x) for part in parts) / shape[0]
-    return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory)
+            held = None if constraint is None else rows(constraint, numbers)
+            run = rows(sampler, numbers)(
+                sde,
+                rows(whole, numbers),
+                (len(numbers), *shape[1:]),
+                generator=own,
+                constraint=held,
+                progress=progress,
+                trajectory=0 if parts else trajectory,
+                device=device,
+            )
+            parts.append(run)
+    nfe, products = (
+        sum(getattr(part, name) * len(part.x) for part in parts) / shape[0]
+        for name in ("nfe", "products")
+    )
+    return Samples(torch.cat([part.x for part in parts]), nfe, parts[0].trajectory, products)
 
 
-def _sources(count: int, generator: Randomness, seeds: Sequence[int] | None) -> Randomness:
+def sources(count: int, generator: Randomness, seeds: Sequence[int] | None) -> Randomness:
     """The sources of noise of `count` samples: those given, or a generator for each seed."""
     if seeds is None:
         given = "generators"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde import Score, rows
-from scoresde.sde.score import denoise, like
+from scoresde.sde.score import denoise, like, states_data
 
 
 class CastScore:
@@ -20,7 +20,9 @@ class CastScore:
 
     def __init__(self, score: Score, dtype: torch.dtype) -> None:
         self.score, self.dtype = score, dtype
+        self.states_data = states_data(score)
         self.evaluations = getattr(score, "evaluations", 1)
+        self.products = getattr(score, "products", 0)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t) in x's type."""

@@ -16,7 +16,9 @@ Noise = Callable[[Tensor], Tensor]
 Constraint = Callable[[Tensor, Tensor, Noise], Tensor]
 """constraint(x, t, noise) -> x, applied after every update, as in inpainting.
 
-noise(x) is the run's own: of x's shape, from the generator of each sample, at its temperature."""
+noise(x) is the run's own: of x's shape, from the generator of each sample, at its temperature. A
+constraint may have three methods: `on(sde)` returns it for a process, `finish(x, t)` acts on the
+state that is returned, which has no noise, and `rows(index)` returns that of some samples."""
 
 Callback = Callable[[int, Tensor, Tensor], None]
 """callback(step, t, x), called after every step of a grid."""
@@ -37,6 +39,8 @@ class SamplingContext:
     drawn: bool = False  # whether the first state is a sample of the prior
     differentiable: bool = False
     dtype: torch.dtype | None = None  # in which the score computes, where it is known
+    constrained: torch.dtype | None = None  # in which the constraint sees states, if not in theirs
+    products: int = 0  # vector–Jacobian products of the sampler's own updates, for each sample
     frames: list[Tensor] = field(default_factory=list)
     _bar: tqdm | None = None
     _kept: set[int] = field(default_factory=set)
@@ -115,7 +119,18 @@ class SamplingContext:
         """Apply the constraint, if there is one."""
         if self.constraint is None:
             return x
-        return like(x, self.constraint(x, t, self.noise), "the constraint")
+        return like(x, self.constraint(self._seen(x), t, self.noise), "the constraint")
+
+    def finish(self, x: Tensor, t: Tensor) -> Tensor:
+        """Apply the constraint, if there is one, to the state that is returned."""
+        own = getattr(self.constraint, "finish", None)
+        if own is None:
+            return self.constrain(x, t)
+        return like(x, own(self._seen(x), t), "the constraint")
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """A state in the type in which the constraint sees it."""
+        return x if self.constrained is None else x.to(self.constrained)
 
     def refuse_constraint(self, sampler: str) -> None:
         """Raise ValueError if there is a constraint, for a sampler whose steps cannot obey it."""

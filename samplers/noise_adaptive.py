@@ -115,7 +115,7 @@ class NoiseAdaptive(Sampler):
             x = torch.addcmul(mean, expand(std, x), run.noise(x)) if plan.draws_noise else mean
             x = run.constrain(x, t_next)
             run.visit(i + 1, t_next, x)
-        return run.constrain(mean, t_next) if self.denoise else x
+        return run.finish(mean, t_next) if self.denoise else x
 
     def _estimate(self, x: Tensor, planned: Tensor) -> Tensor:
         """λ̂ of each state, float64, shape (B,); without an estimator, the λ planned."""

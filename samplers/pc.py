@@ -74,7 +74,7 @@ class PredictorCorrector(Sampler):
             state.predict(step)
             state.correct(self.corrector, step.after)
             state.arrive(step)
-        return run.constrain(state.mean, step.t_next) if self.denoise else state.x
+        return run.finish(state.mean, step.t_next) if self.denoise else state.x
 
     def check(self, sde: SDE, dtype: torch.dtype) -> None:
         """Raise ValueError if the grid does not fit the process, or the solver does not."""
@@ -93,8 +93,13 @@ class PredictorCorrector(Sampler):
         """
         times = self.grid(sde, self.steps)
         if run.drawn:
-            _check_prior(sde, times[0])
+            check_prior(sde, times[0])
         plan = self._plan(sde, self._towards_noise(sde, times) if run.encode else times)
+        if run.constraint is not None and plan.is_multistep:
+            raise ValueError(
+                "a constraint moves the state off the path on which a multistep solver's memory "
+                "lies; use a single-step predictor, such as DDIM() (sampler/predictor=ddim)"
+            )
         check_plan(sde, plan, dtype, self.corrector)
         return fold(plan if run.watched else merge(plan))
 
@@ -148,7 +153,7 @@ class PredictorCorrector(Sampler):
         return noisy.flip(0)
 
 
-def _check_prior(sde: SDE, t: Tensor) -> None:
+def check_prior(sde: SDE, t: Tensor) -> None:
     """Refuse to start from the prior at a time at which states have another width."""
     here, top = spread(sde, torch.stack([t, torch.as_tensor(sde.T, dtype=t.dtype)])).sqrt().tolist()
     if abs(here / top - 1) > 0.01:

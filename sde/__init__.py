@@ -11,6 +11,7 @@ from .reverse import ReverseSDE
 from .schedule import CosineSchedule, LinearSchedule, ScaledLinearSchedule, Schedule
 from .score import Condition, Evaluations, Score, rows
 from .subvp import SubVP
+from .until import Until
 from .ve import VE
 from .vp import VP
 
@@ -31,6 +32,7 @@ __all__ = [
     "Schedule",
     "Score",
     "SubVP",
+    "Until",
     "construct",
     "current_names",
     "describe",

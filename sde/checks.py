@@ -4,6 +4,7 @@ What they refuse raises a ValueError, and a tensor of another type a TypeError.
 """
 
 import difflib
+import math
 from numbers import Integral, Real
 
 from torch import Tensor
@@ -53,4 +54,17 @@ def check_choice(name: str, value: str, *allowed: str) -> str:
         near = difflib.get_close_matches(str(value).lower(), lower, n=1)
         hint = f"; did you mean '{lower[near[0]]}'?" if near else ""
         raise ValueError(f"unknown {name} {value!r}. Available: {', '.join(allowed)}{hint}")
+    return value
+
+
+def check_between(name: str, value: float, low: float, high: float = math.inf) -> float:
+    """Return a finite number, refusing all outside [low, high].
+
+    Raises:
+        ValueError: The value is not such a number.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high:
+        allowed = f"≥ {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number {allowed}, got {value!r}")
     return value

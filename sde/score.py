@@ -10,19 +10,35 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 A score that differs from sample to sample, such as one with a condition, has a method `rows(index)`
 that returns the score of the samples `index`, shape (A,), in that order. A score that evaluates a
-network several times has an attribute `evaluations`, the number of times."""
+network several times has an attribute `evaluations`, the number of times, and one that multiplies
+by the network's Jacobian has `products`, the number of vector–Jacobian products. Either may be a
+function of t that returns a number, or one for each sample, shape (B,)."""
 
 Condition = Tensor | Mapping[str, Tensor]
 """What samples are conditioned on: a tensor, or a dict of tensors, with B rows or 1 for all."""
 
 
-def rows(score: Score, index: Tensor) -> Score:
+Batchwise = TypeVar("Batchwise")
+
+
+def rows(score: Batchwise, index: Tensor) -> Batchwise:
     """The score of the samples `index` of a batch, int64, shape (A,), in any order and number.
 
-    It is `score.rows(index)` where the score has such a method, else the score itself.
+    It is `score.rows(index)` where the score has such a method, else the score itself; and likewise
+    for constraints and measurements.
     """
     own = getattr(score, "rows", None)
-    return score if own is None else own(index)
+    part: Batchwise = score if own is None else own(index)
+    return part
+
+
+Cost = int | Callable[[Tensor], int | Tensor]
+"""How often a call of a score does something, or a function of the time that says so."""
+
+
+def at_time(cost: Cost, t: Tensor) -> int | Tensor:
+    """A cost of one call at time t, a number or one for each sample (B,)."""
+    return cost(t) if callable(cost) else cost
 
 
 Made = TypeVar("Made")
@@ -120,6 +136,11 @@ def denoise(score: Any, x: Tensor, t: Tensor) -> Tensor:
     return prediction
 
 
+def states_data(score: Any) -> bool:
+    """Whether a score has a data prediction of its own, also inside a wrapper that passes it on."""
+    return hasattr(score, "denoise") and getattr(score, "states_data", True)
+
+
 class Evaluations:
     """A score whose evaluations are counted and checked: values have the state's shape and type.
 
@@ -132,28 +153,39 @@ class Evaluations:
 
     def __init__(self, score: Score, size: int | None = None) -> None:
         self.score, self.size = score, size
-        self.evaluations = int(getattr(score, "evaluations", 1))
-        self._count = [0]  # shared with the scores of rows
+        self.states_data = states_data(score)
+        self.evaluations: Cost = getattr(score, "evaluations", 1)
+        self.products: Cost = getattr(score, "products", 0)
+        self._count = [0, 0]  # shared with the scores of rows
 
     @property
     def count(self) -> int:
         """Evaluations of networks so far, summed over the samples that took part."""
         return self._count[0]
 
+    @property
+    def product_count(self) -> int:
+        """Vector–Jacobian products so far, summed over the samples that took part."""
+        return self._count[1]
+
     def rows(self, index: Tensor) -> "Evaluations":
         """The counted score of some samples, with the same count; see `rows`."""
-        part = Evaluations(rows(self.score, index), self.size)
+        return self.sharing(rows(self.score, index))
+
+    def sharing(self, score: Score) -> "Evaluations":
+        """Another score, such as a part of this one, whose evaluations count here too."""
+        part = Evaluations(score, self.size)
         part._count = self._count
         return part
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """D(x, t), of x's shape and type, counted as one evaluation of the score."""
-        self._count[0] += len(x) * self.evaluations
+        self._add(x, t)
         return like(x, denoise(self.score, x, t), "the data prediction")
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t), of x's shape and type."""
-        self._count[0] += len(x) * self.evaluations
+        self._add(x, t)
         try:
             return like(x, self.score(x, t))
         except (RuntimeError, ValueError, IndexError) as error:
@@ -165,3 +197,9 @@ class Evaluations:
                 "keeps of each, such as labels in a closure, does not follow its rows; use "
                 "model.given(condition), or give it a method rows(index)"
             ) from error
+
+    def _add(self, x: Tensor, t: Tensor) -> None:
+        for place, cost in enumerate((self.evaluations, self.products)):
+            each = at_time(cost, t)
+            whole = isinstance(each, Tensor) and each.ndim > 0
+            self._count[place] += int(each.sum()) if whole else len(x) * int(each)  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from torch import nn
 
 from scoresde import sde as processes
 from scoresde.models import MLP, RefineNet, ScoreModel, UNet
-from scoresde.sde import EDM, VE, VP, CosineSchedule, Described, SubVP, construct, describe
+from scoresde.sde import EDM, VE, VP, CosineSchedule, Described, SubVP, Until, construct, describe
 
 PROCESSES = [
     VP(),
@@ -20,6 +20,7 @@ PROCESSES = [
     EDM(),
     VP().discretize(1000),
     VE().discretize(10),
+    Until(VP(), 0.7),
 ]
 TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "init_scale": 1.0}
 NETWORKS = {
