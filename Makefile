@@ -19,7 +19,7 @@ quick: $(INSTALLED)
 
 # A type checker follows no installation from a source tree: links stand for the packages.
 LINKS := $(VENV)/typing/scoresde
-PACKAGES := sde samplers models training evaluation interop data experiments
+PACKAGES := sde samplers models training evaluation conditioning interop data experiments
 
 lint: $(INSTALLED)
 	mkdir -p $(LINKS)

@@ -102,7 +102,7 @@ def test_a_wheel_holds_the_packages_and_no_others(installed, tmp_path):
         "d.metadata.get_all('Project-URL'))"
     )
     packages, about = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
-    held = {*FORMER, "conf", "__init__.py", "py.typed"}
+    held = {*FORMER, "conditioning", "conf", "__init__.py", "py.typed"}
     assert set(eval(packages)) - {"__pycache__"} == held
     assert about == "The score-SDE toolkit authors | True | None"
 
