@@ -71,6 +71,10 @@ class GaussianMixtureScore:
         """
         return Given(self, check_labels(labels, len(self.means)))
 
+    def null_condition(self, labels: Tensor) -> Tensor:
+        """The label K, of the whole mixture, in the place of labels; their shape."""
+        return torch.full_like(labels, len(self.means))
+
     def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Score s(x, t | k); shape of x.
 

@@ -1,5 +1,7 @@
 """Embeddings and checks of class labels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,38 @@ class LabelEmbedding(nn.Module):
         # The column of the label K is dropped.
         hot = nn.functional.one_hot(labels.long(), classes + 1)[:, :classes]
         return hot.to(self.weight) @ self.weight.t()
+
+
+class Labelled:
+    """A network that takes class labels 0 … K − 1, and the label K for no class.
+
+    Attributes:
+        classes: K; None for a network without labels.
+    """
+
+    classes: int | None
+
+    def null_condition(self, labels: Tensor) -> Tensor:
+        """The label K, of no class, in the place of labels; their shape.
+
+        Raises:
+            ValueError: The network takes no labels.
+        """
+        return no_label(self, labels)
+
+
+def no_label(network: Any, labels: Tensor) -> Tensor:
+    """The label K of a network with `classes` = K, in the place of labels; their shape.
+
+    Raises:
+        ValueError: The network takes no labels.
+    """
+    if network.classes is None:
+        raise ValueError(
+            f"this {type(network).__name__} takes no labels; build it with classes=K, or on a "
+            "command line use condition=label"
+        )
+    return torch.full_like(labels, network.classes)
 
 
 def check_labels(labels: Condition, classes: int) -> Tensor:

@@ -9,10 +9,10 @@ from scoresde.sde.score import Condition
 
 from .checks import check_classes, check_told
 from .embedding import FourierEmbedding, SinusoidalEmbedding
-from .labels import LabelEmbedding
+from .labels import LabelEmbedding, Labelled
 
 
-class MLP(Described, nn.Module):
+class MLP(Described, Labelled, nn.Module):
     """A residual multilayer perceptron with the noise level as an input of every layer.
 
         h ← h + W₂ φ(W₁ φ(h) + V e(c_noise)),   φ = SiLU
@@ -56,7 +56,7 @@ class MLP(Described, nn.Module):
         )
         self.label = None if classes is None else LabelEmbedding(classes, width)
         self.enter = nn.Linear(dim, width)
-        self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
+        self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
         self.leave = nn.Linear(width, dim)
         # Starting at zero output makes the first loss that of the trivial prediction.
         nn.init.zeros_(self.leave.weight)
@@ -85,7 +85,7 @@ class MLP(Described, nn.Module):
         return self.leave(nn.functional.silu(h)).reshape(x.shape)
 
 
-class _Residual(nn.Module):
+class ResidualLayer(nn.Module):
     """One layer of `MLP`."""
 
     def __init__(self, width: int) -> None:
