@@ -10,6 +10,15 @@ from .levels import GreyLevels
 from .memory import InMemory
 from .mixture import EightGaussians, Mixture
 from .mnist import MNIST
+from .pairs import (
+    Colorization,
+    Decompression,
+    Inpainting,
+    Pair,
+    SuperResolution,
+    Uncropping,
+)
+from .pooled import Pooled
 from .streamed import Streamed
 from .tensors import Tensors
 from .toy import Checkerboard, Moons, SwissRoll
@@ -20,19 +29,26 @@ __all__ = [
     "Batch",
     "Blank",
     "Checkerboard",
+    "Colorization",
     "Condition",
     "Dataset",
+    "Decompression",
     "Digits",
     "EightGaussians",
     "Folder",
     "GreyLevels",
     "InMemory",
+    "Inpainting",
     "Mixture",
     "Moons",
+    "Pair",
+    "Pooled",
     "Samples",
     "Split",
     "Streamed",
+    "SuperResolution",
     "SwissRoll",
     "Tensors",
+    "Uncropping",
     "stream",
 ]

@@ -6,9 +6,10 @@ says. Points are floating-point (N, *), and are passed on as they are.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from .batch import Batch, Condition, rows_of
 from .checks import check_condition, check_request
 from .levels import GreyLevels
+from .pairs import Pair
 
 _EPOCHS = 2  # orders that are kept: a batch that is read ahead can belong to the next epoch
 
@@ -70,11 +72,13 @@ class Dataset(ABC):
         grey: images: the grey levels and the map to the network's range; None for points.
         range, levels, cell: of these the interval (lo, hi) that a network sees, the number L of
             levels, and the width (hi - lo) / L of a cell; None for points.
+        pair: rule that makes the condition of each image from it; None for most data sets.
         quality: the metric of sample quality that suits these data: "classifier" for images whose
             labels a small classifier predicts well, such as digits; None for all others.
         report: one line that says what was read, from where, and what was left out.
     """
 
+    pair: Pair | None = None
     quality: str | None = None
     at_once: int | None = None
     report: str = ""
@@ -138,6 +142,21 @@ class Dataset(ABC):
         parts = [part for part in (self.train_labels, self.test_labels) if part is not None]
         largest = [int(part.max()) for part in parts if len(part)]
         return 1 + max(largest) if largest else None
+
+    def paired(self, pair: Pair) -> Self:
+        """The same images, with a condition that is made of each by a rule.
+
+        The batch of a step has the same images as without it, and depends on (step, seed) alone.
+
+        Raises:
+            ValueError: The data are no images, or not of a shape that has such pairs.
+        """
+        if self.grey is None or len(self.shape) != 3:
+            raise ValueError(f"pairs are made of images, and data={self.name} are none")
+        pair.channels(self.shape)
+        paired = copy.copy(self)
+        paired.pair = pair
+        return paired
 
     def check_request(self, count: int, fix: str) -> None:
         """Raise ValueError, which ends with `fix`, if `count` samples are more than `at_once`."""
@@ -237,4 +256,8 @@ class Dataset(ABC):
             mirrored = torch.rand(batch_size, generator=generator) < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
         x = self.scale(raw, generator if self._dequantize else None)
-        return Batch(x, rows_of(self.train_condition, index))
+        if self.pair is None:
+            return Batch(x, rows_of(self.train_condition, index))
+        assert self.range is not None  # images have one
+        y = self.pair(x, stream("pair", seed, step), self.range)
+        return Batch(self.pair.target(x, y, self.range), y)

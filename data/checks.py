@@ -32,6 +32,20 @@ def check_request(name: str, count: int, at_once: int | None, fix: str) -> None:
         )
 
 
+def check_integer(name: str, value: int, least: int) -> int:
+    """Return an integer, refusing all but those ≥ `least`."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
+    return value
+
+
+def check_share(name: str, value: float) -> float:
+    """Return a share, refusing all but numbers in (0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{name} must be in (0, 1), got {value!r}")
+    return float(value)
+
+
 def check_finite(x: Tensor) -> None:
     """Refuse NaN and infinity, naming the first sample that has one."""
     if not x.isfinite().all():

@@ -1,5 +1,6 @@
 """Networks, the wrapper that turns them into scores, and scores in closed form."""
 
+from .classifier import NoisyClassifier
 from .dequantizer import DequantizationFlow
 from .exact import GaussianMixtureScore, GaussianScore
 from .given import Given
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianScore",
     "Given",
     "NoiseLevelEstimator",
+    "NoisyClassifier",
     "RefineNet",
     "ScoreModel",
     "UNet",

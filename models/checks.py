@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from scoresde.sde.checks import check_count
+from scoresde.sde.checks import check_count, check_switch
 
 Shape = tuple[int, int | None, int | None]
 """(C, H, W) of images, with None for sizes that are not fixed."""
@@ -47,6 +47,44 @@ def check_classes(classes: int | None, noise_conditional: bool = True) -> None:
             raise ValueError(
                 "classes are added to the embedding of the noise; use noise_conditional=true"
             )
+
+
+def check_image_condition(
+    channels: int | None, noise: bool, blocks: int, noise_conditional: bool
+) -> None:
+    """Refuse an image condition that a network cannot have.
+
+    Raises:
+        ValueError: Numbers out of range, or parts of an image condition without one.
+    """
+    check_count("encoder_blocks", blocks, 0)
+    check_switch(noise, "condition_noise")
+    if channels is not None:
+        check_count("condition_channels", channels, 1)
+    elif noise or blocks:
+        name = "condition_noise" if noise else "encoder_blocks"
+        raise ValueError(f"{name} belongs to an image condition; give condition_channels")
+    if noise and not noise_conditional:
+        raise ValueError(
+            "condition_noise is added to the embedding of the noise; use noise_conditional=true"
+        )
+
+
+def check_seen(channels: int | None) -> None:
+    """Raise ValueError if a network that got an image as its condition takes none."""
+    if channels is None:
+        raise ValueError(
+            "this network takes no image as its condition; build it with condition_channels=C, or "
+            "on a command line use condition=superres or another of images"
+        )
+
+
+def check_noise_told() -> None:
+    """Raise ValueError for a noise level of the condition that a network does not take."""
+    raise ValueError(
+        "this network is not told the noise level of its condition; build it with "
+        "condition_noise=true, or leave `level` out"
+    )
 
 
 def check_told(embedding: nn.Module | None, condition: object) -> nn.Module:

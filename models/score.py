@@ -1,7 +1,7 @@
 """The score model: a network whose output is interpreted as the score of a process."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -71,6 +71,9 @@ class ScoreModel(nn.Module):
 
     Attributes:
         step: Number of training steps behind the weights, if known.
+        condition_dropout: Share of the conditions that the training left out, if known; 0 for a
+            model that cannot be guided without a classifier.
+        condition_settings: The settings of its conditions in training, if known, as plain values.
 
     Raises:
         ValueError: Unknown parameterization or c_noise, empty data range, sigma_data not > 0, a
@@ -113,6 +116,8 @@ class ScoreModel(nn.Module):
         self.learned_variance = check_switch(learned_variance, "learned_variance")
         self.features = FourierFeatures(fourier_features) if fourier_features else None
         self.step: int | None = None
+        self.condition_dropout: float | None = None
+        self.condition_settings: Mapping[str, Any] | None = None
         self._middle, self._half = ends.middle, ends.half
 
     def given(self, condition: Condition) -> Given:
@@ -127,6 +132,22 @@ class ScoreModel(nn.Module):
         """
         self._check_conditional()
         return Given(self, condition)
+
+    def null_condition(self, condition: Condition) -> Condition:
+        """What the network takes for no condition, in the place of a condition; of its shape.
+
+        Raises:
+            ValueError: The network takes no condition, or knows no absence of one.
+        """
+        self._check_conditional()
+        make = getattr(inner(self.net), "null_condition", None)
+        if make is None:
+            raise ValueError(
+                f"{type(inner(self.net)).__name__} knows no absence of a condition; give it a "
+                "method null_condition(condition), and train it with condition.dropout"
+            )
+        absent: Condition = make(condition)
+        return absent
 
     def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Noise prediction ẑ(x, t | c); shape of x.

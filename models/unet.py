@@ -15,8 +15,19 @@ from scoresde.sde import Described
 from scoresde.sde.checks import check_choice
 from scoresde.sde.score import Condition
 
-from .checks import attended, check_classes, check_input, check_sizes, check_told
+from .checks import (
+    attended,
+    check_classes,
+    check_image_condition,
+    check_input,
+    check_noise_told,
+    check_seen,
+    check_sizes,
+    check_told,
+)
 from .embedding import NoiseEmbedding
+from .image_condition import ImageCondition, parts_of
+from .labels import no_label
 from .layers import Attention, BigGANBlock, Block, BlockOptions, DDPMBlock, Unlabelled, conv, head
 from .resample import (
     Downsample2d,
@@ -123,6 +134,11 @@ class UNet(Described, nn.Module):
         out_channels: channels of the output, ≥ 1; those of the images where not given.
         classes: number K ≥ 1 of classes of a class-conditional network; None for none. The
             embedding of a label is added to that of the noise; the label K stands for no class.
+        condition_channels: channels ≥ 1 of an image y that the network sees next to the noisy one;
+            None for none. An image of zeros stands for no condition.
+        condition_noise: whether the network is told the noise level of y as well, which a cascade
+            adds to it, by a second embedding.
+        encoder_blocks: residual dense blocks ≥ 0 of an encoder of y; see `ImageCondition`.
 
     Raises:
         ValueError: an unknown option, a number out of range, or a size that does not divide.
@@ -160,9 +176,15 @@ class UNet(Described, nn.Module):
         noise_conditional: bool = True,
         out_channels: int | None = None,
         classes: int | None = None,
+        condition_channels: int | None = None,
+        condition_noise: bool = False,
+        encoder_blocks: int = 0,
     ) -> None:
         super().__init__()
         check_classes(classes, noise_conditional)
+        check_image_condition(
+            condition_channels, condition_noise, encoder_blocks, noise_conditional
+        )
         check_choice("resblock_type", resblock_type, "biggan", "ddpm")
         check_choice("progressive", progressive, "none", "output_skip", "residual")
         check_choice("progressive_input", progressive_input, "none", "input_skip", "residual")
@@ -195,7 +217,16 @@ class UNet(Described, nn.Module):
             self.embedding = NoiseEmbedding(
                 embedding_type, nf, fourier_scale, frequency_shift, classes
             )
-        self.conv_in = conv(image_ch, nf)
+        seen = 0
+        if condition_channels is not None:
+            self.image = ImageCondition(condition_channels, encoder_blocks)
+            seen = self.image.out_channels
+            if condition_noise:
+                self.image_noise = NoiseEmbedding(
+                    embedding_type, nf, fourier_scale, frequency_shift
+                )
+        self.condition_channels, self.condition_noise = condition_channels, condition_noise
+        self.conv_in = conv(image_ch + seen, nf)
         skips = self._build_down(nf, num_res_blocks, progressive_input, progressive_combine)
         lowest = self.widths[-1]
         self.middle_0 = self._block(lowest, lowest, attend=attn_middle)
@@ -210,19 +241,24 @@ class UNet(Described, nn.Module):
         """Evaluate F at noisy images x, shape (B, C, H, W), and noise labels c_noise, shape (B,).
 
         Args:
-            condition: class labels in 0 … K, int64, shape (B,); None for no label.
+            condition: class labels in 0 … K, int64, shape (B,); an image y, floating point, shape
+                (B, C, h, w); or a dict of label, image, and level, the noise label of y, shape
+                (B,). None for none.
 
         Raises:
-            ValueError: an input of the wrong shape, or a label outside 0 … K.
+            ValueError: an input of the wrong shape, a label outside 0 … K, or a part of the
+                condition that the network does not take.
             TypeError: an image that is not floating point, or labels that are not integers.
         """
         check_input(x, c_noise, self.shape, len(self.widths) - 1)
+        told = parts_of(condition)
         emb = None
         if self.embedding is not None:
-            emb = self.embedding(c_noise, x.dtype, condition)
-        elif condition is not None:
-            check_told(None, condition)
-        h = self.conv_in(x)
+            emb = self.embedding(c_noise, x.dtype, told.label)
+        elif told.label is not None:
+            check_told(None, told.label)
+        emb = self._with_level(emb, told.level)
+        h = self.conv_in(self._with_image(x, told.image))
         skips, pyramid = [h], x
         for level in self.down:
             h, pyramid = level(h, pyramid, emb, skips)
@@ -231,6 +267,42 @@ class UNet(Described, nn.Module):
         for level in self.up:
             h, image = level(h, image, emb, skips)
         return image if self.head is None else self.head(h)
+
+    def null_condition(self, condition: Condition) -> Condition:
+        """The label K, zeros for an image and for its noise label, of the shape of a condition.
+
+        Raises:
+            ValueError: The condition has a part that the network does not take.
+        """
+        told = parts_of(condition)
+        absent: dict[str, Tensor] = {}
+        if told.label is not None:
+            absent["label"] = no_label(self, told.label)
+        if told.image is not None:
+            check_seen(self.condition_channels)
+            absent["image"] = torch.zeros_like(told.image)
+        if told.level is not None:
+            absent["level"] = torch.zeros_like(told.level)
+        return absent if isinstance(condition, Mapping) else next(iter(absent.values()))
+
+    def _with_image(self, x: Tensor, image: Tensor | None) -> Tensor:
+        """The channels of x and of the condition."""
+        if self.condition_channels is None:
+            if image is not None:
+                check_seen(None)
+            return x
+        return torch.cat([x, self.image(image, x)], 1)
+
+    def _with_level(self, emb: Tensor | None, level: Tensor | None) -> Tensor | None:
+        """The embedding of the noise and of that of the condition, 0 where it is not told."""
+        if not self.condition_noise:
+            if level is not None:
+                check_noise_told()
+            return emb
+        assert emb is not None
+        level = emb.new_zeros(len(emb)) if level is None else level
+        own: Tensor = self.image_noise(level, emb.dtype)
+        return emb + own
 
     def _build_down(self, channels: int, number: int, pyramid: str, combine: str) -> list[int]:
         """Register the way down; return the channels of the skip connections in order."""
