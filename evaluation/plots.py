@@ -214,6 +214,29 @@ def save_estimates(true: Tensor, estimates: Tensor, path: PathLike, name: str) -
     return write(path, ".png", figure.savefig)
 
 
+def save_bins(
+    edges: list[float], values: dict[str, list[float]], path: PathLike, name: str
+) -> Path:
+    """Write quantities that are ≥ 0, each in the same intervals of another, to a PNG file.
+
+    Args:
+        edges: Ends of the n ≥ 1 intervals, rising.
+        values: The n values of each quantity by its name, each with a panel of its own.
+        path: File name that ends in .png.
+        name: Name of the quantity that has the intervals, for the axes.
+
+    Raises:
+        ValueError: A quantity has not n values, or the file ending is wrong.
+    """
+    if any(len(one) != len(edges) - 1 for one in values.values()) or not values:
+        raise ValueError(f"{len(edges) - 1} intervals need as many values of each quantity")
+    figure, panels = _figure(len(values), (3.8 * len(values), 3.2))
+    for axes, (label, heights) in zip(panels, values.items(), strict=True):
+        axes.stairs(np.asarray(heights), edges, fill=True, alpha=0.8, color=_BLUE)
+        axes.set(xlabel=name, ylabel=label, ylim=(0, None))
+    return write(path, ".png", figure.savefig)
+
+
 def save_histograms(values: dict[str, Tensor], path: PathLike, name: str) -> Path:
     """Write histograms of one quantity in up to three data sets to a PNG file, with equal bins.
 

@@ -2,9 +2,9 @@
 
 A result is a dictionary with any of these keys: `data`, `sde`, `sampler`, `run_dir` (text),
 `bits_per_dim`, `log_likelihood` (nats) and their standard errors `…_error`, `entropy` of the true
-distribution (nats), `quality` (the fields of `SampleQuality`), `nfe`, and `seconds` (a dictionary
-with any of train, sample, likelihood, total). Values that are missing or None are left out, and
-other keys are ignored.
+distribution (nats), `quality` (the fields of `SampleQuality`), `conditioning` (the measures of
+restored images), `nfe`, and `seconds` (a dictionary with any of train, sample, likelihood, total).
+Values that are missing or None are left out, and other keys are ignored.
 """
 
 import math
@@ -77,6 +77,27 @@ def _quality(template: str) -> Callable[[Result], str]:
     return fill
 
 
+def _restored(template: str) -> Callable[[Result], str]:
+    """The template filled from the measures of restored images, or nothing where there are none."""
+
+    def fill(result: Result) -> str:
+        found = result.get("conditioning") or {}
+        if found.get("psnr_mean") is None:
+            return ""
+        return template.format(**found)
+
+    return fill
+
+
+def _spread(result: Result) -> str:
+    """How much restored images vary next to their errors."""
+    found = (result.get("conditioning") or {}).get("spread")
+    if not found or found["ratio"] is None:
+        return ""
+    gaps = f"gap {found['gap']:.2f} dB, of the posterior {found['gap_exact']:.2f}"
+    return f"{gaps}; error/variance {found['ratio']:.2f}, of the posterior 1"
+
+
 def _seconds(result: Result) -> dict[str, float]:
     given = result.get("seconds") or {}
     return {part: given[part] for part in _PARTS if given.get(part) is not None}
@@ -107,11 +128,15 @@ _LINES: list[tuple[str, Callable[[Result], str]]] = [
     ),
     ("Fréchet", _quality("{frechet:.2f} (floor {frechet_floor:.2f}, {n} images)")),
     ("smallest class", _quality("{smallest_class:.1f} %")),
+    ("PSNR", _restored("mean {psnr_mean:.2f} dB, samples {psnr_sample:.2f} dB")),
+    ("SSIM", _restored("mean {ssim_mean:.3f}, samples {ssim_sample:.3f}")),
+    ("fit to y", _restored("{consistency:.3g}")),
+    ("spread", _spread),
     ("NFE", _text("nfe", "{:.0f}")),
     ("time", _all_seconds),
     ("saved in", _text("run_dir")),
 ]
-_WORDS = ("data", "SDE", "sampler")
+_WORDS = ("data", "SDE", "sampler", "conditioning")
 _COLUMNS: dict[str, Callable[[Result], str]] = {
     "data": _text("data"),
     "SDE": _text("sde"),
@@ -121,6 +146,8 @@ _COLUMNS: dict[str, Callable[[Result], str]] = {
     "smallest class": _quality("{smallest_class:.1f} %"),
     "confident ratio": _quality("{confident_ratio:.2f}"),
     "Fréchet / floor": _quality("{frechet:.2f} / {frechet_floor:.2f}"),
+    "conditioning": _restored("{kind}, {method}"),
+    "PSNR": _restored("{psnr_mean:.2f} / {psnr_sample:.2f}"),
     "NFE": _text("nfe", "{:.0f}"),
     "time": _total_seconds,
 }

@@ -14,7 +14,8 @@ from scoresde.sde.checks import check_choice, check_count, check_positive, check
 from scoresde.training import EMA, Warmup
 
 from .cautions import caution_data
-from .condition import classes_of
+from .condition import classes_of, data_of
+from .conditioning import Conditioning
 from .model import make
 from .parts import Parts, cells_of
 from .pretrained import check_data, load_pretrained
@@ -48,11 +49,12 @@ def build(cfg: DictConfig) -> Parts[Any]:
     for leaf in cfg.logger.values():
         get_method(f"{leaf._target_}.check")(**leaf)
     sampling, bounds, quality = (make(cfg.evaluate[n]) for n in ("samples", "bounds", "quality"))
-    data: Dataset = make(cfg.data)
+    data = data_of(cfg)
     if data.report:
         print(data.report, flush=True)
     sampler = _sampler(cfg, sde, data, device) if task.samples else None
     likelihood = _likelihood(cfg, data, device) if task.scores else None
+    conditioning: Conditioning = make(cfg.conditioning)
     if pretrained is not None:
         check_data(pretrained, data.shape, data.name)
     if task.uses_prior:
@@ -63,6 +65,8 @@ def build(cfg: DictConfig) -> Parts[Any]:
         data.indices(0, cfg.train.batch_size, cfg.seed)  # refuses a batch larger than the data
     loss = task.loss(cfg, sde, data, classes)
     model = task.network(cfg, sde, data, classes) if pretrained is None else pretrained
+    if pretrained is None:
+        task.know(model, plain(cfg))
     loss.check(model)
     model = model.to(device)
     ema = EMA(model, cfg.train.ema_decay)
@@ -70,9 +74,10 @@ def build(cfg: DictConfig) -> Parts[Any]:
     schedule = Warmup(cfg.train.warmup, cfg.train.decay, cfg.train.steps)
     trained = (cfg, task, device, sde, data, model, loss, ema, optimizer, schedule)
     measured = (sampling, bounds, sampler, likelihood, quality, ood_data)
-    parts = Parts(*trained, *measured, pretrained, classes)
+    parts = Parts(*trained, conditioning, *measured, pretrained, classes)
     if task.scores:
         _check_scores(parts)
+    conditioning.check(parts)
     return parts
 
 

@@ -31,6 +31,7 @@ def score_model(
     shape: Sequence[int],
     data_range: tuple[float, float] | None,
     classes: int | None = None,
+    image: Mapping[str, Any] | None = None,
 ) -> ScoreModel:
     """The score of a configuration.
 
@@ -40,9 +41,10 @@ def score_model(
         shape: Shape of a sample.
         data_range: Interval of the data; None for points.
         classes: Number of classes on which it is conditioned; None for none.
+        image: Arguments of a network that sees an image as its condition; None for none.
 
     Raises:
-        ValueError: The network takes no classes.
+        ValueError: The network takes no classes, or no image.
     """
     wires: dict[str, Any] = {"shape": tuple(shape)}
     if classes is not None:
@@ -53,6 +55,14 @@ def score_model(
                 "model=unet, or model=mlp for points"
             )
         wires["classes"] = classes
+    if image is not None:
+        name = current_name(str(settings["net"]["_target_"]))
+        if "condition_channels" not in inspect.signature(get_object(name)).parameters:
+            raise ValueError(
+                f"this condition needs a network that sees images, and {name} does not; use "
+                "model=unet"
+            )
+        wires |= image
     features = settings.get("fourier_features")
     if features or settings.get("learned_variance"):
         channels, *size = shape

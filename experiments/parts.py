@@ -19,6 +19,7 @@ from .samples import Sampling
 from .settings import plain
 
 if TYPE_CHECKING:
+    from .conditioning import Conditioning
     from .tasks import Task
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,6 +33,7 @@ class Parts(Generic[Model]):
         cfg: Configuration, with what the parts add to it.
         model: Network that is trained or taken from a checkpoint.
         ema: Average of its weights.
+        conditioning: What the samples are conditioned on.
         sampling: How many samples are generated, and their pictures.
         ood_data: Other data, which the likelihood is to tell from those of the run.
         pretrained: Model of another format, which has brought its own process and network.
@@ -48,6 +50,7 @@ class Parts(Generic[Model]):
     ema: EMA[Model]
     optimizer: torch.optim.Optimizer
     schedule: Warmup
+    conditioning: "Conditioning"
     sampling: Sampling
     bounds: Bounds
     sampler: Sampler | None = None

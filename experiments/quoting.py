@@ -18,7 +18,10 @@ from hydra.errors import HydraException
 from .settings import nodes
 
 # The last names of keys whose values are paths; each is a key of conf/ or of Hydra.
-PATHS = ("root", "checkpoint", "checkpoint_config", "from", "estimator", "flow", "score", "dir")
+PATHS = (
+    *("root", "checkpoint", "checkpoint_config", "from", "estimator", "flow", "score", "dir"),
+    *("image", "mask", "bad", "target", "classifier"),
+)
 COMMA = re.compile(r""",(?=(?:[^'"]|"[^"]*"|'[^']*')*$)""")  # outside quotes
 SWEEP = re.compile(r"\s*(choice|shuffle|sort|tag|glob)\(")
 HOME = re.compile(r"""(^|[,(\[]\s*)(["']?)(~[^/,)\]"']*)""")

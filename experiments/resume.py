@@ -89,6 +89,8 @@ def find_start(parts: Parts[Any], folder: Path) -> Start | None:
         sections = ("model",) if cfg.transfer else task.model
         start = _named(Path(cfg.checkpoint), parts, sections)
         _say_untrained(start.state["config"], parts)
+        for model in (parts.model, parts.ema.model):
+            task.know(model, start.state["config"])
     elif asked.start == "auto":
         start = _newest(parts, folder)
     elif asked.start is not None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scoresde.data.base import stream
 from scoresde.evaluation import log_likelihood, plots
 from scoresde.models import ScoreModel
-from scoresde.samplers import ProbabilityFlowODE, Samples, draw, fit
+from scoresde.samplers import ProbabilityFlowODE, Samples, fit
 from scoresde.sde.cautions import silent
 from scoresde.sde.checks import check_count
 
 from .condition import given, labels_to_draw, order_by_class
+from .conditioning.base import sample
 from .record import Record, save_arrays
 
 if TYPE_CHECKING:
@@ -58,24 +58,15 @@ def generate(
     Raises:
         FloatingPointError: A sample is not finite.
     """
-    sampler, cfg, folder = parts.sampler, parts.sampling, record.folder
-    assert sampler is not None
-    print(f"drawing {cfg.count} samples", flush=True)
+    cfg, folder = parts.sampling, record.folder
     begun = time.perf_counter()
     _fit_sampler(parts, model)
-    states = sampler.states(parts.sde)
-    labels = labels_to_draw(parts.cfg.condition, model, cfg.count)
-    samples = draw(
-        sampler,
-        parts.sde,
-        given(model, labels),
-        (cfg.count, *parts.data.shape),
-        cfg.batch_size,
-        seeds=[stream("sampling", parts.seed, i).initial_seed() for i in range(cfg.count)],
-        progress=True,
-        trajectory=cfg.frames if states is None else min(cfg.frames, states),
-        device=parts.device,
-    )
+    bound = parts.conditioning.bind(parts, model)
+    labels = bound.labels
+    print(f"drawing {bound.count} samples", flush=True)
+    states = bound.sampler.states(parts.sde)
+    frames = cfg.frames if states is None else min(cfg.frames, states)
+    samples = sample(parts, bound, progress=True, trajectory=frames)
     seconds = time.perf_counter() - begun
     if not samples.x.isfinite().all():
         raise FloatingPointError(
@@ -85,12 +76,14 @@ def generate(
         arrays = {} if labels is None else {"labels": labels.numpy()}
         arrays["samples"] = parts.data.quantize(samples.x.cpu()).numpy()
         save_arrays(folder / "samples.npz", **arrays)
-    record.add({"nfe": samples.nfe, "seconds": {"sample": seconds}})
+    products = {"products": samples.products} if samples.products else {}
+    record.add({"nfe": samples.nfe, **products, "seconds": {"sample": seconds}})
     if parts.data.levels is not None:
         levels = parts.data.levels
         record.attempt("pictures", lambda: _save_pictures(parts, samples, labels, folder, levels))
     else:
         record.attempt("pictures", lambda: _save_points(parts, model, samples, folder))
+    parts.conditioning.report(parts, bound, samples, record)
     return samples
 
 

@@ -102,6 +102,9 @@ class Task(ABC):
         """What a checkpoint says besides the configuration."""
         return {}
 
+    def know(self, model: nn.Module, saved: Mapping[str, Any]) -> None:  # noqa: B027
+        """Note on a model what the configuration of its training says and its weights do not."""
+
     def skipped(self, parts: Parts[Any]) -> dict[str, str]:
         """What the run will leave out, with the reason, known before it trains."""
         return {}

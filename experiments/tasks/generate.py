@@ -26,6 +26,8 @@ class Generate(ScoreTask):
     def finish(self, parts: Parts[Any], model: ScoreModel, record: Record, claim: Claim) -> bool:
         """Samples, pictures, likelihood, bounds and quality; see `Task.finish`."""
         samples = generate(parts, model, record)
+        if not parts.conditioning.whole:
+            return True
         record.attempt("quality", lambda: _quality(parts, samples.x, record))
         evaluator = Evaluator(parts, model)
         raw = parts.scored if parts.likelihood is not None or parts.bounds.names else None
@@ -41,7 +43,13 @@ class Generate(ScoreTask):
         return True
 
     def skipped(self, parts: Parts[Any]) -> dict[str, str]:
-        """The quality, where the labels of the data do not allow it; see `Task.skipped`."""
+        """The quality, where the labels of the data do not allow it; see `Task.skipped`.
+
+        Where samples are conditioned, nothing is measured that belongs to the model itself.
+        """
+        if not parts.conditioning.whole:
+            reason = "samples are conditioned; conditioning=none measures the model itself"
+            return {"quality": reason, "likelihood": reason}
         labels = _labels(parts)
         problem = None
         if labels is not None and parts.quality is not None:

@@ -16,7 +16,7 @@ from ..parts import Parts
 from ..record import Record, complete
 from ..samples import generate
 from ..split import check_settings, score_split
-from .score import ScoreTask
+from .score import ScoreTask, refuse_images
 
 
 class Likelihood(ScoreTask):
@@ -43,6 +43,7 @@ class Likelihood(ScoreTask):
 
     def check(self, cfg: DictConfig) -> None:
         """See `Task.check`."""
+        refuse_images(self.name, cfg)
         if cfg.checkpoint is None:
             raise ValueError("task=likelihood scores a trained model; add checkpoint=RUN")
         if cfg.evaluate.likelihood is None:

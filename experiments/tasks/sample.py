@@ -58,7 +58,12 @@ class Sample(ScoreTask):
         }
         sections = {"sde": sde, "model": description, "data": blank}
         if classes and not chosen("condition"):
-            sections["condition"] = {"kind": "label", "draw": None}  # as it was trained
+            dropout = model.condition_dropout or 0.0
+            sections["condition"] = {
+                "kind": "label",
+                "draw": None,
+                "dropout": dropout,
+            }  # as trained
         return changed(cfg, **sections)
 
     def finish(self, parts: Parts[Any], model: ScoreModel, record: Record, claim: Claim) -> bool:

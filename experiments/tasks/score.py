@@ -13,6 +13,7 @@ from scoresde.models import ScoreModel
 from scoresde.sde import SDE
 from scoresde.training import Loss
 
+from ..condition import dropout_of, with_dropout
 from ..model import make, score_model
 from ..settings import changed, plain
 from .base import Task
@@ -23,15 +24,24 @@ class ScoreTask(Task, ABC):
 
     takes = "generate"
     model = ("sde", "model", "data.range", "condition.kind")
-    training = ("sde", "model", "data", "loss", "train", "seed")
+    training = ("sde", "model", "data", "loss", "train", "seed", "condition.dropout")
 
     def loss(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> Loss:
         """The loss of the configuration; see `Task.loss`."""
-        return make(cfg.loss, sde=sde)
+        return with_dropout(make(cfg.loss, sde=sde), cfg.condition)
 
     def network(self, cfg: DictConfig, sde: SDE, data: Dataset, classes: int | None) -> nn.Module:
         """The score of the configuration; see `Task.network`."""
         return score_model(plain(cfg.model), sde, data.shape, data.range, classes)
+
+    def know(self, model: nn.Module, saved: Mapping[str, Any]) -> None:
+        """Note how the conditions were trained; see `Task.know`."""
+        _note_dropout(model, saved)
+
+    def check(self, cfg: DictConfig) -> None:
+        """Refuse conditions that are images; see `Task.check`."""
+        super().check(cfg)
+        refuse_images(self.name, cfg)
 
     def check_foreign(self, path: Path) -> None:
         """A score may be of any format that is read; see `Task.check_foreign`."""
@@ -57,4 +67,19 @@ class ScoreTask(Task, ABC):
         shape = saved.get("shape") or make(saved["data"]).shape  # old checkpoints do not say it
         span, classes = saved["data"].get("range"), saved.get("classes")
         interval = None if span is None else (float(span[0]), float(span[1]))
-        return score_model(saved["model"], make(saved["sde"]), shape, interval, classes)
+        model = score_model(saved["model"], make(saved["sde"]), shape, interval, classes)
+        _note_dropout(model, saved)
+        return model
+
+
+def refuse_images(task: str, cfg: DictConfig) -> None:
+    """Raise ValueError for a condition that is an image, which task=restore trains."""
+    if cfg.condition.get("pair") is not None:
+        raise ValueError(
+            f"condition={cfg.condition.kind} makes images from images, which is task=restore, got "
+            f"task={task}"
+        )
+
+
+def _note_dropout(model: Any, saved: Mapping[str, Any]) -> None:
+    model.condition_dropout = dropout_of(saved)

@@ -124,7 +124,9 @@ def test_what_the_grammar_means_in_a_path_stays():
 def test_every_name_of_a_path_is_at_home_in_conf():
     names = set()
     flow = ["task=dequantizer", "evaluate/likelihood/dequantization=variational"]
-    for choices in (["data=folder"], ["sampler=noise_adaptive"], flow):
+    kinds = ("inpaint", "autoguidance", "classifier", "ddib")
+    conditions = [[f"conditioning={kind}"] for kind in kinds]
+    for choices in (["data=folder"], ["sampler=noise_adaptive"], flow, *conditions):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=choices, return_hydra_config=True)
         tree = OmegaConf.to_container(config, resolve=False)

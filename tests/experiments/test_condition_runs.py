@@ -1,16 +1,21 @@
 """Runs with a condition: how they train, sample, score and plot, and what they refuse."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from scoresde.conditioning import ClassifierGuidance
 from scoresde.experiments.condition import order_by_class
-from scoresde.experiments.tasks import Generate
+from scoresde.experiments.model import make
+from scoresde.experiments.tasks import Classifier, Generate
 from scoresde.sde import describe
-from tests.experiments.runs import RUN, ends, images, start
+from scoresde.training import checkpoint
+from tests.experiments.runs import CONF, RUN, ends, images, start
 
 LABELLED = [*RUN, "condition=label"]
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -68,6 +73,31 @@ def test_a_resumed_run_of_classes_goes_on(trained, tmp_path):
     folder, settings, _ = trained
     result = start(tmp_path / "run", *settings, f"resume={folder}", "train.steps=3")
     assert result["nfe"] == 4 and (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_the_share_of_labels_left_out_belongs_to_the_training(trained, tmp_path, capsys):
+    """A run from before dropout counts as one without it, which sampling can find out."""
+    folder, settings, _ = trained
+    assert Generate.load(folder).condition_dropout == 0.1
+    code, said = ends(
+        capsys, tmp_path / "other", *settings, "condition.dropout=0", f"resume={folder}"
+    )
+    assert code == 2 and "condition.dropout is 0.1, requested 0" in said
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    path, state = checkpoint.find(old)
+    del state["config"]["condition"]["dropout"]
+    torch.save(state, path)
+    path.with_suffix(".sha256").unlink()
+    assert Generate.load(old).condition_dropout == 0
+    more = ["train.steps=3", f"resume={old}", "condition.dropout=0", "evaluate/likelihood=none"]
+    start(tmp_path / "new", *settings[:-4], "evaluate.bounds.elbo=false", *more)
+
+
+@pytest.mark.parametrize("share", ["1", "-0.5"])
+def test_a_share_outside_its_range_is_refused(share, tmp_path, capsys):
+    code, said = ends(capsys, tmp_path / "run", *LABELLED, f"condition.dropout={share}")
+    assert code == 2 and "condition.dropout must be in [0, 1), got" in said
 
 
 def test_points_of_classes(tmp_path):
@@ -133,3 +163,28 @@ def test_rows_of_classes():
     assert columns == 1 and order.tolist() == list(range(64))
     order, columns = order_by_class(None, 5)
     assert columns is None and order.tolist() == list(range(5))
+
+
+def test_a_classifier_is_trained_resumed_and_loaded(trained, tmp_path, capsys):
+    settings = [
+        *("task=classifier", "condition=label", "classifier.width=4", "classifier.depth=1"),
+        *("train.steps=2", "train.batch_size=8", "train.decay=none", "train.checkpoint_every=1"),
+        *("evaluate.samples.count=20", "task.shift=1"),
+    ]
+    result = start(tmp_path / "run", *settings)["classifier"]
+    assert len(result["bins"]) == 5 and 0 <= result["accuracy"] <= 1
+    assert (tmp_path / "run" / "classifier.png").is_file()
+    for path in (tmp_path / "run" / "checkpoints").glob("step_000000002.*"):
+        path.unlink()
+    assert start(tmp_path / "on", *settings, f"resume={tmp_path / 'run'}")["classifier"] == result
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        guide = f"+guide='{tmp_path / 'run'}'"
+        cfg = compose("config", overrides=[guide, "condition=label", "data.range=[-1.0,1.0]"])
+    data = make(cfg.data)
+    model = Classifier.auxiliary("guide", cfg, data, torch.device("cpu"))
+    score = ClassifierGuidance(Generate.load(trained[0]), model, torch.tensor([3]))
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor(0.5, dtype=torch.float64)
+    with torch.no_grad():
+        assert score(x, t).shape == x.shape
+    code, said = ends(capsys, tmp_path / "none", "task=classifier")
+    assert code == 2 and "learns the labels of the data; add condition=label" in said

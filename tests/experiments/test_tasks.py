@@ -92,7 +92,10 @@ def test_no_module_asks_which_task_a_run_has():
 def test_settings_of_dry_runs_are_keys():
     from scoresde.experiments.settings import DRY
 
-    known = keys(composed()) | keys(composed("sampler=ode"))
+    known = keys(composed("conditioning=sdedit")) | keys(composed("sampler=ode", "task=restore"))
+    known |= keys(composed())
+    for method in ("mmps", "repaint", "tds", "split_gibbs", "daps"):
+        known |= keys(composed("conditioning=inpaint", f"conditioning/method={method}"))
     assert not DRY.keys() - known
 
 
