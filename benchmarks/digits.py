@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,32 +13,49 @@ from hydra import compose, initialize_config_dir
 from scoresde.evaluation.features import DigitClassifier
 from scoresde.evaluation.metrics import frechet_distance, stratified_halves
 from scoresde.experiments.build import build
+from scoresde.experiments.parts import Parts
 from scoresde.experiments.resume import find_start
 from scoresde.experiments.train import train
+from scoresde.models import ScoreModel
 from scoresde.samplers import Sampler, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = 500
 
 
-def train_digits(folder: Path) -> Path:
-    """Train the default network on the digits with VP; the run is written to a folder."""
+def train_digits(folder: Path, *overrides: str) -> Path:
+    """Train the default network on the digits with VP; the run is written to a folder.
+
+    Args:
+        folder: Run folder.
+        *overrides: Further settings, such as `condition=label`.
+    """
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "sde=vp", "sampler=dpmpp"]
     settings = ["evaluate/likelihood=none", f"hydra.run.dir={folder}"]
-    subprocess.run([*command, *settings], check=True)
+    subprocess.run([*command, *overrides, *settings], check=True)
     return folder
+
+
+def load_digits(folder: Path, *overrides: str) -> tuple[Parts[Any], ScoreModel]:
+    """The parts of a run of the digits with VP, and its averaged model.
+
+    Args:
+        folder: Run folder, or one of its checkpoints.
+        *overrides: The further settings of its training.
+    """
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=["sde=vp", *overrides, f"checkpoint='{folder}'"])
+    parts = build(cfg)
+    # Nothing is written, since the folder of this "run" does not exist.
+    model, _ = train(parts, folder, find_start(parts, folder / "unwritten"), [])
+    return parts, model
 
 
 class Digits:
     """The averaged model of a run, given by its folder or a checkpoint, for sampling."""
 
     def __init__(self, folder: Path) -> None:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("config", overrides=["sde=vp", f"checkpoint='{folder}'"])
-        self.parts = build(cfg)
-        # Nothing is written, since the folder of this "run" does not exist.
-        start = find_start(self.parts, folder / "unwritten")
-        self.model, _ = train(self.parts, folder, start, [])
+        self.parts, self.model = load_digits(folder)
         data = self.parts.data
         if data.levels is None or data.train_labels is None or data.test_labels is None:
             raise ValueError(f"the run in {folder} is not of labelled images; use data=digits")

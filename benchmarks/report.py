@@ -1,4 +1,4 @@
-"""The text of docs/solvers.md."""
+"""The text of docs/solvers.md, and what is measured in other pages."""
 
 import os
 import platform
@@ -19,6 +19,11 @@ Two sets of {points} exact samples are {noise:.3f} apart, two sets of real digit
 """
 
 
+def machine() -> str:
+    """The machine of a measurement, in words."""
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
+
+
 def write_report(
     rows: Sequence[Any],
     budgets: Sequence[int],
@@ -33,11 +38,10 @@ def write_report(
     sets of real digits; the measurement took `seconds`.
     """
     named = " / ".join(str(budget) for budget in budgets)
-    machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
     lines = [
         _HEAD.format(
             minutes=seconds / 60,
-            machine=machine,
+            machine=machine(),
             points=1000,
             noise=noise,
             floor=floor,
@@ -50,6 +54,17 @@ def write_report(
         quality = " / ".join("–" if v is None else f"{v:.2f}" for v in row.quality)
         cells = (row.entry.name, order, str(row.entry.per_step), wasserstein, quality)
         lines.append(f"| {' | '.join(cells)} |\n")
-    head, rest = path.read_text().split(_MARKS[0])
-    tail = rest.split(_MARKS[1])[1]
-    path.write_text(head + _MARKS[0] + "".join(lines) + _MARKS[1] + tail)
+    replace_measured(path, "".join(lines), _MARKS[0])
+
+
+def replace_measured(path: Path, text: str, mark: str) -> None:
+    """Write what was measured into a page, between a mark and the next end.
+
+    Args:
+        path: Markdown page.
+        text: What was measured, which ends with a new line.
+        mark: Line before it, an HTML comment.
+    """
+    head, rest = path.read_text().split(mark)
+    tail = rest.partition(_MARKS[1])[2]
+    path.write_text(head + mark + text + _MARKS[1] + tail)

@@ -3,10 +3,12 @@
 from scoresde.sde.data_range import Cells
 
 from .bounds import Bounds
+from .calibration import expected_calibration_error
 from .control import GaussianControl
 from .dequantization import TruncatedNormal, Uniform, Variational
 from .divergence import Exact, ExactOrHutchinson, Hutchinson, HutchPlusPlus
 from .flow import FlowLikelihood
+from .generative_classifier import ClassPosterior, class_posterior
 from .likelihood import log_likelihood
 from .metrics import maximum_mean_discrepancy, sample_quality
 from .quality import ClassifierQuality
@@ -18,6 +20,7 @@ from .variational import elbo, variational_bound
 __all__ = [
     "Bounds",
     "Cells",
+    "ClassPosterior",
     "ClassifierQuality",
     "Exact",
     "ExactOrHutchinson",
@@ -30,7 +33,9 @@ __all__ = [
     "Uniform",
     "Variational",
     "VariationalBound",
+    "class_posterior",
     "elbo",
+    "expected_calibration_error",
     "log_likelihood",
     "maximum_mean_discrepancy",
     "quantized_likelihood",

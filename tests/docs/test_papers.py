@@ -12,8 +12,19 @@ import re
 from tests.places import ROOT
 
 PAGE = ROOT / "docs" / "papers.md"
-NAME = re.compile(r"`((?:sde|samplers|models|training|evaluation|data|interop)\.[\w.]+)`")
-PACKAGES = ("sde", "samplers", "models", "training", "evaluation", "data", "interop")
+NAME = re.compile(
+    r"`((?:sde|samplers|models|training|evaluation|conditioning|data|interop)\.[\w.]+)`"
+)
+PACKAGES = (
+    "sde",
+    "samplers",
+    "models",
+    "training",
+    "evaluation",
+    "conditioning",
+    "data",
+    "interop",
+)
 
 
 def find(name):
