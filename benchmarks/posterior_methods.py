@@ -145,7 +145,7 @@ CONTROL = Method("exact score of the posterior", lambda p, n: Run(steps(n), p.co
 
 METHODS = [
     CONTROL,
-    Method("MMPS", _score(lambda p: MMPS(len(p.matrix)))),
+    Method("MMPS", _score(lambda p: MMPS(len(p.matrix), "cg"))),
     Method("ΠGDM, score form, v₀ = 1", _score(lambda p: PiGDM(1.0))),
     Method("ΠGDM, score form, v₀ of the data", _score(lambda p: PiGDM(variance(p)))),
     Method("DPS, score form", _score(lambda p: DPS()), exact=False),

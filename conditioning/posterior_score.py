@@ -44,8 +44,10 @@ class PosteriorScore(Guided):
         measurement: y = h(x_0) + σ_y n.
         method: What approximates E[x_0 | x_t, y], such as `DPS()`, `PiGDM()` or `MMPS()`.
         sde: Process, where the score does not carry one.
-        recompute: Whether products with the Jacobian evaluate the network again rather than keep
-            its activations, which needs the memory of one layer instead of all.
+        recompute: Whether products with the Jacobian evaluate the blocks of the network again
+            rather than keep their activations: on the network of DDPM++ for 32 pixels, 16 images
+            take 0.75 GiB beyond a forward pass rather than 1.48, in 1.35 times the time. `nfe` does
+            not count the blocks that are evaluated again.
 
     Raises:
         ValueError: The method cannot use the measurement, or the process is not known.

@@ -6,15 +6,16 @@ Reference: Efron 2011; Meng et al. 2021, arXiv:2111.04726 (the second-order Twee
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from scoresde.sde import SDE, Score, expand
 from scoresde.sde.broadcast import widened
 
 from .guided import predict_data
+from .recomputation import recomputed
 
 
 class Prediction:
@@ -29,8 +30,8 @@ class Prediction:
         score: s(x, t).
         x: State, shape (B, *).
         t: Time, shape (B,) or ().
-        recompute: Whether the products evaluate the network again rather than keep its activations:
-            memory of one layer instead of all for one more forward pass for each product.
+        recompute: Whether the products evaluate the blocks of the network again rather than keep
+            their activations (see `recomputed`), for one more forward pass for each product.
         jacobian: Whether products with the Jacobian will be asked for.
 
     Attributes:
@@ -69,12 +70,8 @@ class Prediction:
                 "measurement outside"
             )
         self._leaf = self.x.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            self._data = (
-                checkpoint(evaluate, self._leaf, use_reentrant=False)
-                if recompute
-                else evaluate(self._leaf)
-            )
+        with torch.enable_grad(), recomputed(score) if recompute else nullcontext():
+            self._data = evaluate(self._leaf)
         self.mean = self._data.detach()
 
     @property

@@ -28,6 +28,7 @@ from scoresde.conditioning.measurements import (
     random_pixels,
 )
 from scoresde.conditioning.measurements.conjugate_gradients import conjugate_gradients
+from scoresde.conditioning.measurements.gmres import gmres
 from scoresde.sde import rows
 
 GREY, COLOUR, WIDE = (1, 8, 8), (3, 8, 8), (3, 6, 10)
@@ -526,3 +527,29 @@ def test_refused_types():
         CircularBlur(GREY, torch.ones(3, dtype=torch.int64))
     with pytest.raises(TypeError, match="outer must be a linear operator"):
         Composition(torch.nn.Identity(), SPECTRAL["grey"])
+
+
+def test_the_residual_of_gmres_never_grows():
+    """Smallest residuals of the Krylov space by least squares, for matrices of any kind."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(5, 6, 6, generator=generator, dtype=torch.float64)
+    a[1] = a[1] @ a[1].T
+    a[2] = a[2] - a[2].T
+    a[3, :, 0] = 0
+    a[4] = torch.eye(6)
+    b = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+
+    def apply(z):
+        return (a @ z[:, :, None])[:, :, 0]
+
+    last = b.norm(dim=1)
+    krylov = [b]
+    for iterations in range(1, 7):
+        residual = (b - apply(gmres(apply, b, iterations))).norm(dim=1)
+        space = torch.stack([v / v.norm(dim=1, keepdim=True) for v in krylov], 2)
+        best = torch.linalg.lstsq(a @ space, b[:, :, None], driver="gelsd").solution
+        least = (b - (a @ space @ best)[:, :, 0]).norm(dim=1)
+        torch.testing.assert_close(residual, least, rtol=1e-6, atol=1e-8)
+        assert (residual <= last + 1e-10).all()
+        last, krylov = residual, [*krylov, apply(krylov[-1])]
+    assert (last[[0, 1, 2, 4]] < 1e-9).all()

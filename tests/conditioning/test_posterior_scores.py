@@ -66,11 +66,12 @@ def white(operator, v0, y, std):
 @each_process
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["G0", "G1"])
-def test_mmps_is_exact_for_gaussian_data(name, level, process):
+@pytest.mark.parametrize("solver", ["cg", "gmres"])
+def test_mmps_is_exact_for_gaussian_data(name, level, process, solver):
     """D_y equals that of the posterior to 1e-10, with a mask (exact y) and a matrix (σ_y > 0)."""
     problem, sde = PROBLEMS[name], PROCESSES[process]
     x, t = states(sde, level)
-    score = PosteriorScore(problem.score(sde), problem.measurement, MMPS(24))
+    score = PosteriorScore(problem.score(sde), problem.measurement, MMPS(24, solver))
     control = problem.control(sde)
     torch.testing.assert_close(score.denoise(x, t), control.denoise(x, t), rtol=0, atol=1e-10)
     scale = (sde.alpha(t) / sde.sigma(t).square()).item()
@@ -180,7 +181,7 @@ def test_iterations_of_mmps(level):
     x = sde.alpha(t) * (x0 + level * z)
     data, best = problem.score(sde).denoise(x, t), problem.control(sde).denoise(x, t)
     for iterations, error in ITERATIONS[level].items():
-        score = PosteriorScore(problem.score(sde), problem.measurement, MMPS(iterations))
+        score = PosteriorScore(problem.score(sde), problem.measurement, MMPS(iterations, "cg"))
         found = ((score.denoise(x, t) - best).norm() / (best - data).norm()).item()
         assert error / 1.6 < found < 1.6 * error
 
@@ -249,7 +250,7 @@ def test_mmps_stops_where_the_jacobian_is_not_a_covariance(kind):
 
     measurement = Measurement(Mask(torch.arange(6) < 3), torch.ones(1, 3).double())
     x, t = states(Model.sde, 1.0, (6,))
-    found = PosteriorScore(Model(), measurement, MMPS(20)).denoise(x, t)
+    found = PosteriorScore(Model(), measurement, MMPS(20, "cg")).denoise(x, t)
     torch.testing.assert_close(found, Model().denoise(x, t))  # not one step could be taken
 
 
@@ -337,6 +338,34 @@ def test_a_network_in_its_own_type(method, dtype):
     assert runs[0].nfe == runs[1].nfe == 2
 
 
+def test_recomputing_keeps_the_inputs_of_blocks_alone():
+    """Less than half of what a graph keeps, for the same product; the blocks are restored."""
+    torch.manual_seed(0)
+    net = UNet((1, 8, 8), nf=8, ch_mult=(1, 2), num_res_blocks=2, attn_resolutions=(4,))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model = ScoreModel(net, VP()).eval().requires_grad_(False)
+    own = {parameter.data_ptr() for parameter in net.parameters()}
+    x, t = torch.randn(4, 1, 8, 8), torch.tensor(0.4)
+    sizes, products = [], []
+    for recompute in (False, True):
+        kept = {}
+
+        def keep(value, kept=kept):
+            if value.data_ptr() not in own:
+                kept[value.data_ptr()] = value.numel()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            prediction = Prediction(model.sde, model, x, t, recompute)
+        products.append([prediction.pull_back(torch.ones_like(x)) for _ in range(2)])
+        sizes.append(sum(kept.values()))
+    assert sizes[1] < 0.5 * sizes[0]
+    for product in (*products[0], *products[1]):
+        assert torch.equal(product, products[0][0])
+    assert all("forward" not in vars(module) for module in net.modules())
+
+
 def test_methods_without_jacobian_keep_gradients_and_record_none():
     """They can be differentiated by their user, and samplers run them without a graph."""
     problem, sde = PROBLEMS["M1"], VP()
@@ -391,6 +420,7 @@ def test_what_cannot_work_is_refused():
         (lambda: PiGDM.from_data(torch.zeros(3, 2)), "v0 must be a number > 0"),
         (lambda: Proximal(-1.0), "v0 must be a number > 0"),
         (lambda: MMPS(0), "iterations must be an integer ≥ 1, got 0"),
+        (lambda: MMPS(solver="lu"), "unknown solver 'lu'"),
     ],
 )
 def test_constants_out_of_range(make, message):
