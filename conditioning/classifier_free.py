@@ -40,7 +40,8 @@ class ClassifierFree(Guided):
 
     Raises:
         ValueError: Both scale and strength, or neither; a scale that is not finite and ≥ 0; not
-            as many scales as conditions; a model that knows no absence of a condition.
+            as many scales as conditions; a model that knows no absence of a condition, or was
+            trained without one.
 
     Reference: Ho & Salimans 2022, arXiv:2207.12598 (eq. 6); Liu et al. 2022, arXiv:2206.01714
     (eq. 11), for several conditions; Bradley & Nakkiran 2024, arXiv:2408.09000, for what it
@@ -67,6 +68,8 @@ class ClassifierFree(Guided):
         absent = _absence(model, wanted[0]) if negative is None else negative
         self.conditions: tuple[Any, ...] = (absent, *wanted)
         self.scales = _scales(scale, strength, len(wanted))
+        if negative is None and not _is_one(sum(self.scales)):
+            _check_trained_without(model)
         self.rescale = check_share(rescale)
         self.rescale_of = check_choice("rescale_of", rescale_of, "noise", "data", "v")
 
@@ -132,6 +135,24 @@ class ClassifierFree(Guided):
             sum((times(w[i], part) for i, part in parts.items()), start=torch.zeros(()).to(x))
             for w in weights
         ]
+
+
+def _is_one(scale: Scale) -> bool:
+    return not isinstance(scale, Tensor) and scale == 1
+
+
+def _check_trained_without(model: Any) -> None:
+    """Refuse a model that is known never to have seen the absence of its condition.
+
+    Raises:
+        ValueError: It was trained with every condition.
+    """
+    if getattr(model, "condition_dropout", None) == 0:
+        raise ValueError(
+            "classifier-free guidance needs a model that was also trained without its condition, "
+            "and this one was trained with condition.dropout=0; train it with "
+            "condition.dropout=0.1, use scale=1, or give negative=CONDITION"
+        )
 
 
 def _absence(model: Any, condition: Condition) -> Condition:

@@ -19,7 +19,7 @@ from scoresde.conditioning import (
     StaticThreshold,
 )
 from scoresde.conditioning.rescale import rescaled
-from scoresde.models import GaussianMixtureScore, GaussianScore, ScoreModel, UNet
+from scoresde.models import MLP, GaussianMixtureScore, GaussianScore, ScoreModel, UNet
 from scoresde.models.given import Given
 from scoresde.samplers import DDIM, Ancestral, LogSNRGrid, PredictorCorrector
 from scoresde.sde import VP
@@ -341,6 +341,20 @@ def test_refusals(make, error, words):
     """One sentence each."""
     with pytest.raises(error, match=words):
         make(mixture(VP()))
+
+
+def test_a_model_trained_with_every_label_is_not_guided():
+    """Its answer without a label is that of no training; scale 1 and a negative label need none."""
+    model = ScoreModel(MLP((2,), 8, 1, classes=3), VP())
+    for dropout in (None, 0.1):
+        model.condition_dropout = dropout
+        ClassifierFree(model, labels(0), 2.0)
+    model.condition_dropout = 0.0
+    ClassifierFree(model, labels(0), 1.0)
+    ClassifierFree(model, labels(0), 2.0, negative=labels(1))
+    for scale in (0.0, 2.0, torch.ones(1)):
+        with pytest.raises(ValueError, match=r"trained with condition.dropout=0; train it with"):
+            ClassifierFree(model, labels(0), scale)
 
 
 def test_mixture_score_is_used():

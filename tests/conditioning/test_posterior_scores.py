@@ -6,6 +6,7 @@ import torch
 from scoresde.conditioning import (
     DPS,
     MMPS,
+    ClassifierFree,
     DDNMProjection,
     Mask,
     Matrix,
@@ -17,7 +18,7 @@ from scoresde.conditioning import (
 )
 from scoresde.conditioning.measurements import Operator
 from scoresde.evaluation import log_likelihood
-from scoresde.models import GaussianScore, ScoreModel, UNet
+from scoresde.models import GaussianMixtureScore, GaussianScore, ScoreModel, UNet
 from scoresde.samplers import (
     DDIM,
     AdaptiveSDE,
@@ -252,6 +253,20 @@ def test_mmps_stops_where_the_jacobian_is_not_a_covariance(kind):
     x, t = states(Model.sde, 1.0, (6,))
     found = PosteriorScore(Model(), measurement, MMPS(20, "cg")).denoise(x, t)
     torch.testing.assert_close(found, Model().denoise(x, t))  # not one step could be taken
+
+
+@each_process
+def test_a_class_inside_a_measurement_is_the_posterior_of_both(process):
+    """With scale 1 the components are classes: D_y is that of p(x_0 | y, k), to 1e-10."""
+    problem, sde = PROBLEMS["M1"], PROCESSES[process]
+    x, t = states(sde, 0.5, count=3)
+    labels = torch.tensor([0, 1, 2])
+    inside = ClassifierFree(problem.score(sde), labels, 1.0)
+    score = PosteriorScore(inside, problem.measurement, MMPS(16))
+    _, means, covariances = problem.posterior
+    one = torch.ones(3, dtype=torch.float64)
+    control = GaussianMixtureScore(sde, one, means, covariances).given(labels)
+    torch.testing.assert_close(score.denoise(x, t), control.denoise(x, t), rtol=0, atol=1e-10)
 
 
 # ------------------------------------------------------------------------------- samplers
