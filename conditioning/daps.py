@@ -92,7 +92,7 @@ class DAPS(Sampler):
         return self.steps + 2
 
     def rows(self, index: Tensor) -> Self:
-        """The sampler of some samples of the batch, whose measurements are theirs."""
+        """The sampler with the measurements of some samples of the batch."""
         part = copy.copy(self)
         part.measurement = self.measurement.rows(index)
         return part

@@ -12,6 +12,7 @@ from .measurements import Measurement
 from .posterior_sampler import Move, PosteriorSampler
 from .posterior_score import PosteriorMethod
 from .prediction import Prediction
+from .repaint import schedule
 from .requirements import linear, spectral
 
 
@@ -104,15 +105,10 @@ class DDNM(PosteriorSampler):
         Times from which the path goes up lie travel_length apart, the last of them one step
         before the end.
         """
-        length = self.travel_length
-        order, left = [0], dict.fromkeys(range(steps - 1, length - 1, -length), self.repeats - 1)
-        while order[-1] < steps:
-            order.append(order[-1] + 1)
-            while left.get(order[-1], 0) > 0:
-                here = order[-1]
-                left[here] -= 1
-                order += range(here - 1, here - length - 1, -1)
-                order += range(here - length + 1, here + 1)
+        order = [0]
+        for end in schedule(steps, self.travel_length, self.repeats)[1:]:
+            way = 1 if end > order[-1] else -1
+            order += range(order[-1] + way, end + way, way)
         return order
 
     def update(self, x: Tensor, prediction: Prediction, move: Move, noise: Noise) -> Tensor:

@@ -112,7 +112,7 @@ def contraction(noise_level: float, variance: float, *, stochastic: bool = True)
 
         v/(v + ς_0²)   (reverse SDE),   √(v/(v + ς_0²))   (probability flow)
 
-    Two runs from different starts with the same noise end at a distance of this share of theirs.
+    Two runs with the same noise end at this share of the distance between their starts.
 
     Args:
         noise_level: ς_0 > 0.

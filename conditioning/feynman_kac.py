@@ -10,9 +10,8 @@ from scoresde.samplers.cast import CastScore
 from scoresde.sde import SDE, Evaluations, Score, expand, rows
 from scoresde.sde.broadcast import widened
 from scoresde.sde.checks import check_between
-from scoresde.sde.score import at_time
 
-from .guided import Guided, predict_data
+from .combination import Combination
 from .particles import Dynamics, Move, Particles
 
 
@@ -51,7 +50,7 @@ class FeynmanKac(Particles):
         """States of any shape fit."""
 
 
-class TwoScores(Guided):
+class TwoScores(Combination):
     """The guided score of two scores, D_w = D_∅ + w (D_y − D_∅), for `FeynmanKac`.
 
     Args:
@@ -64,31 +63,21 @@ class TwoScores(Guided):
         ValueError: The scale is not finite or < 0, or the process is not known.
     """
 
-    followers = ("conditional", "unconditional")
-
     def __init__(
         self, conditional: Score, unconditional: Score, scale: float, sde: SDE | None = None
     ) -> None:
-        super().__init__(conditional, sde)
-        self.conditional, self.unconditional = conditional, unconditional
         self.scale = check_between("scale", scale, 0)
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """D_w(x, t); see `Guided.denoise`."""
-        without, given = (predict_data(self.sde, score, x, t) for score in self._scores)
-        return torch.lerp(without, given, self.scale)
-
-    def evaluations(self, t: Tensor) -> int | Tensor:
-        """Those of both scores."""
-        return sum(at_time(getattr(score, "evaluations", 1), t) for score in self._scores)
-
-    def products(self, t: Tensor) -> int | Tensor:
-        """Those of both scores."""
-        return sum(at_time(getattr(score, "products", 0), t) for score in self._scores)
+        super().__init__((conditional, unconditional), (self.scale, 1 - self.scale), sde)
 
     @property
-    def _scores(self) -> tuple[Score, Score]:
-        return self.unconditional, self.conditional
+    def conditional(self) -> Score:
+        """s_y(x, t)."""
+        return self.scores[0]
+
+    @property
+    def unconditional(self) -> Score:
+        """s_∅(x, t)."""
+        return self.scores[1]
 
 
 def _parts(score: Score) -> tuple[Score, Score, Tensor]:

@@ -65,7 +65,7 @@ class MCGDiff(Particles):
         return _Tied(sde, rows(score, index), self.operator, y, self.std)
 
     def rows(self, index: Tensor) -> Self:
-        """The sampler of some samples of the batch, whose measurements are theirs."""
+        """The sampler with the measurements of some samples of the batch."""
         part = copy.copy(self)
         part.measurement = self.measurement.rows(index)
         return part

@@ -95,7 +95,7 @@ class SplitGibbs(Sampler):
         return len(self.levels) + 1
 
     def rows(self, index: Tensor) -> Self:
-        """The sampler of some samples of the batch, whole chains, whose measurements are theirs."""
+        """The sampler with the measurements of some samples of the batch, whole chains."""
         part = copy.copy(self)
         part.measurement = self.measurement.rows(index)
         return part

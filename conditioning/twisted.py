@@ -78,7 +78,7 @@ class TDS(Particles):
         return _Twisted(sde, rows(score, index), self.twist.rows(index))
 
     def rows(self, index: Tensor) -> Self:
-        """The sampler of some samples of the batch, whose measurements are theirs."""
+        """The sampler with the measurements of some samples of the batch."""
         part = copy.copy(self)
         part.measurement, part.twist = rows(self.measurement, index), self.twist.rows(index)
         return part

@@ -10,14 +10,14 @@ from torch import Tensor
 from scoresde.conditioning import DDNMProjection, KnownPixels, Measurement, PosteriorScore
 from scoresde.conditioning.measurements.pooling import AveragePooling
 from scoresde.data import Dataset, SuperResolution
-from scoresde.data.base import stream
 from scoresde.evaluation import plots
 from scoresde.evaluation.restoration import psnr
 from scoresde.models import ScoreModel
-from scoresde.samplers import Samples, draw, fit
+from scoresde.samplers import Samples, fit
 from scoresde.sde import SDE, Condition, Score
 from scoresde.training.noisy_condition import check_levels, noisy_image
 
+from .conditioning.base import Bound, check_finite, sample
 from .parts import Parts
 
 ROWS = 8  # test images in the picture
@@ -45,25 +45,13 @@ def restored(
     data, sampler = parts.data, parts.sampler
     assert data.pair is not None and data.range is not None and sampler is not None
     each = y.repeat_interleave(draws, 0).to(parts.device)
-    told = noised(parts, each, level) if condition is None else condition
-    score = conditional(parts, model, each, told, consistent)
+    given = noised(parts, each, level) if condition is None else condition
+    score = conditional(parts, model, each, given, consistent)
     begun = time.perf_counter()
     _fit_sampler(parts, model, level)
-    samples = draw(
-        sampler,
-        parts.sde,
-        score,
-        (len(each), *data.shape),
-        parts.sampling.batch_size,
-        seeds=[stream("sampling", parts.seed, i).initial_seed() for i in range(len(each))],
-        progress=True,
-        device=parts.device,
-    )
+    samples = sample(parts, Bound(score, sampler, len(each)), progress=True)
     seconds = time.perf_counter() - begun
-    if not samples.x.isfinite().all():
-        raise FloatingPointError(
-            "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
-        )
+    check_finite(samples)
     images = ends(parts, data.pair.image(samples.x, each, data.range), each, consistent)
     return images.unflatten(0, (len(y), draws)), samples, seconds
 

@@ -16,7 +16,7 @@ from scoresde.sde.cautions import silent
 from scoresde.sde.checks import check_count
 
 from .condition import given, labels_to_draw, order_by_class
-from .conditioning.base import sample
+from .conditioning.base import check_finite, sample
 from .record import Record, save_arrays
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ def generate(
     frames = cfg.frames if states is None else min(cfg.frames, states)
     samples = sample(parts, bound, progress=True, trajectory=frames)
     seconds = time.perf_counter() - begun
-    if not samples.x.isfinite().all():
-        raise FloatingPointError(
-            "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
-        )
+    check_finite(samples)
     if keep:
         arrays = {} if labels is None else {"labels": labels.numpy()}
         arrays["samples"] = parts.data.quantize(samples.x.cpu()).numpy()

@@ -1,25 +1,17 @@
 """A loss in which the condition of some samples is left out."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from scoresde.sde import Condition
 
-from .ema import EMA
-from .objective import Batch, Loss, unpack
+from .objective import Batch, Conditioned, Loss, Wrapper, unpack
 
 
-class Told(NamedTuple):
-    """Samples with another condition than that of their batch; see `Batch`."""
-
-    x: Tensor
-    condition: Condition | None
-
-
-class ConditionDropout(Loss):
+class ConditionDropout(Wrapper):
     """A loss that leaves out the condition of each sample with probability p.
 
         E_b L(x_0, b ? ∅ : c),   b ~ Bernoulli(p) for each sample,   ∅ = model.null_condition(c)
@@ -39,17 +31,14 @@ class ConditionDropout(Loss):
     """
 
     def __init__(self, loss: Loss, probability: float = 0.1) -> None:
-        self.loss, self.probability = loss, check_dropout(probability)
+        super().__init__(loss)
+        self.probability = check_dropout(probability)
 
     def check(self, model: Any) -> None:
         """Raise ValueError if the loss refuses a model, or p > 0 and it knows no absence."""
-        self.loss.check(model)
+        super().check(model)
         if self.probability:
             _absence(model)
-
-    def start(self, step: int, ema: EMA) -> None:
-        """Prepare the loss for the next step."""
-        self.loss.start(step, ema)
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
@@ -60,9 +49,8 @@ class ConditionDropout(Loss):
             return self.loss(model, batch, generator)
         u = torch.rand(len(x0), generator=generator, device=x0.device)
         absent = _absence(model)(condition)
-        return self.loss(
-            model, Told(x0, _chosen(u < self.probability, absent, condition)), generator
-        )
+        left = _chosen(u < self.probability, absent, condition)
+        return self.loss(model, Conditioned(x0, left), generator)
 
 
 def check_dropout(probability: float) -> float:

@@ -8,11 +8,10 @@ from torch import Tensor
 from scoresde.sde import SDE, Condition, expand
 from scoresde.sde.broadcast import widened
 
-from .ema import EMA
-from .objective import Batch, Loss, unpack
+from .objective import Batch, Loss, Wrapper, unpack
 
 
-class HoleLoss(Loss):
+class HoleLoss(Wrapper):
     """A loss of inpainting, in which known pixels have no noise and no error.
 
         x'_t = M α x_0 + (1 − M) x_t,   the loss of M exact + (1 − M) model(x'_t, t | c)
@@ -29,15 +28,8 @@ class HoleLoss(Loss):
     """
 
     def __init__(self, loss: Loss, sde: SDE) -> None:
-        self.loss, self.sde = loss, sde
-
-    def check(self, model: Any) -> None:
-        """Raise ValueError if the loss refuses a model."""
-        self.loss.check(model)
-
-    def start(self, step: int, ema: EMA) -> None:
-        """Prepare the loss for the next step."""
-        self.loss.start(step, ema)
+        super().__init__(loss)
+        self.sde = sde
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
@@ -55,7 +47,7 @@ class HoleLoss(Loss):
 
 
 class _Filled:
-    """A model that is told the known pixels, and answers for them without error."""
+    """A model that sees the known pixels, and whose predictions of them have no error."""
 
     def __init__(self, model: Any, sde: SDE, x0: Tensor, known: Tensor) -> None:
         self.model, self.sde, self.x0, self.known = model, sde, x0, known
@@ -79,6 +71,6 @@ class _Filled:
                 "loss=dsm or another of these"
             )
         seen = torch.where(self.known, mean, wide).to(x.dtype)
-        told = {} if condition is None else {"condition": condition}
-        value = self.model(seen, t, **told, predict=predict)
+        given = {} if condition is None else {"condition": condition}
+        value = self.model(seen, t, **given, predict=predict)
         return torch.where(self.known, exact[predict].to(value), value)

@@ -1,25 +1,17 @@
 """A loss whose image condition is noisy: the conditioning augmentation of cascades."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoresde.sde import SDE, Condition
+from scoresde.sde import SDE
 
-from .ema import EMA
-from .objective import Batch, Loss, unpack
-
-
-class Pair(NamedTuple):
-    """Samples with a noisy condition; see `Batch`."""
-
-    x: Tensor
-    condition: Condition
+from .objective import Batch, Conditioned, Loss, Wrapper, unpack
 
 
-class NoisyCondition(Loss):
+class NoisyCondition(Wrapper):
     """A loss whose image condition y has noise of a level of its own for each sample.
 
         L(x_0, {image: z, level: ¼ log ς}),   z = α(s) y + σ(s) ε,   σ(s)/α(s) = ς ~ U[low, high]
@@ -40,16 +32,9 @@ class NoisyCondition(Loss):
     """
 
     def __init__(self, loss: Loss, sde: SDE, levels: Sequence[float]) -> None:
-        self.loss, self.sde = loss, sde
+        super().__init__(loss)
+        self.sde = sde
         self.low, self.high = check_levels(sde, levels)
-
-    def check(self, model: Any) -> None:
-        """Raise ValueError if the loss refuses a model."""
-        self.loss.check(model)
-
-    def start(self, step: int, ema: EMA) -> None:
-        """Prepare the loss for the next step."""
-        self.loss.start(step, ema)
 
     def __call__(
         self, model: Any, batch: Batch | Tensor, generator: torch.Generator | None = None
@@ -65,7 +50,7 @@ class NoisyCondition(Loss):
         u = torch.rand(len(y), generator=generator, dtype=torch.float64, device=y.device)
         noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
         levels = self.low + (self.high - self.low) * u
-        return self.loss(model, Pair(x0, noisy_image(self.sde, y, levels, noise)), generator)
+        return self.loss(model, Conditioned(x0, noisy_image(self.sde, y, levels, noise)), generator)
 
 
 def noisy_image(sde: SDE, y: Tensor, levels: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -82,7 +67,7 @@ def noisy_image(sde: SDE, y: Tensor, levels: Tensor, noise: Tensor) -> dict[str,
 
 
 def level_label(levels: Tensor) -> Tensor:
-    """¼ log ς, the noise level of a condition as a network is told it."""
+    """¼ log ς, the noise level of a condition as a network receives it."""
     return 0.25 * levels.log()
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -51,6 +51,32 @@ class Loss(ABC):
             batch: Data x_0, shape (B, *), floating point, with their condition; or x_0 alone.
             generator: Source of all random numbers, on x_0's device.
         """
+
+
+class Conditioned(NamedTuple):
+    """Samples with another condition than that of the data; see `Batch`."""
+
+    x: Tensor
+    condition: Condition
+
+
+class Wrapper(Loss):
+    """A loss made of another, which prepares and refuses as that one does.
+
+    Args:
+        loss: The other loss.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    def check(self, model: Any) -> None:
+        """Raise ValueError if the loss refuses a model."""
+        self.loss.check(model)
+
+    def start(self, step: int, ema: EMA) -> None:
+        """Prepare the loss for the next step."""
+        self.loss.start(step, ema)
 
 
 class Plain(Loss):

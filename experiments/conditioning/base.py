@@ -31,7 +31,7 @@ class Bound:
         sampler: The sampler of the run, or what is called as one and has `rows` and `states`.
         count: Number of samples.
         constraint: What acts on the state after every update, if anything does.
-        labels: Class of each sample, int64, (count,), if the network is told one.
+        labels: Class of each sample, int64, (count,), if the network takes one.
         measures: What the condition itself knows of its samples, for its report.
     """
 
@@ -132,6 +132,14 @@ def sample(
         trajectory=trajectory,
         device=parts.device,
     )
+
+
+def check_finite(samples: Samples) -> None:
+    """Raise FloatingPointError if a sample is not finite."""
+    if not samples.x.isfinite().all():
+        raise FloatingPointError(
+            "samples contain NaN/Inf; train longer, or use more sampler.steps or a smaller snr"
+        )
 
 
 class _Reached(Exception):
